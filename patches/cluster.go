@@ -1,0 +1,69 @@
+package patches
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Version is a Kubernetes minor version, 1.33 for example. The zero value means
+// that it is not known.
+type Version struct{ Major, Minor int }
+
+// ParseVersion reads "1.33", "v1.33.2" or "v1.33.2-gke.100". An error says what is
+// allowed.
+func ParseVersion(text string) (Version, error) {
+	parts := strings.SplitN(strings.TrimPrefix(text, "v"), ".", 3)
+	if len(parts) >= 2 {
+		major, err1 := strconv.ParseUint(parts[0], 10, 8)
+		minor, err2 := strconv.ParseUint(strings.TrimRight(parts[1], "+"), 10, 8) // EKS says "33+"
+		if err1 == nil && err2 == nil && major >= 1 {
+			return Version{int(major), int(minor)}, nil
+		}
+	}
+	return Version{}, fmt.Errorf("%.40q is no Kubernetes version; allowed: MAJOR.MINOR, as in 1.33", text)
+}
+
+// String returns "1.33", or "unknown" for the zero value.
+func (v Version) String() string {
+	if v == (Version{}) {
+		return "unknown"
+	}
+	return fmt.Sprintf("%d.%d", v.Major, v.Minor)
+}
+
+// AtLeast reports whether v is known and not older than 1.minor.
+func (v Version) AtLeast(minor int) bool {
+	return v.Major > 1 || v.Major == 1 && v.Minor >= minor
+}
+
+// Cluster is what the generators need to know of the cluster.
+type Cluster struct {
+	// APIServer is the oldest API server.
+	APIServer Version
+	// OldestKubelet is the oldest kubelet, zero where it is not known.
+	OldestKubelet Version
+}
+
+// nativeSleep reports whether preStop.sleep (KEP-3960) works everywhere: an old
+// API server rejects the field and an old kubelet ignores it silently. It is on
+// by default from 1.30; kubelets may lag three minor versions, so an API server
+// of 1.33 settles it where the kubelets are not known
+// (https://kubernetes.io/releases/version-skew-policy/#kubelet).
+//
+//	API server | oldest kubelet | native sleep
+//	< 1.30     | any            | no
+//	≥ 1.30     | ≥ 1.30         | yes
+//	≥ 1.30     | < 1.30         | no
+//	1.30–1.32  | unknown        | no
+//	≥ 1.33     | unknown        | yes
+func (c Cluster) nativeSleep() bool {
+	if c.OldestKubelet == (Version{}) {
+		return c.APIServer.AtLeast(33)
+	}
+	return c.APIServer.AtLeast(30) && c.OldestKubelet.AtLeast(30)
+}
+
+// matchLabelKeys reports whether podAffinityTerm.matchLabelKeys (KEP-3633) is
+// generally available.
+func (c Cluster) matchLabelKeys() bool { return c.APIServer.AtLeast(33) }

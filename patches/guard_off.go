@@ -1,0 +1,5 @@
+//go:build evenkeel_unguarded
+
+package patches
+
+const guarded = false

@@ -1,0 +1,133 @@
+package patches
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"reflect"
+
+	"gomodules.xyz/jsonpatch/v2"
+
+	"github.com/evenkeel/evenkeel/policy"
+)
+
+// keep returns operations that turn the new pod template into the old one, if
+// the two differ in nothing but what we added to the old one earlier. That is what
+// an update looks like which sends the whole manifest again (kubectl replace, an
+// operator): it strips our additions, and other ones in their place, as changed
+// flags or a new release would give, would restart the pods for nothing.
+//
+// It reports false when the templates
+// differ in anything else, and then the update restarts the pods anyway.
+func keep(before, after *object) ([]jsonpatch.Operation, bool) {
+	old, err1 := decode(before.template)
+	updated, err2 := decode(after.template)
+	if err1 != nil || err2 != nil {
+		return nil, false
+	}
+	k := keeper{out: &output{}}
+	pod := &before.pod
+	path := after.pod.path
+	if recorded(pod, DefaultAntiAffinity) {
+		k.carry(old, updated, path, "spec", "affinity", "podAntiAffinity")
+	}
+	oldContainers, newContainers := elements(old), elements(updated)
+	if len(oldContainers) != len(newContainers) {
+		return nil, false
+	}
+	for i := range oldContainers {
+		at := fmt.Sprintf("%s/spec/containers/%d", path, i)
+		if recorded(pod, DefaultPreStopSleep) && sleepOf(pod.containers[i].preStop) > 0 {
+			k.carry(oldContainers[i], newContainers[i], at, "lifecycle", "preStop")
+		}
+		if recorded(pod, DefaultReadinessProbe) && ourProbe(oldContainers[i]) {
+			k.carry(oldContainers[i], newContainers[i], at, "readinessProbe")
+		}
+	}
+	if recorded(pod, DefaultPreStopSleep) {
+		k.carryGrace(old, updated, path)
+	}
+	k.carry(old, updated, path, "metadata", "annotations", policy.InjectedAnnotation)
+	k.carry(old, updated, path, "metadata", "labels", policy.DefaultedLabel)
+	return k.out.ops, reflect.DeepEqual(old, updated)
+}
+
+// decode reads a JSON object with its numbers as written.
+func decode(raw []byte) (map[string]any, error) {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	var value map[string]any
+	err := d.Decode(&value)
+	return value, err
+}
+
+// elements returns the containers of a decoded pod template.
+func elements(template map[string]any) []map[string]any {
+	spec, _ := template["spec"].(map[string]any)
+	list, _ := spec["containers"].([]any)
+	containers := make([]map[string]any, len(list))
+	for i := range list {
+		containers[i], _ = list[i].(map[string]any)
+	}
+	return containers
+}
+
+// ourProbe reports whether the container's readiness probe has our timings, and so
+// can be ours.
+func ourProbe(container map[string]any) bool {
+	probe, _ := container["readinessProbe"].(map[string]any)
+	return fmt.Sprint(probe["periodSeconds"], probe["timeoutSeconds"], probe["failureThreshold"]) ==
+		fmt.Sprint(probePeriod, probeTimeout, probeFailureThreshold) && probe["initialDelaySeconds"] == nil
+}
+
+// keeper writes values of the old template into the new one, and the operations
+// that do the same.
+type keeper struct{ out *output }
+
+// carry sets the member at keys below updated to that of old, if only old has it.
+func (k *keeper) carry(old, updated map[string]any, path string, keys ...string) {
+	for i, key := range keys {
+		if old == nil || updated == nil || old[key] == nil {
+			return
+		}
+		path += "/" + escape(key)
+		last := i == len(keys)-1
+		if updated[key] == nil {
+			value := old[key]
+			if !last { // only our own member of what is missing
+				value = map[string]any{}
+				only := value.(map[string]any)
+				k.silently().carry(old[key].(map[string]any), only, "", keys[i+1:]...)
+				if len(only) == 0 {
+					return
+				}
+			}
+			updated[key] = value
+			k.out.add(path, value)
+			return
+		}
+		if last {
+			return
+		}
+		old, _ = old[key].(map[string]any)
+		updated, _ = updated[key].(map[string]any)
+	}
+}
+
+// silently returns a keeper whose operations go nowhere.
+func (*keeper) silently() *keeper { return &keeper{out: &output{}} }
+
+func (k *keeper) carryGrace(old, updated map[string]any, path string) {
+	const key = "terminationGracePeriodSeconds"
+	before, _ := old["spec"].(map[string]any)
+	after, _ := updated["spec"].(map[string]any)
+	if before == nil || after == nil || before[key] == nil || reflect.DeepEqual(before[key], after[key]) {
+		return
+	}
+	if after[key] == nil {
+		k.out.add(path+"/spec/"+key, before[key])
+	} else {
+		k.out.replace(path+"/spec/"+key, before[key])
+	}
+	after[key] = before[key]
+}

@@ -1,0 +1,206 @@
+package patches
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/evenkeel/evenkeel/policy"
+)
+
+// DefaultReadinessProbe is the name of the default that keeps traffic away from a
+// container until it answers.
+const DefaultReadinessProbe = policy.SettingReadinessProbe
+
+// The timings of the probe, in seconds and times: short enough not to slow a
+// rollout, long enough not to load a node.
+const (
+	probePeriod           = 5
+	probeTimeout          = 2
+	probeFailureThreshold = 3
+)
+
+// addReadinessProbe adds a readiness probe to the containers that have none: the
+// handler of the container's own startup or liveness probe, which is proven to
+// work, or a TCP probe on its only, or obvious, TCP port. A probe that would be a
+// guess is not added, and never a liveness probe: it kills.
+func addReadinessProbe(in *input, out *output) {
+	pod, probe := in.pod(), in.policy.ReadinessProbe
+	switch {
+	case in.daemonSet() && !in.policy.Asked(policy.SettingReadinessProbe):
+		out.skip(DefaultReadinessProbe, "", SkipDaemonSet)
+		return
+	case probe.Kind == policy.ProbeOff:
+		out.skip(DefaultReadinessProbe, "", SkipOff)
+		return
+	}
+	target := -1 // the only container that an explicit probe is for
+	if probe.Kind != policy.ProbeAuto {
+		if target = in.probed(); target < 0 {
+			out.problem(in.askedIn(policy.SettingReadinessProbe), policy.SettingReadinessProbe,
+				"names a port that not exactly one container declares", "a declared port, or evenkeel.dev/containers to choose")
+			out.skip(DefaultReadinessProbe, "", SkipUnknownPort)
+			return
+		}
+	}
+	for i := range pod.containers {
+		c := &pod.containers[i]
+		switch {
+		case target >= 0 && i != target:
+			out.skip(DefaultReadinessProbe, c.name, SkipNotSelected)
+			continue
+		case c.readinessProbe:
+			out.skip(DefaultReadinessProbe, c.name, SkipUserSet)
+			continue
+		case !in.selects(c):
+			out.skip(DefaultReadinessProbe, c.name, SkipNotSelected)
+			continue
+		}
+		var h handler
+		skip := SkipNone
+		if target >= 0 {
+			h, skip = asked(probe, c)
+		} else {
+			h, skip = obvious(c)
+		}
+		if skip != SkipNone {
+			out.skip(DefaultReadinessProbe, c.name, skip)
+			continue
+		}
+		out.add(fmt.Sprintf("%s/spec/containers/%d/readinessProbe", pod.path, i), map[string]any{
+			h.kind:             json.RawMessage(h.raw),
+			"periodSeconds":    probePeriod,
+			"timeoutSeconds":   probeTimeout,
+			"failureThreshold": probeFailureThreshold,
+		})
+		out.applied(DefaultReadinessProbe, c.name, describe(h))
+	}
+}
+
+// describe says a handler in a few words for the report.
+func describe(h handler) string {
+	if len(h.raw) > 80 {
+		return h.kind
+	}
+	return h.kind + " " + string(h.raw)
+}
+
+// probed returns the index of the container that an explicit probe is for, or -1:
+// the only one that declares the port, else, for a port number, the only container
+// that is selected.
+func (in *input) probed() int {
+	probe := in.policy.ReadinessProbe
+	declaring, selected := []int{}, []int{}
+	for i := range in.pod().containers {
+		c := &in.pod().containers[i]
+		if !in.selects(c) {
+			continue
+		}
+		selected = append(selected, i)
+		if slices.ContainsFunc(c.ports, func(p port) bool {
+			return p.tcp && (p.number == int64(probe.PortNumber) || probe.PortName != "" && p.name == probe.PortName)
+		}) {
+			declaring = append(declaring, i)
+		}
+	}
+	switch {
+	case len(declaring) == 1:
+		return declaring[0]
+	case len(declaring) == 0 && len(selected) == 1 && probe.PortNumber != 0:
+		return selected[0]
+	}
+	return -1
+}
+
+// asked returns the handler of an explicit probe of container c.
+func asked(probe policy.Probe, c *container) (handler, Skip) {
+	port := intstr.FromInt32(int32(probe.PortNumber))
+	if probe.PortName != "" {
+		port = intstr.FromString(probe.PortName)
+	}
+	switch probe.Kind {
+	case policy.ProbeTCP:
+		return handler{"tcpSocket", marshal(corev1.TCPSocketAction{Port: port})}, SkipNone
+	case policy.ProbeHTTP:
+		return handler{"httpGet", marshal(corev1.HTTPGetAction{Path: probe.Path, Port: port})}, SkipNone
+	case policy.ProbeHTTPS:
+		return handler{"httpGet", marshal(corev1.HTTPGetAction{Path: probe.Path, Port: port, Scheme: corev1.URISchemeHTTPS})}, SkipNone
+	}
+	number := int64(probe.PortNumber)
+	for _, p := range c.ports { // a gRPC probe takes no port name
+		if probe.PortName != "" && p.name == probe.PortName && p.tcp {
+			number = p.number
+		}
+	}
+	action := corev1.GRPCAction{Port: int32(number)}
+	if probe.Service != "" {
+		action.Service = &probe.Service
+	}
+	return handler{"grpc", marshal(action)}, SkipNone
+}
+
+// obvious returns the handler that the container's own probes or ports suggest.
+func obvious(c *container) (handler, Skip) {
+	for _, own := range []*handler{c.startupHandler, c.livenessHandler} {
+		if own != nil {
+			return *own, SkipNone
+		}
+	}
+	number, skip := mainPort(c)
+	if skip != SkipNone {
+		return handler{}, skip
+	}
+	return handler{"tcpSocket", []byte(`{"port":` + strconv.FormatInt(number, 10) + `}`)}, SkipNone
+}
+
+// mainPort returns the number of the TCP port that stands for the container: the
+// only one, else the only one that is not named for something beside the main
+// job, else the one named http, https, web, grpc, app, main or after the container.
+func mainPort(c *container) (int64, Skip) {
+	var all, main []port
+	for _, p := range c.ports {
+		if !p.tcp || p.number < 1 || p.number > 65535 || slices.ContainsFunc(all, func(q port) bool { return p.number == q.number }) {
+			continue
+		}
+		all = append(all, p)
+		if !beside(p.name) {
+			main = append(main, p)
+		}
+	}
+	switch {
+	case len(all) == 0:
+		return 0, SkipNoPort
+	case len(all) == 1:
+		return all[0].number, SkipNone
+	case len(main) == 1:
+		return main[0].number, SkipNone
+	}
+	for _, name := range []string{"http", "https", "web", "grpc", "app", "main", c.name} {
+		for _, p := range main {
+			if p.name == name && name != "" {
+				return p.number, SkipNone
+			}
+		}
+	}
+	return 0, SkipAmbiguousPort
+}
+
+// beside reports whether a port name stands for metrics, administration,
+// debugging, profiling or health rather than the container's main job.
+func beside(name string) bool {
+	for word := range strings.SplitSeq(name, "-") {
+		switch word {
+		case "metrics", "metric", "prometheus", "prom", "monitoring", "telemetry",
+			"admin", "management", "mgmt", "debug", "debugger", "jdwp", "jmx",
+			"pprof", "profiling", "profiler", "profile",
+			"health", "healthz", "healthcheck", "probe", "probes", "liveness", "readiness", "livez", "readyz", "status":
+			return true
+		}
+	}
+	return false
+}

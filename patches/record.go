@@ -1,0 +1,86 @@
+package patches
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/evenkeel/evenkeel/policy"
+)
+
+// addRecord notes on the pod or pod template which defaults were added to it: the
+// annotation evenkeel.dev/injected for people, the label evenkeel.dev/defaulted
+// for the Pod webhook's objectSelector. Where nothing was added, nothing is noted.
+//
+// An earlier record is extended; a value that is no record of ours is the user's
+// and stays.
+func addRecord(in *input, out *output) {
+	if len(out.ops) == 0 {
+		return
+	}
+	pod := in.pod()
+	names := []string{}
+	for _, d := range out.decisions {
+		if d.Skip == SkipNone && !slices.Contains(names, d.Default) {
+			names = append(names, d.Default)
+		}
+	}
+	was, noted := pod.meta.annotations[policy.InjectedAnnotation]
+	if earlier, ours := readRecord(was); noted && ours {
+		for _, name := range earlier {
+			if !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+		slices.SortFunc(names, func(a, b string) int { return slices.Index(defaults, a) - slices.Index(defaults, b) })
+	}
+	record := strings.Join(names, ",")
+	annotate := !noted
+	if _, ours := readRecord(was); noted && ours && was != record {
+		annotate = true
+	}
+	_, labelled := pod.meta.labels[policy.DefaultedLabel]
+
+	annotations := map[string]string{policy.InjectedAnnotation: record}
+	labels := map[string]string{policy.DefaultedLabel: "true"}
+	if !pod.meta.present {
+		out.add(pod.path+"/metadata", map[string]any{"annotations": annotations, "labels": labels})
+		return
+	}
+	switch {
+	case pod.meta.annotations == nil:
+		out.add(pod.path+"/metadata/annotations", annotations)
+	case annotate:
+		out.add(pod.path+"/metadata/annotations/"+escape(policy.InjectedAnnotation), record)
+	}
+	switch {
+	case pod.meta.labels == nil:
+		out.add(pod.path+"/metadata/labels", labels)
+	case !labelled:
+		out.add(pod.path+"/metadata/labels/"+escape(policy.DefaultedLabel), "true")
+	}
+}
+
+// defaults are the names of all defaults in the order of the record.
+var defaults = []string{DefaultAntiAffinity, DefaultPreStopSleep, DefaultReadinessProbe}
+
+// readRecord returns the names in a record, and false when it is none of ours.
+func readRecord(record string) ([]string, bool) {
+	names := strings.Split(record, ",")
+	for _, name := range names {
+		if !slices.Contains(defaults, name) {
+			return nil, false
+		}
+	}
+	return names, true
+}
+
+// recorded reports whether the record of pod says that a default was added before.
+func recorded(pod *podTemplate, name string) bool {
+	names, ours := readRecord(pod.meta.annotations[policy.InjectedAnnotation])
+	return ours && slices.Contains(names, name)
+}
+
+// escape escapes a member name for a JSON pointer (RFC 6901).
+func escape(name string) string {
+	return strings.ReplaceAll(strings.ReplaceAll(name, "~", "~0"), "/", "~1")
+}

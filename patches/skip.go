@@ -1,0 +1,81 @@
+package patches
+
+// Skip is the code of a reason why a default was not added. Log, metric,
+// warning, report and documentation all use these codes.
+type Skip string
+
+// The values of Skip. Reasons explains each in one sentence.
+const (
+	// SkipNone marks a default that was added.
+	SkipNone Skip = ""
+
+	SkipOptedOut          Skip = "opted-out"
+	SkipOff               Skip = "off"
+	SkipUserSet           Skip = "user-set"
+	SkipUnchangedTemplate Skip = "unchanged-template"
+	SkipOperation         Skip = "other-operation"
+	SkipKind              Skip = "other-kind"
+	SkipOwned             Skip = "owned-template"
+	SkipJob               Skip = "runs-to-completion"
+	SkipMirrorPod         Skip = "mirror-pod"
+	SkipDaemonSet         Skip = "daemonset"
+	SkipNoLabels          Skip = "no-labels"
+	SkipNoSelector        Skip = "no-selector"
+	SkipTooLarge          Skip = "selector-too-large"
+	SkipNotSelected       Skip = "not-selected"
+	SkipNoPort            Skip = "no-port"
+	SkipAmbiguousPort     Skip = "ambiguous-port"
+	SkipUnknownPort       Skip = "unknown-port"
+	SkipNoNativeSleep     Skip = "no-native-sleep"
+	SkipShortGracePeriod  Skip = "short-grace-period"
+	SkipUnreadable        Skip = "unreadable-object"
+	SkipInternalError     Skip = "internal-error"
+)
+
+// Reason is one row of the table of skip codes.
+type Reason struct {
+	Code Skip
+	// Text says the reason in one sentence.
+	Text string
+	// Warn is set where the author of the workload can and may want to do something
+	// about it: it becomes an admission warning.
+	Warn bool
+}
+
+// reasons is the table of all skip codes. It never changes.
+var reasons = [...]Reason{
+	{SkipOptedOut, "The workload or its pod template carries the label evenkeel.dev/inject: disabled.", false},
+	{SkipOff, "The setting is off for this workload.", false},
+	{SkipUserSet, "The workload says something about it itself, which always wins.", false},
+	{SkipUnchangedTemplate, "The update does not change the pod template, so changing it would restart pods for nothing.", false},
+	{SkipOperation, "Only creations, and updates of workloads, are looked at.", false},
+	{SkipKind, "The object is of a kind that evenkeel does not change.", false},
+	{SkipOwned, "Another object owns the template and would put it back; that one is the place to change.", false},
+	{SkipJob, "The pods run to completion (Job, CronJob, or a restartPolicy other than Always) and serve nobody.", false},
+	{SkipMirrorPod, "The pod is the mirror of a static pod, which only the kubelet's own file can change.", false},
+	{SkipDaemonSet, "DaemonSet pods are spread by nature, and get hook and probe only where their own annotation asks.", false},
+	{SkipNoLabels, "The pod has no label left to tell its replicas by, and an empty selector would mean every pod of the namespace.", false},
+	{SkipNoSelector, "The workload has no selector to tell its pods by.", false},
+	{SkipTooLarge, "The selector is longer than 16 KiB, and repeating it could make the object too large to store.", true},
+	{SkipNotSelected, "The annotation evenkeel.dev/containers names other containers.", false},
+	{SkipNoPort, "No TCP port, or no port at all, is declared, so nothing shows that the container serves.", false},
+	{SkipAmbiguousPort, "Several ports are declared and none is the obvious one; the annotation evenkeel.dev/readiness-probe can choose.", true},
+	{SkipUnknownPort, "No container, or more than one, declares the port that the annotation evenkeel.dev/readiness-probe names.", true},
+	{SkipNoNativeSleep, "The API server or a kubelet does not know preStop.sleep (1.30 and later do), and the operator does not allow exec sleeps, or the pod runs on Windows.", false},
+	{SkipShortGracePeriod, "The termination grace period is too short for a sleep and must not be raised further.", true},
+	{SkipUnreadable, "The object can't be read without doubt, and is left as it is.", true},
+	{SkipInternalError, "evenkeel itself went wrong; the object is admitted as it is.", true},
+}
+
+// Reasons returns a copy of the table of all skip codes.
+func Reasons() []Reason { return append([]Reason(nil), reasons[:]...) }
+
+// Reason returns the row of the table for code s.
+func (s Skip) Reason() Reason {
+	for _, r := range reasons {
+		if r.Code == s {
+			return r
+		}
+	}
+	return Reason{Code: s}
+}

@@ -1,0 +1,124 @@
+package policy
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// ProblemCode is the kind of a problem: a closed set, so that it can be a metric
+// label.
+type ProblemCode string
+
+// The values of ProblemCode.
+const (
+	ProblemKey       ProblemCode = "unknown-key"    // no such annotation or label
+	ProblemValue     ProblemCode = "unusable-value" // a value that is not allowed
+	ProblemClamped   ProblemCode = "clamped-value"  // a value above the operator's bound
+	ProblemMisplaced ProblemCode = "misplaced-key"  // a label used as an annotation, or the like
+	ProblemTarget    ProblemCode = "unknown-target" // names a container or port that does not exist
+	ProblemConflict  ProblemCode = "conflicts-with" // can't be combined with what the workload has
+)
+
+// Problem is something in labels, annotations or flags that could not be used as
+// written. The default, or the value from a source of lower precedence, stays in
+// force.
+type Problem struct {
+	Code   ProblemCode
+	Source Source
+	// Key is the whole label or annotation key, or the flag.
+	Key string
+	// Value is as written; String shortens it.
+	Value string
+	// Reason says what was wrong, in words that follow the value.
+	Reason string
+	// Allowed says what could stand there, or where the key belongs.
+	Allowed string
+	// Nearest is the existing key that resembles Key most, or "".
+	Nearest string
+}
+
+// String returns one line that names source, key, value, what is allowed and the
+// nearest existing key. It is at most 256 bytes long, since kube-apiserver cuts
+// longer warnings (k8s.io/apiserver/pkg/endpoints/filters/warning.go), and
+// contains no control characters.
+func (p Problem) String() string {
+	key, value := shorten(p.Key, 80), strconv.QuoteToASCII(shorten(p.Value, 40))
+	var text string
+	switch p.Code {
+	case ProblemKey:
+		text = fmt.Sprintf("%s %s is not known", p.Source, key)
+		if p.Nearest != "" {
+			text += "; did you mean " + p.Nearest + "?"
+		} else {
+			text += "; known: " + strings.Join(names(), ", ")
+		}
+	case ProblemMisplaced:
+		text = fmt.Sprintf("%s %s=%s has no effect here; it belongs %s", p.Source, key, value, p.Allowed)
+	default:
+		text = fmt.Sprintf("%s %s=%s %s; allowed: %s", p.Source, key, value, p.Reason, p.Allowed)
+	}
+	return shorten(text, 256)
+}
+
+// shorten cuts s to at most n bytes at a rune boundary and marks the cut.
+func shorten(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	cut := n - len("...")
+	for cut > 0 && !utf8.RuneStart(s[cut]) {
+		cut--
+	}
+	return s[:cut] + "..."
+}
+
+// nearest returns the known key most like key, or "" when none is close: at most
+// a third of the letters differ, or key is a part of its name.
+func nearest(key string) string {
+	name := strings.ToLower(strings.TrimPrefix(key, Prefix))
+	if len(name) > 64 {
+		return ""
+	}
+	best, bestDistance := "", len(name)/3+2
+	for _, candidate := range names() {
+		if len(name) >= 4 && strings.Contains(candidate, name) {
+			return Prefix + candidate
+		}
+		if d := distance(name, candidate); d < bestDistance {
+			best, bestDistance = Prefix+candidate, d
+		}
+	}
+	return best
+}
+
+// names returns the names of all settings in table order.
+func names() []string {
+	all := make([]string, len(settings))
+	for i := range settings {
+		all[i] = settings[i].Name
+	}
+	return all
+}
+
+// distance is the Levenshtein distance of a and b in bytes.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			next := min(row[j+1]+1, row[j]+1, diagonal+cost)
+			diagonal, row[j+1] = row[j+1], next
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,357 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// The names of the settings: the annotation without Prefix, and the flag.
+const (
+	SettingAntiAffinity     = "anti-affinity"
+	SettingTopologyKeys     = "topology-keys"
+	SettingPreStopSleep     = "pre-stop-sleep"
+	SettingReadinessProbe   = "readiness-probe"
+	SettingDisruptionBudget = "disruption-budget"
+	SettingContainers       = "containers"
+)
+
+// Setting is one row of the table of settings.
+type Setting struct {
+	// Name is the annotation key without Prefix and, where Flag is set, the flag.
+	Name string
+	// Values says what is allowed, for problems and the README.
+	Values string
+	// Default is the built-in value as it would be written.
+	Default string
+	// Effect says in one sentence what the setting does.
+	Effect string
+	// Flag reports whether a flag and the Namespace may set it too, or only the
+	// workload.
+	Flag bool
+
+	// parse sets the field of p, or leaves p alone and returns an error whose text
+	// follows the value in a sentence. clamped is the bound that the value was
+	// lowered to, or "".
+	parse func(p *Policy, value string, bounds Bounds) (clamped string, err error)
+}
+
+// Annotation returns the whole annotation key.
+func (s *Setting) Annotation() string { return Prefix + s.Name }
+
+// settings is the table of all settings. It never changes.
+var settings = [...]Setting{
+	{
+		Name: SettingAntiAffinity, Flag: true,
+		Values:  "`preferred`, `required`, `off`",
+		Default: "preferred",
+		Effect:  "Keeps replicas apart, as a preference or, for the first topology key, a requirement.",
+		parse:   parseAntiAffinity,
+	},
+	{
+		Name: SettingTopologyKeys, Flag: true,
+		Values:  "1 to 8 node label keys, comma-separated, most important first",
+		Default: "kubernetes.io/hostname,topology.kubernetes.io/zone",
+		Effect:  "The failure domains that replicas are kept apart over.",
+		parse:   parseTopologyKeys,
+	},
+	{
+		Name: SettingPreStopSleep, Flag: true,
+		Values:  "whole seconds as a duration such as `10s`, or `off`",
+		Default: "10s",
+		Effect:  "How long a container goes on serving after its pod began to terminate.",
+		parse:   parsePreStopSleep,
+	},
+	{
+		Name: SettingReadinessProbe, Flag: true,
+		Values:  "`auto`, `off`, `tcp:PORT`, `http:PORT/PATH`, `https:PORT/PATH`, `grpc:PORT[/SERVICE]`; PORT is a number or a name",
+		Default: "auto",
+		Effect:  "How the kubelet finds out that a container can take traffic.",
+		parse:   parseReadinessProbe,
+	},
+	{
+		Name: SettingDisruptionBudget, Flag: true,
+		Values:  "`maxUnavailable=N`, `maxUnavailable=P%`, `minAvailable=N`, `minAvailable=P%`, `quorum`, `off`",
+		Default: "maxUnavailable=1",
+		Effect:  "How many pods of the workload a drain may evict at once.",
+		parse:   parseDisruptionBudget,
+	},
+	{
+		Name:    SettingContainers,
+		Values:  "1 to 16 container names, comma-separated",
+		Default: "",
+		Effect:  "The only containers that get probe and hook; without it all that serve.",
+		parse:   parseContainers,
+	},
+}
+
+// Settings returns a copy of the table of all settings, in the order of the
+// README.
+func Settings() []Setting { return slices.Clone(settings[:]) }
+
+// Default returns the built-in policy.
+func Default() Policy {
+	var p Policy
+	for i := range settings {
+		if settings[i].Default == "" {
+			continue
+		}
+		if _, err := settings[i].parse(&p, settings[i].Default, DefaultBounds()); err != nil {
+			panic("policy: built-in default of " + settings[i].Name + " " + err.Error()) // seen by any test
+		}
+	}
+	return p
+}
+
+// Set overrides one setting of p as a flag does. It returns an error that names
+// the flag, the value and what is allowed when the setting has no flag, the
+// value can't be used, or it is above its bound.
+func (p *Policy) Set(name, value string, bounds Bounds) error {
+	for i := range settings {
+		s := &settings[i]
+		if s.Name != name || !s.Flag {
+			continue
+		}
+		clamped, err := s.parse(p, value, bounds)
+		if err == nil && clamped != "" {
+			err = fmt.Errorf("is above the bound of %s", clamped)
+		}
+		if err != nil {
+			return fmt.Errorf("--%s=%q %w; allowed: %s", name, shorten(value, 64), err, s.Values)
+		}
+		return nil
+	}
+	return fmt.Errorf("no setting %q has a flag", name)
+}
+
+// maxValue caps the length of every value in bytes. The longest useful one is a
+// list of 8 label keys of at most 317 bytes each.
+const maxValue = 4096
+
+var (
+	errTooLong = errors.New("is too long")
+	errEmpty   = errors.New("is empty")
+)
+
+func parseAntiAffinity(p *Policy, value string, _ Bounds) (string, error) {
+	switch a := AntiAffinity(value); a {
+	case AntiAffinityPreferred, AntiAffinityRequired, AntiAffinityOff:
+		p.AntiAffinity = a
+		return "", nil
+	}
+	return "", errors.New("is none of these")
+}
+
+func parseTopologyKeys(p *Policy, value string, _ Bounds) (string, error) {
+	keys, err := list(value, 8)
+	if err != nil {
+		return "", err
+	}
+	for _, key := range keys {
+		if !isLabelKey(key) {
+			return "", fmt.Errorf("holds %q, which is no label key", shorten(key, 40))
+		}
+	}
+	p.TopologyKeys = keys
+	return "", nil
+}
+
+func parsePreStopSleep(p *Policy, value string, bounds Bounds) (string, error) {
+	if value == "off" {
+		p.PreStopSleep = 0
+		return "", nil
+	}
+	if len(value) > 32 {
+		return "", errTooLong
+	}
+	sleep, err := time.ParseDuration(value)
+	switch {
+	case err != nil:
+		return "", errors.New("is no duration")
+	case sleep%time.Second != 0:
+		return "", errors.New("is not in whole seconds")
+	case sleep < time.Second:
+		return "", errors.New("is less than 1s")
+	case sleep > bounds.MaxPreStopSleep:
+		p.PreStopSleep = bounds.MaxPreStopSleep
+		return bounds.MaxPreStopSleep.String(), nil
+	}
+	p.PreStopSleep = sleep
+	return "", nil
+}
+
+func parseReadinessProbe(p *Policy, value string, _ Bounds) (string, error) {
+	if len(value) > maxValue {
+		return "", errTooLong
+	}
+	kind, rest, detailed := strings.Cut(value, ":")
+	probe := Probe{Kind: ProbeKind(kind)}
+	switch probe.Kind {
+	case ProbeAuto, ProbeOff:
+		if detailed {
+			return "", fmt.Errorf("has something after %q", kind)
+		}
+		p.ReadinessProbe = probe
+		return "", nil
+	case ProbeTCP, ProbeHTTP, ProbeHTTPS, ProbeGRPC:
+	default:
+		return "", errors.New("is none of these")
+	}
+
+	port, path, hasPath := strings.Cut(rest, "/")
+	switch number, err := strconv.ParseUint(port, 10, 64); {
+	case err == nil && number >= 1 && number <= 65535 && port[0] != '0':
+		probe.PortNumber = int(number)
+	case isPortName(port):
+		probe.PortName = port
+	default:
+		return "", errors.New("has no port number from 1 to 65535 and no port name")
+	}
+	switch probe.Kind {
+	case ProbeTCP:
+		if hasPath {
+			return "", errors.New("has a path, which a TCP probe has not")
+		}
+	case ProbeGRPC:
+		if hasPath && !isVisible(path, 253) {
+			return "", errors.New("has a service that is empty, too long, or holds spaces or control characters")
+		}
+		probe.Service = path
+	default:
+		if probe.Path = "/" + path; !isVisible(probe.Path, 1024) {
+			return "", errors.New("has a path that is too long, or holds spaces or control characters")
+		}
+	}
+	p.ReadinessProbe = probe
+	return "", nil
+}
+
+func parseDisruptionBudget(p *Policy, value string, _ Bounds) (string, error) {
+	switch value {
+	case "off":
+		p.DisruptionBudget = Budget{Kind: BudgetOff}
+		return "", nil
+	case "quorum":
+		p.DisruptionBudget = Budget{Kind: BudgetQuorum}
+		return "", nil
+	}
+	kind, amount, ok := strings.Cut(value, "=")
+	b := Budget{Kind: BudgetKind(kind)}
+	if !ok || b.Kind != BudgetMaxUnavailable && b.Kind != BudgetMinAvailable {
+		return "", errors.New("is none of these")
+	}
+	amount, b.Percent = strings.CutSuffix(amount, "%")
+	n, err := strconv.ParseUint(amount, 10, 31)
+	switch {
+	case err != nil:
+		return "", errors.New("has no whole number")
+	case b.Percent && n > 100:
+		return "", errors.New("is more than 100%")
+	case b.Kind == BudgetMaxUnavailable && n == 0:
+		return "", errors.New("would let no drain finish")
+	case b.Kind == BudgetMinAvailable && b.Percent && n == 100:
+		return "", errors.New("would let no drain finish")
+	}
+	b.Value = int(n)
+	p.DisruptionBudget = b
+	return "", nil
+}
+
+func parseContainers(p *Policy, value string, _ Bounds) (string, error) {
+	containers, err := list(value, 16)
+	if err != nil {
+		return "", err
+	}
+	for _, name := range containers {
+		if !isDNSLabel(name) {
+			return "", fmt.Errorf("holds %q, which is no container name", shorten(name, 40))
+		}
+	}
+	p.Containers = containers
+	return "", nil
+}
+
+// list splits a comma-separated list of 1 to most different entries. Spaces
+// around an entry are dropped.
+func list(value string, most int) ([]string, error) {
+	if len(value) > maxValue {
+		return nil, errTooLong
+	}
+	if strings.TrimSpace(value) == "" {
+		return nil, errEmpty
+	}
+	if strings.Count(value, ",") >= most {
+		return nil, fmt.Errorf("has more than %d entries", most)
+	}
+	entries := strings.Split(value, ",")
+	for i, entry := range entries {
+		entries[i] = strings.TrimSpace(entry)
+		if entries[i] == "" {
+			return nil, errors.New("has an empty entry")
+		}
+		if slices.Contains(entries[:i], entries[i]) {
+			return nil, fmt.Errorf("names %q twice", shorten(entries[i], 40))
+		}
+	}
+	return entries, nil
+}
+
+// isLabelKey reports whether key is a qualified name as the API defines label
+// keys (apimachinery validation.IsQualifiedName): an optional DNS subdomain of at
+// most 253 bytes and a slash, then a name of at most 63 bytes.
+func isLabelKey(key string) bool {
+	prefix, name, ok := strings.Cut(key, "/")
+	if !ok {
+		name = key
+	} else {
+		if prefix == "" || len(prefix) > 253 {
+			return false
+		}
+		for part := range strings.SplitSeq(prefix, ".") {
+			if part == "" || !all(part, isLowerAlnumDash) || part[0] == '-' || part[len(part)-1] == '-' {
+				return false
+			}
+		}
+	}
+	return len(name) >= 1 && len(name) <= 63 && isAlnum(name[0]) && isAlnum(name[len(name)-1]) &&
+		all(name, func(c byte) bool { return isAlnum(c) || c == '-' || c == '_' || c == '.' })
+}
+
+// isPortName reports whether name is an IANA service name (RFC 6335, as the API
+// uses it): 1 to 15 of a-z, 0-9 and single inner dashes, with at least one letter.
+func isPortName(name string) bool {
+	return len(name) >= 1 && len(name) <= 15 && all(name, isLowerAlnumDash) &&
+		name[0] != '-' && name[len(name)-1] != '-' && !strings.Contains(name, "--") &&
+		strings.ContainsFunc(name, func(r rune) bool { return r >= 'a' && r <= 'z' })
+}
+
+// isDNSLabel reports whether name is a DNS label (RFC 1123) as container names are.
+func isDNSLabel(name string) bool {
+	return len(name) >= 1 && len(name) <= 63 && all(name, isLowerAlnumDash) &&
+		name[0] != '-' && name[len(name)-1] != '-'
+}
+
+// isVisible reports whether s has 1 to most bytes, all of them visible ASCII.
+func isVisible(s string, most int) bool {
+	return len(s) >= 1 && len(s) <= most && all(s, func(c byte) bool { return c > ' ' && c < 0x7f })
+}
+
+func isAlnum(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+}
+
+func isLowerAlnumDash(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-'
+}
+
+func all(s string, ok func(byte) bool) bool {
+	for i := range len(s) {
+		if !ok(s[i]) {
+			return false
+		}
+	}
+	return true
+}
