@@ -1,0 +1,255 @@
+// Command evenkeel gives Kubernetes workloads high-availability defaults: as an
+// admission webhook (evenkeel serve) and over manifests (evenkeel inject).
+//
+// Exit codes: 0, all is well; 1, "inject --check" found something missing; 2, the
+// command line or the input can't be used, or a command failed.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/evenkeel/evenkeel/patches"
+	"github.com/evenkeel/evenkeel/policy"
+)
+
+// version and commit are set by the linker: -ldflags "-X main.version=v1.2.3 -X
+// main.commit=0123abc". Without it, what the Go toolchain noted is shown.
+var version, commit string
+
+// The exit codes, for scripts.
+const (
+	exitDone    = 0
+	exitMissing = 1 // "inject --check" found something missing
+	exitFailed  = 2 // wrong usage, unusable input, or a failure
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run executes the command line args, the program's name first, and returns the
+// exit code. It ends when ctx is cancelled.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	root := newRootCommand(args[0])
+	root.SetArgs(args[1:])
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	command, err := root.ExecuteContextC(ctx)
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.Is(err, errMissing):
+		return exitMissing
+	case errors.As(err, &usage) || command == root: // cobra's own "unknown command"
+		_, _ = fmt.Fprintf(stderr, "Error: %s\nRun '%s --help' for usage.\n", strings.TrimSpace(err.Error()), command.CommandPath())
+	default:
+		_, _ = fmt.Fprintf(stderr, "Error: %v\n", err)
+	}
+	return exitFailed
+}
+
+// usageError is a mistake in the command line, after which a pointer to --help is
+// of use.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+const rootHelp = `evenkeel gives Kubernetes workloads high-availability defaults: replicas on
+different nodes and zones, a pause before shutdown, and a readiness probe. It adds
+only what is missing and never changes what you wrote.
+
+To see what it would add to your manifests, without any cluster:
+
+  {{program}} inject -o diff -f manifests/
+
+In a cluster it runs as an admission webhook ("serve") and looks after every
+workload of the namespaces with the label evenkeel.dev/inject=enabled.
+
+Exit codes: 0 all is well, 1 "inject --check" found something missing, 2 the
+command line or the input can't be used, or the command failed.`
+
+// newRootCommand returns the whole command tree for a program of that name or
+// path. A name such as kubectl-evenkeel is shown as kubectl does: kubectl evenkeel.
+func newRootCommand(program string) *cobra.Command {
+	name := displayName(program)
+	root := &cobra.Command{
+		Use:           "evenkeel",
+		Short:         "High-availability defaults for Kubernetes workloads",
+		Long:          strings.ReplaceAll(rootHelp, "{{program}}", name),
+		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: name},
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetFlagErrorFunc(flagError)
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), "Flags.FlagUsages", "Flags.FlagUsagesWrapped 100"))
+	root.AddCommand(
+		// newServeCommand() stands here as soon as serve.go has it.
+		newVersionCommand(),
+	)
+	return root
+}
+
+// displayName returns how a user calls the program of that path.
+func displayName(program string) string {
+	name := strings.TrimSuffix(filepath.Base(program), ".exe")
+	if plugin, ok := strings.CutPrefix(name, "kubectl-"); ok {
+		return "kubectl " + strings.ReplaceAll(plugin, "_", "-")
+	}
+	return "evenkeel"
+}
+
+// flagError says what is wrong with a flag: its name, the value, and what is
+// allowed or resembles it.
+func flagError(command *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	var invalid *pflag.InvalidValueError
+	switch {
+	case errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() == "":
+		if near := nearestFlag(command, unknown.GetSpecifiedName()); near != "" {
+			err = fmt.Errorf("%w; did you mean --%s?", err, near)
+		}
+	case errors.As(err, &invalid):
+		err = fmt.Errorf("--%s=%q %w", invalid.GetFlag().Name, invalid.GetValue(), invalid.Unwrap())
+	}
+	return usageError{err}
+}
+
+// nearestFlag returns the flag of command that name resembles most, or "". The
+// measure is the one that cobra has for commands.
+func nearestFlag(command *cobra.Command, name string) string {
+	candidates := &cobra.Command{SuggestionsMinimumDistance: 3}
+	command.Flags().VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			candidates.AddCommand(&cobra.Command{Use: f.Name, Run: func(*cobra.Command, []string) {}})
+		}
+	})
+	if near := candidates.SuggestionsFor(name); len(near) > 0 {
+		return near[0]
+	}
+	return ""
+}
+
+func newVersionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print version, commit and Go version",
+		Args:  noArguments,
+		RunE: func(command *cobra.Command, _ []string) error {
+			v, c := build()
+			_, err := fmt.Fprintf(command.OutOrStdout(), "evenkeel %s\ncommit %s\n%s %s/%s\n",
+				v, c, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return err
+		},
+	}
+}
+
+// build returns the version and commit of this binary, "unknown" for what nobody
+// noted.
+func build() (string, string) {
+	v, c := version, commit
+	if info, ok := debug.ReadBuildInfo(); ok {
+		if v == "" {
+			v = strings.Trim(info.Main.Version, "()")
+		}
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" && c == "" {
+				c = s.Value
+			}
+		}
+	}
+	for _, s := range []*string{&v, &c} {
+		if *s == "" {
+			*s = "unknown"
+		}
+	}
+	return v, c
+}
+
+// noArguments refuses arguments as a mistake of usage.
+func noArguments(command *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError{fmt.Errorf("unexpected argument %q: %s takes none", args[0], command.CommandPath())}
+	}
+	return nil
+}
+
+// policyFlags are the flags of the operator's configuration, shared by serve and
+// inject: one for each row of policy.Settings that has a flag, and the bounds.
+type policyFlags struct {
+	flags          *pflag.FlagSet
+	maxPreStop     seconds
+	maxGrace       seconds
+	allowExecSleep bool
+}
+
+// register adds the flags to fs.
+func (p *policyFlags) register(fs *pflag.FlagSet) {
+	p.flags = fs
+	defaults := patches.DefaultConfig()
+	p.maxPreStop, p.maxGrace = seconds(defaults.Bounds.MaxPreStopSleep), seconds(defaults.MaxGracePeriod)
+	for _, s := range policy.Settings() {
+		if s.Flag {
+			fs.String(s.Name, s.Default, s.Effect+" Allowed: "+strings.ReplaceAll(s.Values, "`", "")+".")
+		}
+	}
+	fs.Var(&p.maxPreStop, "max-pre-stop-sleep", "Longest `pre-stop-sleep` that an annotation or flag may ask for.")
+	fs.Var(&p.maxGrace, "max-grace-period", "Longest `terminationGracePeriodSeconds` that is raised to, to make room for the sleep.")
+	fs.BoolVar(&p.allowExecSleep, "allow-exec-sleep", false,
+		"Use \"exec: sleep N\" where the cluster does not know preStop.sleep (before 1.30). Images without a sleep command then get SIGTERM at once.")
+}
+
+// config returns the configuration that the flags ask for. An error names the
+// flag, its value and what is allowed.
+func (p *policyFlags) config() (patches.Config, error) {
+	c := patches.DefaultConfig()
+	c.Bounds.MaxPreStopSleep = time.Duration(p.maxPreStop)
+	c.MaxGracePeriod = time.Duration(p.maxGrace)
+	c.AllowExecSleep = p.allowExecSleep
+	c.Base.PreStopSleep = min(c.Base.PreStopSleep, c.Bounds.MaxPreStopSleep)
+	for _, s := range policy.Settings() {
+		if f := p.flags.Lookup(s.Name); s.Flag && f.Changed {
+			if err := c.Base.Set(s.Name, f.Value.String(), c.Bounds); err != nil {
+				return patches.Config{}, usageError{err}
+			}
+		}
+	}
+	return c, nil
+}
+
+// seconds is the value of a flag: a duration in whole seconds, at least 1 s.
+type seconds time.Duration
+
+func (s *seconds) String() string { return time.Duration(*s).String() }
+
+func (s *seconds) Type() string { return "duration" }
+
+func (s *seconds) Set(text string) error {
+	d, err := time.ParseDuration(text)
+	if err != nil || d < time.Second || d%time.Second != 0 {
+		return errors.New("is no such duration; allowed: whole seconds, at least 1s, as in 60s or 10m")
+	}
+	*s = seconds(d)
+	return nil
+}
+
+// errMissing is the outcome of "inject --check" when something is missing.
+var errMissing = errors.New("something is missing")
