@@ -1,0 +1,238 @@
+package cluster
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Version is the Kubernetes version of everything that Build makes.
+const Version = "v1.36.3"
+
+// The names that Build and Config.Components know.
+const (
+	Etcd              = "etcd"
+	APIServer         = "kube-apiserver"
+	ControllerManager = "kube-controller-manager"
+	Scheduler         = "kube-scheduler"
+	Kwok              = "kwok"
+	Kubectl           = "kubectl"
+	Kubelet           = "kubelet"
+	KubeProxy         = "kube-proxy"
+)
+
+// A tool is a program that is built from Go modules.
+type tool struct {
+	module  string // directory below e2e/ that holds its go.mod
+	pkg     string
+	ldflags string
+	cold    time.Duration // what its first build took on two cores, in the order of the table
+}
+
+func toolTable() map[string]tool {
+	version := []string{"-s", "-w"}
+	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
+		major, minor, _ := strings.Cut(strings.TrimPrefix(Version, "v"), ".")
+		minor, _, _ = strings.Cut(minor, ".")
+		version = append(version,
+			"-X "+pkg+".gitVersion="+Version, "-X "+pkg+".gitMajor="+major, "-X "+pkg+".gitMinor="+minor,
+			"-X "+pkg+".gitTreeState=clean")
+	}
+	kubernetes := func(name string, cold time.Duration) tool {
+		return tool{module: "kubernetes", pkg: "k8s.io/kubernetes/cmd/" + name, ldflags: strings.Join(version, " "), cold: cold}
+	}
+	return map[string]tool{
+		Etcd:              {module: "kubernetes", pkg: "go.etcd.io/etcd/server/v3", ldflags: "-s -w", cold: 20 * time.Second},
+		APIServer:         kubernetes(APIServer, 5*time.Minute),
+		ControllerManager: kubernetes(ControllerManager, 80*time.Second),
+		Scheduler:         kubernetes(Scheduler, 15*time.Second),
+		Kubectl:           kubernetes(Kubectl, 40*time.Second),
+		Kubelet:           kubernetes(Kubelet, time.Minute),
+		KubeProxy:         kubernetes(KubeProxy, 20*time.Second),
+		Kwok:              {module: "kwok", pkg: "sigs.k8s.io/kwok/cmd/kwok", ldflags: "-s -w", cold: 200 * time.Second},
+	}
+}
+
+// Build makes the named tools (Etcd, APIServer, … ) from Go modules into e2e/bin and returns that directory. A tool
+// whose modules, flags and Go version are the ones of the last build isn't built again. Progress goes to log. Two
+// processes don't build at once: the second waits, and then finds the work done. The first build of everything takes
+// minutes; the error of a build that fails holds the compiler's last lines.
+func Build(ctx context.Context, log io.Writer, tools ...string) (string, error) {
+	if log == nil {
+		log = io.Discard
+	}
+	table := toolTable()
+	for _, name := range tools {
+		if _, known := table[name]; !known {
+			names := make([]string, 0, len(table))
+			for name := range table {
+				names = append(names, name)
+			}
+			slices.Sort(names)
+			return "", fmt.Errorf("build %q: no such tool, allowed are %s", name, strings.Join(names, ", "))
+		}
+	}
+	e2e, err := moduleDir()
+	if err != nil {
+		return "", err
+	}
+	bin := filepath.Join(e2e, "bin")
+	if err := os.MkdirAll(bin, 0o755); err != nil {
+		return "", fmt.Errorf("make directory for built tools: %w", err)
+	}
+	unlock, err := lock(ctx, filepath.Join(bin, ".lock"), log)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	for _, name := range tools {
+		if err := buildTool(ctx, log, e2e, name, table[name]); err != nil {
+			return "", fmt.Errorf("build %s: %w", name, err)
+		}
+	}
+	return bin, nil
+}
+
+// buildTool builds one tool unless its stamp says that nothing it is made from has changed. All its sources come from
+// the module cache, which go.sum pins, so the stamp needs no more than go.mod, go.sum, the flags and the Go version.
+func buildTool(ctx context.Context, log io.Writer, e2e, name string, t tool) error {
+	module := filepath.Join(e2e, t.module)
+	args := []string{"build", "-trimpath", "-ldflags", t.ldflags}
+	hash := sha256.New()
+	fmt.Fprintln(hash, runtime.Version(), runtime.GOOS, runtime.GOARCH, t.pkg, args)
+	for _, file := range []string{"go.mod", "go.sum"} {
+		content, err := os.ReadFile(filepath.Join(module, file))
+		if err != nil {
+			return err
+		}
+		hash.Write(content)
+	}
+	want := hex.EncodeToString(hash.Sum(nil))
+	binary, stamp := filepath.Join(e2e, "bin", name), filepath.Join(e2e, "bin", "."+name+".stamp")
+	if have, err := os.ReadFile(stamp); err == nil && string(have) == want {
+		if _, err := os.Stat(binary); err == nil {
+			return nil
+		}
+	}
+
+	started := time.Now()
+	fmt.Fprintf(log, "building %s (about %s the first time) …\n", name, t.cold)
+	var output tail
+	fresh := binary + ".new" // renamed over the old one, which may be running
+	cmd := exec.CommandContext(ctx, "go", append(args, "-o", fresh, t.pkg)...)
+	cmd.Dir = module
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
+	cmd.Stdout, cmd.Stderr = &output, &output
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // go removes its work directory
+	cmd.WaitDelay = 5 * time.Second
+	done := make(chan struct{})
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		tick := time.NewTicker(30 * time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+				fmt.Fprintf(log, "  still building %s, %s so far\n", name, time.Since(started).Round(time.Second))
+			}
+		}
+	}()
+	err := cmd.Run()
+	close(done)
+	<-stopped
+	if err != nil {
+		_ = os.Remove(fresh) // may not exist
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return fmt.Errorf("go build %s in %s: %w\n%s", t.pkg, module, err, output.String())
+	}
+	if err := os.Rename(fresh, binary); err != nil {
+		return err
+	}
+	if err := os.WriteFile(stamp, []byte(want), 0o644); err != nil {
+		return err
+	}
+	fmt.Fprintf(log, "built %s in %s\n", name, time.Since(started).Round(100*time.Millisecond))
+	return nil
+}
+
+// lock takes an exclusive lock on a file, which the kernel gives up when this process ends, however it ends.
+func lock(ctx context.Context, path string, log io.Writer) (func(), error) {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("open build lock: %w", err)
+	}
+	for waiting := false; ; waiting = true {
+		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { _ = file.Close() }, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			_ = file.Close()
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		if !waiting {
+			fmt.Fprintln(log, "waiting for another process that builds the tools …")
+		}
+		select {
+		case <-ctx.Done():
+			_ = file.Close()
+			return nil, fmt.Errorf("wait for another process that builds the tools: %w", ctx.Err())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// moduleDir finds e2e/: beside this source file, or above the working directory if the test was built with -trimpath.
+func moduleDir() (string, error) {
+	if _, file, _, ok := runtime.Caller(0); ok && filepath.IsAbs(file) {
+		dir := filepath.Dir(filepath.Dir(file))
+		if _, err := os.Stat(filepath.Join(dir, "kubernetes", "go.mod")); err == nil {
+			return dir, nil
+		}
+	}
+	start, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for dir := start; ; dir = filepath.Dir(dir) {
+		for _, candidate := range []string{dir, filepath.Join(dir, "e2e")} {
+			if _, err := os.Stat(filepath.Join(candidate, "kubernetes", "go.mod")); err == nil {
+				return candidate, nil
+			}
+		}
+		if dir == filepath.Dir(dir) {
+			return "", fmt.Errorf("find the e2e module: neither beside the sources nor above %s", start)
+		}
+	}
+}
+
+// A tail keeps the last few kilobytes that were written to it.
+type tail struct{ kept []byte }
+
+const tailSize = 8 << 10
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.kept = append(t.kept, p...)
+	if len(t.kept) > tailSize {
+		t.kept = slices.Clone(t.kept[len(t.kept)-tailSize:])
+	}
+	return len(p), nil
+}
+
+func (t *tail) String() string { return string(t.kept) }

@@ -1,0 +1,490 @@
+// Package cluster starts a real Kubernetes control plane on this machine, without containers or anything installed:
+// etcd, kube-apiserver, kube-controller-manager and kube-scheduler built from their Go modules, and kwok, which plays
+// the kubelets of fake nodes. Several can run at once. It ends with Stop, and also when its process is killed.
+//
+// Open uses the cluster that KUBECONFIG names instead, if it is set.
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/yaml"
+)
+
+// ErrEmbeddedOnly is what an operation returns that an existing cluster doesn't offer: restarting its API server,
+// adding fake nodes to it, letting it call a webhook on this machine.
+var ErrEmbeddedOnly = errors.New("only the embedded control plane can do this, and KUBECONFIG names an existing cluster; unset it")
+
+// Config says what to start. Its zero value is a whole cluster without nodes.
+type Config struct {
+	// Components beside etcd and the API server, which always run: any of ControllerManager, Scheduler and Kwok. Nil
+	// means all three, an empty slice none. Without the controller manager nothing creates the ServiceAccount "default"
+	// of a namespace, which the API server wants before it admits a Pod.
+	Components []string
+
+	// Flags are added to a component's own, by its name: {APIServer: {"--feature-gates=…", "--v=2"}}.
+	Flags map[string][]string
+
+	// SchedulerConfig is a KubeSchedulerConfiguration in YAML; empty means the built-in profile. Its clientConnection
+	// and leaderElection are filled in.
+	SchedulerConfig string
+
+	// LogDir is where each component's output goes, as NAME.log; it is made if necessary and kept. Empty means a
+	// directory that Stop removes.
+	LogDir string
+
+	// Log gets the progress of builds and the news that a component ended by itself. Nil discards it.
+	Log io.Writer
+}
+
+// Cluster is a running control plane, or a handle on an existing one.
+type Cluster struct {
+	Dir        string                // private temporary directory, which Stop removes
+	Kubeconfig string                // path of a kubeconfig file whose user may do everything
+	CAFile     string                // path of the certificates, in PEM, that the API server is verified with
+	LogDir     string                // directory of the components' logs; empty for an existing cluster
+	BinDir     string                // directory of the built programs; empty for an existing cluster
+	Embedded   bool                  // false for an existing cluster
+	Client     *kubernetes.Clientset // made from RESTConfig
+
+	config    Config
+	rest      *rest.Config
+	ports     *portBlock
+	reaper    *reaper
+	apiServer []string // its command line, for a restart
+
+	mu        sync.Mutex
+	processes map[string]*process
+	stopped   bool
+	nodes     int // fake nodes made so far, for their names
+}
+
+// Open returns a handle on the cluster that the environment variable KUBECONFIG names or, if it isn't set, starts the
+// embedded one. What an existing cluster can't do returns ErrEmbeddedOnly; Components, Flags and SchedulerConfig aren't
+// looked at for it.
+func Open(ctx context.Context, config Config) (*Cluster, error) {
+	if os.Getenv(clientcmd.RecommendedConfigPathEnvVar) == "" {
+		return Start(ctx, config)
+	}
+	return existing(ctx, config)
+}
+
+// Start builds what isn't built yet, starts the components on free loopback ports and waits until the API server is
+// ready (at most a minute) and, with a controller manager, the namespace "default" can take Pods. When it returns an
+// error, which holds the end of the guilty component's log, nothing is left running.
+func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
+	if config.Log == nil {
+		config.Log = io.Discard
+	}
+	if config.Components == nil {
+		config.Components = []string{ControllerManager, Scheduler, Kwok}
+	}
+	names := append([]string{Etcd, APIServer}, config.Components...)
+	for _, name := range config.Components {
+		if !slices.Contains([]string{ControllerManager, Scheduler, Kwok}, name) {
+			return nil, fmt.Errorf("component %q: allowed are %s, %s and %s", name, ControllerManager, Scheduler, Kwok)
+		}
+	}
+	for name := range config.Flags {
+		if !slices.Contains(names, name) {
+			return nil, fmt.Errorf("flags for %q: not among the components %s", name, strings.Join(names, ", "))
+		}
+	}
+	bin, err := Build(ctx, config.Log, names...)
+	if err != nil {
+		return nil, err
+	}
+
+	c := &Cluster{BinDir: bin, Embedded: true, config: config, processes: map[string]*process{}}
+	if c.Dir, err = os.MkdirTemp("", "evenkeel-cluster-"); err != nil {
+		return nil, fmt.Errorf("make cluster directory: %w", err)
+	}
+	if c.reaper, err = startReaper(c.Dir); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(c.Dir))
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.Stop())
+		}
+	}()
+	if c.ports, err = reservePorts(); err != nil {
+		return nil, err
+	}
+	if c.LogDir, err = filepath.Abs(config.LogDir); err != nil {
+		return nil, err
+	}
+	if config.LogDir == "" {
+		c.LogDir = filepath.Join(c.Dir, "logs")
+	}
+	if err := os.MkdirAll(c.LogDir, 0o755); err != nil {
+		return nil, fmt.Errorf("make log directory: %w", err)
+	}
+	if err := c.startAll(ctx); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// startAll starts the components in the order in which they need each other.
+func (c *Cluster) startAll(ctx context.Context) error {
+	users, err := writeCredentials(c.Dir)
+	if err != nil {
+		return err
+	}
+	etcdURL, peerURL := "http://127.0.0.1:"+c.ports.take(), "http://127.0.0.1:"+c.ports.take()
+	if err := c.start(Etcd,
+		"--data-dir="+c.path("etcd"), "--unsafe-no-fsync", "--log-level=warn",
+		"--listen-client-urls="+etcdURL, "--advertise-client-urls="+etcdURL,
+		"--listen-peer-urls="+peerURL, "--initial-advertise-peer-urls="+peerURL, "--initial-cluster=default="+peerURL,
+	); err != nil {
+		return err
+	}
+
+	port := c.ports.take()
+	c.CAFile = c.path("certs", "apiserver.crt") // the API server makes it
+	server := "https://127.0.0.1:" + port
+	for user, token := range users {
+		if err := c.writeKubeconfig(user, server, token); err != nil {
+			return err
+		}
+	}
+	c.Kubeconfig = c.kubeconfig(admin)
+	c.apiServer = []string{
+		"--etcd-servers=" + etcdURL,
+		"--bind-address=127.0.0.1", "--secure-port=" + port, "--cert-dir=" + c.path("certs"),
+		// Endpoints of the Service "kubernetes" may not be loopback addresses, and fake nodes don't need any.
+		"--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",
+		"--token-auth-file=" + c.path("tokens.csv"), "--authorization-mode=RBAC", "--allow-privileged=true",
+		"--service-account-issuer=https://kubernetes.default.svc",
+		"--service-account-key-file=" + c.path("sa.pub"), "--service-account-signing-key-file=" + c.path("sa.key"),
+		"--service-cluster-ip-range=10.96.0.0/16",
+	}
+	if err := c.start(APIServer, c.apiServer...); err != nil {
+		return err
+	}
+	if err := c.waitReady(ctx); err != nil {
+		return err
+	}
+	if err := c.startOthers(); err != nil {
+		return err
+	}
+	if slices.Contains(c.config.Components, ControllerManager) {
+		return c.waitDefaultNamespace(ctx)
+	}
+	return nil
+}
+
+// startOthers starts what talks to the API server.
+func (c *Cluster) startOthers() error {
+	for _, name := range c.config.Components {
+		config := c.kubeconfig(name)
+		var flags []string
+		switch name {
+		case ControllerManager:
+			flags = []string{
+				"--kubeconfig=" + config, "--authentication-kubeconfig=" + config, "--authorization-kubeconfig=" + config,
+				"--bind-address=127.0.0.1", "--secure-port=" + c.ports.take(), "--cert-dir=" + c.path("certs-controller-manager"),
+				"--leader-elect=false", "--use-service-account-credentials=true", "--root-ca-file=" + c.CAFile,
+				"--service-account-private-key-file=" + c.path("sa.key"), "--kube-api-qps=500", "--kube-api-burst=1000",
+			}
+		case Scheduler:
+			file, err := c.writeSchedulerConfig(config)
+			if err != nil {
+				return err
+			}
+			flags = []string{
+				"--config=" + file, "--authentication-kubeconfig=" + config, "--authorization-kubeconfig=" + config,
+				"--bind-address=127.0.0.1", "--secure-port=" + c.ports.take(), "--cert-dir=" + c.path("certs-scheduler"),
+			}
+		case Kwok:
+			file := c.path("kwok.yaml")
+			if err := os.WriteFile(file, []byte(stages()), 0o600); err != nil {
+				return fmt.Errorf("write kwok stages: %w", err)
+			}
+			flags = []string{
+				"--kubeconfig=" + config, "--config=" + file, "--manage-all-nodes=true", "--node-lease-duration-seconds=40",
+			}
+		}
+		if err := c.start(name, flags...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// start starts one component with these flags and those of the Config, and watches over it.
+func (c *Cluster) start(name string, flags ...string) error {
+	command := slices.Concat([]string{filepath.Join(c.BinDir, name)}, flags, c.config.Flags[name])
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stopped {
+		return errors.New("the cluster is stopped")
+	}
+	p, err := startProcess(name, filepath.Join(c.LogDir, name+".log"), command...)
+	if err != nil {
+		return err
+	}
+	c.processes[name] = p
+	if err := c.reaper.watch(p.pid); err != nil {
+		return fmt.Errorf("tell reaper of %s: %w", name, err)
+	}
+	go func() {
+		<-p.done
+		c.reaper.forget(p.pid)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.processes[name] == p { // nobody stopped it
+			fmt.Fprintf(c.config.Log, "%v\n", p.exitError())
+		}
+	}()
+	return nil
+}
+
+// process returns a running component, or nil.
+func (c *Cluster) process(name string) *process {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.processes[name]
+}
+
+// stopProcess ends a component and doesn't complain if it isn't running.
+func (c *Cluster) stopProcess(name string, signal syscall.Signal, grace time.Duration) {
+	c.mu.Lock()
+	p := c.processes[name]
+	delete(c.processes, name)
+	c.mu.Unlock()
+	if p != nil {
+		p.stop(signal, grace)
+	}
+}
+
+// PIDs returns the process id of each running component by its name; for an existing cluster none.
+func (c *Cluster) PIDs() map[string]int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	pids := map[string]int{}
+	for name, p := range c.processes {
+		if !p.exited() {
+			pids[name] = p.pid
+		}
+	}
+	return pids
+}
+
+// RESTConfig returns a configuration for client-go without a client-side rate limit, of a user who may do everything.
+// It is a copy; the caller may change it.
+func (c *Cluster) RESTConfig() *rest.Config { return rest.CopyConfig(c.rest) }
+
+// StopAPIServer ends the API server as an upgrade does, by SIGTERM, and waits for it (ten seconds, then it is killed).
+// What it stored stays in etcd.
+func (c *Cluster) StopAPIServer(context.Context) error {
+	if !c.Embedded {
+		return fmt.Errorf("stop API server: %w", ErrEmbeddedOnly)
+	}
+	c.stopProcess(APIServer, syscall.SIGTERM, 10*time.Second)
+	return nil
+}
+
+// StartAPIServer starts the API server again, after StopAPIServer, at the same address with the same data and
+// certificate, and waits until it is ready.
+func (c *Cluster) StartAPIServer(ctx context.Context) error {
+	if !c.Embedded {
+		return fmt.Errorf("start API server: %w", ErrEmbeddedOnly)
+	}
+	if p := c.process(APIServer); p != nil && !p.exited() {
+		return errors.New("start API server: it is running, stop it first")
+	}
+	if err := c.start(APIServer, c.apiServer...); err != nil {
+		return err
+	}
+	return c.waitReady(ctx)
+}
+
+// Stop kills every component, waits until it is gone, and removes the directory. The second call does nothing. An
+// existing cluster keeps running.
+func (c *Cluster) Stop() error {
+	c.mu.Lock()
+	if c.stopped {
+		c.mu.Unlock()
+		return nil
+	}
+	c.stopped = true
+	processes := c.processes
+	c.processes = nil
+	c.mu.Unlock()
+
+	var wait sync.WaitGroup
+	for _, p := range processes {
+		wait.Go(func() { p.stop(syscall.SIGKILL, 0) }) // the data goes too: nothing to shut down in order
+	}
+	wait.Wait()
+	if c.ports != nil {
+		_ = c.ports.guard.Close()
+	}
+	var err error
+	if c.reaper != nil {
+		err = c.reaper.finish()
+	}
+	return errors.Join(err, os.RemoveAll(c.Dir))
+}
+
+// KubectlCommand returns a kubectl command for the cluster, of the same version as the embedded control plane, with
+// caches of its own; the caller sets its input and output and runs it. It builds kubectl if necessary.
+func (c *Cluster) KubectlCommand(ctx context.Context, args ...string) (*exec.Cmd, error) {
+	bin, err := Build(ctx, c.config.Log, Kubectl)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, Kubectl), args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig, "KUBECACHEDIR="+c.path("kubectl-cache"))
+	return cmd, nil
+}
+
+// WebhookService makes a Service through which the API server reaches a webhook that listens on this machine's loopback
+// interface: a MutatingWebhookConfiguration names it, with the same port, in clientConfig.service, and the webhook's
+// certificate is for NAME.NAMESPACE.svc. The namespace is made if it doesn't exist, an existing Service is replaced.
+func (c *Cluster) WebhookService(ctx context.Context, namespace, name string, port int) error {
+	if !c.Embedded {
+		return fmt.Errorf("make webhook service: %w", ErrEmbeddedOnly)
+	}
+	_, err := c.Client.CoreV1().Namespaces().Create(ctx,
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("make namespace %s: %w", namespace, err)
+	}
+	services := c.Client.CoreV1().Services(namespace)
+	err = services.Delete(ctx, name, metav1.DeleteOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("delete service %s/%s: %w", namespace, name, err)
+	}
+	_, err = services.Create(ctx, &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.ServiceSpec{
+			Type:         corev1.ServiceTypeExternalName,
+			ExternalName: "localhost",
+			Ports:        []corev1.ServicePort{{Port: int32(port)}},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return fmt.Errorf("make service %s/%s: %w", namespace, name, err)
+	}
+	return nil
+}
+
+// waitReady polls /readyz until it answers 200, the API server or etcd ends, or a minute has passed.
+func (c *Cluster) waitReady(ctx context.Context) error {
+	err := c.poll(ctx, func(ctx context.Context) error {
+		if c.rest == nil { // the first start: the certificate appears while it starts
+			if err := c.connect(); err != nil {
+				return err
+			}
+		}
+		return c.Client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
+	})
+	if err != nil {
+		return fmt.Errorf("wait until the API server is ready: %w", err)
+	}
+	return nil
+}
+
+// waitDefaultNamespace waits until the controllers have made what a Pod in the namespace "default" needs.
+func (c *Cluster) waitDefaultNamespace(ctx context.Context) error {
+	err := c.poll(ctx, func(ctx context.Context) error {
+		_, err := c.Client.CoreV1().ServiceAccounts("default").Get(ctx, "default", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		_, err = c.Client.CoreV1().ConfigMaps("default").Get(ctx, "kube-root-ca.crt", metav1.GetOptions{})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("wait for the service account of the namespace default: %w", err)
+	}
+	return nil
+}
+
+// poll tries for a minute at most, and no longer than every component runs.
+func (c *Cluster) poll(ctx context.Context, try func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := try(ctx)
+		if err == nil {
+			return nil
+		}
+		c.mu.Lock()
+		processes := slices.Collect(maps.Values(c.processes))
+		c.mu.Unlock()
+		for _, p := range processes {
+			if p.exited() {
+				return p.exitError()
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			if p := c.process(APIServer); p != nil {
+				return fmt.Errorf("%w; last: %w; the end of the API server's log:\n%s", ctx.Err(), err, p.lastLines())
+			}
+			return fmt.Errorf("%w; last: %w", ctx.Err(), err)
+		}
+	}
+}
+
+// connect loads the kubeconfig.
+func (c *Cluster) connect() error {
+	config, err := clientcmd.BuildConfigFromFlags("", c.Kubeconfig)
+	if err != nil {
+		return fmt.Errorf("load kubeconfig: %w", err)
+	}
+	config.QPS, config.Burst = -1, -1 // no limit
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	c.rest, c.Client = config, client
+	return nil
+}
+
+func (c *Cluster) path(elements ...string) string {
+	return filepath.Join(append([]string{c.Dir}, elements...)...)
+}
+
+// writeSchedulerConfig completes the configured KubeSchedulerConfiguration and writes it to a file.
+func (c *Cluster) writeSchedulerConfig(kubeconfig string) (string, error) {
+	config := map[string]any{
+		"apiVersion": "kubescheduler.config.k8s.io/v1",
+		"kind":       "KubeSchedulerConfiguration",
+	}
+	if err := yaml.UnmarshalStrict([]byte(c.config.SchedulerConfig), &config); err != nil {
+		return "", fmt.Errorf("read SchedulerConfig: %w", err)
+	}
+	config["clientConnection"] = map[string]any{"kubeconfig": kubeconfig, "qps": 500, "burst": 1000}
+	config["leaderElection"] = map[string]any{"leaderElect": false}
+	content, err := yaml.Marshal(config)
+	if err != nil {
+		return "", err
+	}
+	file := c.path("scheduler.yaml")
+	return file, os.WriteFile(file, content, 0o600)
+}
