@@ -102,7 +102,7 @@ func newRootCommand(program string) *cobra.Command {
 	root.SetFlagErrorFunc(flagError)
 	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), "Flags.FlagUsages", "Flags.FlagUsagesWrapped 100"))
 	root.AddCommand(
-		// newServeCommand() stands here as soon as serve.go has it.
+		newServeCommand(),
 		newVersionCommand(),
 	)
 	return root

@@ -1,0 +1,243 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	stdlog "log"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/evenkeel/evenkeel/certs"
+	"github.com/evenkeel/evenkeel/patches"
+	"github.com/evenkeel/evenkeel/policy"
+	"github.com/evenkeel/evenkeel/recycle"
+	"github.com/evenkeel/evenkeel/webhook"
+)
+
+// serveOptions are the flags of serve.
+type serveOptions struct {
+	policy            policyFlags
+	listen            string
+	metricsListen     string
+	certFile, keyFile string
+	kubeconfig        string
+	namespaceSelector string
+	logLevel          string
+	drainTimeout      time.Duration
+	recycleRequests   int
+	recycleAge        time.Duration
+}
+
+func newServeCommand() *cobra.Command {
+	o := &serveOptions{}
+	command := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the admission webhook",
+		Long: `Run the admission webhook.
+
+Reviews are answered over HTTPS at /mutate. /livez, /readyz and /metrics are
+answered over plain HTTP on a port of their own. On SIGTERM the server reports
+that it is not ready, goes on answering, asks its clients to go, and exits when no
+connection is left.`,
+		Args: noArguments,
+		RunE: func(command *cobra.Command, _ []string) error {
+			return o.run(command.Context(), command.ErrOrStderr())
+		},
+	}
+	fs := command.Flags()
+	fs.StringVar(&o.listen, "listen", ":8443", "`address` of the webhook, HTTPS")
+	fs.StringVar(&o.metricsListen, "metrics-listen", ":8080", "`address` of /livez, /readyz and /metrics, HTTP")
+	fs.StringVar(&o.certFile, "tls-cert-file", "/etc/evenkeel/tls/tls.crt", "PEM `file` with the serving certificate; read again when it changes")
+	fs.StringVar(&o.keyFile, "tls-key-file", "/etc/evenkeel/tls/tls.key", "PEM `file` with its key")
+	fs.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig `file`; without it the pod's service account, or else KUBECONFIG")
+	fs.StringVar(&o.namespaceSelector, "namespace-selector", policy.InjectLabel+"="+policy.Enabled,
+		"label `selector` of the opted-in Namespaces; the same as in the webhook configuration")
+	fs.StringVar(&o.logLevel, "log-level", "info", "`level` of the log: debug (a line per review), info, warning, error")
+	fs.DurationVar(&o.drainTimeout, "drain-timeout", 25*time.Second, "how long to go on answering after SIGTERM at most; less than the pod's grace period without its preStop sleep")
+	fs.IntVar(&o.recycleRequests, "recycle-requests", 1000, "requests after which a connection is closed, so that new replicas get their share; 0 is no limit")
+	fs.DurationVar(&o.recycleAge, "recycle-age", 5*time.Minute, "age at which a connection is closed; 0 is no limit")
+	o.policy.register(fs)
+	return command
+}
+
+// run serves until ctx ends and the drain after it is done.
+func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
+	config, err := o.policy.config()
+	if err != nil {
+		return err
+	}
+	level, err := logrus.ParseLevel(o.logLevel)
+	if err != nil {
+		return usageError{fmt.Errorf("--log-level=%q is no level; allowed: debug, info, warning, error", o.logLevel)}
+	}
+	selector, err := labels.Parse(o.namespaceSelector)
+	if err != nil {
+		return usageError{fmt.Errorf("--namespace-selector=%q is no label selector: %w", o.namespaceSelector, err)}
+	}
+	logger := logrus.New()
+	logger.SetOutput(logs)
+	logger.SetLevel(level)
+	logger.SetFormatter(&logrus.JSONFormatter{TimestampFormat: time.RFC3339Nano})
+	log := logrus.NewEntry(logger)
+
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+
+	injector, err := patches.New(config)
+	if err != nil {
+		return usageError{err}
+	}
+	restConfig, err := o.restConfig()
+	if err != nil {
+		return err
+	}
+	facts, err := webhook.NewFacts(restConfig, selector, log)
+	if err != nil {
+		return fmt.Errorf("watch the cluster: %w", err)
+	}
+	files, err := certs.NewFiles(o.certFile, o.keyFile, log)
+	if err != nil {
+		return usageError{err}
+	}
+	handler, err := webhook.Handler(webhook.Config{Injector: injector, Namespace: facts.Namespace, Cluster: facts.Cluster,
+		Log: log, Registerer: registry})
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/mutate", handler)
+	server := o.server(mux, log)
+	server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: files.Certificate}
+	recycler, err := recycle.Wrap(server, recycle.Options{MaxRequests: o.recycleRequests, MaxAge: o.recycleAge,
+		OnClose: countClosed(registry)})
+	if err != nil {
+		return usageError{fmt.Errorf("recycle connections: %w", err)}
+	}
+	ready := func() error {
+		if recycler.Draining() {
+			return errors.New("draining")
+		}
+		return errors.Join(files.Ready(), facts.Ready())
+	}
+	metricsServer := o.server(operations(ready, registry), log)
+
+	listener, err := net.Listen("tcp", o.listen)
+	if err != nil {
+		return fmt.Errorf("listen for reviews: %w", err)
+	}
+	metricsListener, err := net.Listen("tcp", o.metricsListen)
+	if err != nil {
+		_ = listener.Close()
+		return fmt.Errorf("listen for metrics: %w", err)
+	}
+	v, _ := build()
+	log.WithFields(logrus.Fields{"version": v, "address": listener.Addr().String(), "metricsAddress": metricsListener.Addr().String()}).Info("serving")
+
+	// What a review needs goes on until the drain is done: background ends last.
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	group, failed := errgroup.WithContext(background)
+	group.Go(func() error { files.Run(background); return nil })
+	group.Go(func() error { facts.Run(background); return nil })
+	group.Go(func() error { return serveUntilClosed(server.ServeTLS(listener, "", "")) })
+	group.Go(func() error { return serveUntilClosed(metricsServer.Serve(metricsListener)) })
+	group.Go(func() error {
+		defer stop()
+		select {
+		case <-ctx.Done():
+		case <-failed.Done(): // a server could not serve
+		}
+		log.Info("draining")
+		drain, cancel := context.WithTimeout(background, o.drainTimeout)
+		defer cancel()
+		err := recycler.Drain(drain)
+		_ = metricsServer.Close()
+		return err
+	})
+	err = group.Wait()
+	log.Info("stopped")
+	return err
+}
+
+// restConfig returns how to reach the API server.
+func (o *serveOptions) restConfig() (*rest.Config, error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = o.kubeconfig
+	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig() // tries the service account too
+	if err != nil {
+		return nil, fmt.Errorf("find the API server: %w", err)
+	}
+	config.UserAgent = "evenkeel"
+	config.ContentType = "application/vnd.kubernetes.protobuf"
+	config.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
+	return config, nil
+}
+
+// server returns an HTTP server with limits that hold against slow and greedy
+// clients. kube-apiserver drops a connection that idles for 90 s, so ours wait
+// longer: the side that closes first loses no request.
+func (*serveOptions) server(handler http.Handler, log *logrus.Entry) *http.Server {
+	return &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      35 * time.Second,
+		IdleTimeout:       120 * time.Second,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          stdlog.New(httpErrors{log}, "", 0),
+	}
+}
+
+// httpErrors writes what net/http has to say about a connection to the debug log.
+type httpErrors struct{ log *logrus.Entry }
+
+func (h httpErrors) Write(line []byte) (int, error) {
+	h.log.WithField("cause", string(line[:min(len(line), 200)])).Debug("connection")
+	return len(line), nil
+}
+
+func serveUntilClosed(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serve: %w", err)
+}
+
+// operations answers the kubelet's probes and Prometheus.
+func operations(ready func() error, registry *prometheus.Registry) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
+	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := ready(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = io.WriteString(w, "ok\n")
+	})
+	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	return mux
+}
+
+// countClosed returns a hook that counts connections that have ended.
+func countClosed(registry *prometheus.Registry) func(recycle.Closed) {
+	closed := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "evenkeel_connections_closed_total",
+		Help: "Connections to the webhook that have ended, by the reason that the server had to end them: requests, age, drain, or other.",
+	}, []string{"reason"})
+	registry.MustRegister(closed)
+	return func(c recycle.Closed) { closed.WithLabelValues(c.Reason.String()).Inc() }
+}

@@ -1,0 +1,232 @@
+package webhook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/metadata/metadatainformer"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/evenkeel/evenkeel/patches"
+	"github.com/evenkeel/evenkeel/policy"
+)
+
+// Facts is what admission knows of the cluster: the annotations of opted-in
+// Namespaces and the versions of API server and kubelets. Informers keep it up to
+// date, so that no review waits for an API call.
+type Facts struct {
+	log        *logrus.Entry
+	client     kubernetes.Interface
+	namespaces cache.SharedIndexInformer
+	nodes      cache.SharedIndexInformer
+
+	mu sync.Mutex
+	// servers are the versions of the latest answers, since an upgrade runs two
+	// versions of the API server behind one address.
+	servers []patches.Version
+	kubelet patches.Version
+}
+
+// versionPeriod is how often the API server is asked for its version, and
+// versionMemory how many answers count.
+const (
+	versionPeriod = time.Minute
+	versionMemory = 5
+)
+
+// NewFacts returns the facts of the cluster of config. selector selects the
+// Namespaces that the webhook configuration calls us for.
+func NewFacts(config *rest.Config, selector labels.Selector, log *logrus.Entry) (*Facts, error) {
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("make client: %w", err)
+	}
+	metadataClient, err := metadata.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("make metadata client: %w", err)
+	}
+	f := &Facts{log: log, client: client}
+	f.namespaces = metadatainformer.NewFilteredMetadataInformer(metadataClient, corev1.SchemeGroupVersion.WithResource("namespaces"),
+		metav1.NamespaceAll, 0, cache.Indexers{}, func(o *metav1.ListOptions) { o.LabelSelector = selector.String() }).Informer()
+	f.nodes = informers.NewSharedInformerFactory(client, 0).Core().V1().Nodes().Informer()
+	if err := errors.Join(f.namespaces.SetTransform(trimNamespace), f.nodes.SetTransform(trimNode)); err != nil {
+		return nil, fmt.Errorf("set up informers: %w", err)
+	}
+	_, err = f.nodes.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { f.findOldestKubelet() },
+		UpdateFunc: func(before, after any) {
+			if kubeletVersion(before) != kubeletVersion(after) {
+				f.findOldestKubelet()
+			}
+		},
+		DeleteFunc: func(any) { f.findOldestKubelet() },
+	})
+	if err != nil {
+		return nil, fmt.Errorf("set up informers: %w", err)
+	}
+	return f, nil
+}
+
+// trimNamespace keeps name and annotations of ours.
+func trimNamespace(object any) (any, error) {
+	m, err := meta.Accessor(object)
+	if err != nil {
+		return object, nil //nolint:nilerr // a tombstone, which client-go handles itself
+	}
+	trimmed := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: m.GetName(), ResourceVersion: m.GetResourceVersion()}}
+	for key, value := range m.GetAnnotations() {
+		if strings.HasPrefix(key, policy.Prefix) {
+			metav1.SetMetaDataAnnotation(&trimmed.ObjectMeta, key, value)
+		}
+	}
+	return trimmed, nil
+}
+
+// trimNode keeps name and kubelet version.
+func trimNode(object any) (any, error) {
+	node, ok := object.(*corev1.Node)
+	if !ok {
+		return object, nil
+	}
+	trimmed := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node.Name, ResourceVersion: node.ResourceVersion}}
+	trimmed.Status.NodeInfo.KubeletVersion = node.Status.NodeInfo.KubeletVersion
+	return trimmed, nil
+}
+
+func kubeletVersion(object any) string {
+	if node, ok := object.(*corev1.Node); ok {
+		return node.Status.NodeInfo.KubeletVersion
+	}
+	return ""
+}
+
+// findOldestKubelet looks through all nodes. A node that has not reported a
+// version yet does not count.
+func (f *Facts) findOldestKubelet() {
+	var oldest patches.Version
+	for _, node := range f.nodes.GetStore().List() {
+		v, err := patches.ParseVersion(kubeletVersion(node))
+		if err == nil && (oldest == patches.Version{} || older(v, oldest)) {
+			oldest = v
+		}
+	}
+	f.mu.Lock()
+	changed := f.kubelet != oldest
+	f.kubelet = oldest
+	f.mu.Unlock()
+	if changed {
+		f.log.WithField("kubelet", oldest.String()).Info("oldest kubelet changed")
+	}
+}
+
+func older(a, b patches.Version) bool {
+	return a.Major < b.Major || a.Major == b.Major && a.Minor < b.Minor
+}
+
+// Run keeps the facts up to date until ctx ends.
+func (f *Facts) Run(ctx context.Context) {
+	var group wait.Group
+	group.StartWithContext(ctx, f.namespaces.RunWithContext)
+	group.StartWithContext(ctx, f.nodes.RunWithContext)
+	group.StartWithContext(ctx, func(ctx context.Context) {
+		// Until the first answer, ask more often: we are not ready without.
+		if wait.PollUntilContextCancel(ctx, time.Second, true, func(context.Context) (bool, error) { return f.askVersion(), nil }) == nil {
+			wait.UntilWithContext(ctx, func(context.Context) { f.askVersion() }, versionPeriod)
+		}
+	})
+	group.Wait()
+}
+
+// askVersion asks the API server for its version and reports whether it answered.
+func (f *Facts) askVersion() bool {
+	info, err := f.client.Discovery().ServerVersion()
+	if err != nil {
+		f.log.WithError(err).Warn("ask for API server version")
+		return false
+	}
+	v, err := patches.ParseVersion(info.GitVersion)
+	if err != nil {
+		f.log.WithError(err).Error("read API server version")
+		return false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.servers = append(f.servers, v)
+	if len(f.servers) > versionMemory {
+		f.servers = f.servers[1:]
+	}
+	return true
+}
+
+// Cluster returns the oldest API server of the latest answers, and the oldest
+// kubelet.
+func (f *Facts) Cluster() patches.Cluster {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c := patches.Cluster{OldestKubelet: f.kubelet}
+	for i, v := range f.servers {
+		if i == 0 || older(v, c.APIServer) {
+			c.APIServer = v
+		}
+	}
+	return c
+}
+
+// namespaceLag is how long a review waits for a Namespace that the API server
+// called us for and that the informer has not seen yet.
+const namespaceLag = 250 * time.Millisecond
+
+// Namespace returns the annotations under our prefix of an opted-in Namespace. For
+// one that is not known yet it waits a moment: it was labelled just now.
+func (f *Facts) Namespace(ctx context.Context, name string) map[string]string {
+	if annotations, ok := f.namespace(name); ok {
+		return annotations
+	}
+	ctx, cancel := context.WithTimeout(ctx, namespaceLag)
+	defer cancel()
+	var annotations map[string]string
+	_ = wait.PollUntilContextCancel(ctx, 5*time.Millisecond, false, func(context.Context) (found bool, _ error) {
+		annotations, found = f.namespace(name)
+		return found, nil
+	}) // still unknown: the operator's defaults hold
+	return annotations
+}
+
+func (f *Facts) namespace(name string) (map[string]string, bool) {
+	object, ok, err := f.namespaces.GetStore().GetByKey(name)
+	if err != nil || !ok {
+		return nil, false
+	}
+	m, err := meta.Accessor(object)
+	if err != nil {
+		return nil, false
+	}
+	return m.GetAnnotations(), true
+}
+
+// Ready returns an error that says what is still missing.
+func (f *Facts) Ready() error {
+	switch {
+	case !f.namespaces.HasSynced():
+		return errors.New("namespaces are not listed yet")
+	case !f.nodes.HasSynced():
+		return errors.New("nodes are not listed yet")
+	case f.Cluster().APIServer == patches.Version{}:
+		return errors.New("version of the API server is not known yet")
+	}
+	return nil
+}

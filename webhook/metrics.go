@@ -1,0 +1,87 @@
+package webhook
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/evenkeel/evenkeel/patches"
+)
+
+// metrics are the metrics of admission. Every label value comes from a closed set.
+type metrics struct {
+	reviews  *prometheus.CounterVec
+	defaults *prometheus.CounterVec
+	problems *prometheus.CounterVec
+	rejects  *prometheus.CounterVec
+	panics   prometheus.Counter
+	duration prometheus.Histogram
+}
+
+func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		reviews: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "evenkeel_admission_reviews_total",
+			Help: "Admission reviews answered, by kind and operation of the object and by what became of it: patched, unchanged or failed.",
+		}, []string{"kind", "operation", "outcome"}),
+		defaults: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "evenkeel_admission_defaults_total",
+			Help: "Decisions over a default, per container where it concerns containers, by kind of the object and by skip code, which is empty where the default was added.",
+		}, []string{"default", "kind", "skip"}),
+		problems: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "evenkeel_admission_problems_total",
+			Help: "Labels and annotations that could not be used as written, by kind of problem.",
+		}, []string{"code"}),
+		rejects: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "evenkeel_admission_rejected_requests_total",
+			Help: "HTTP requests that are no admission review, by what was wrong with them.",
+		}, []string{"reason"}),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "evenkeel_admission_panics_total",
+			Help: "Panics in reviews; the object was admitted unchanged.",
+		}),
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "evenkeel_admission_duration_seconds",
+			Help:    "Time to decide over one review, without reading and answering it.",
+			Buckets: []float64{.000025, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .05, .25, 1},
+		}),
+	}
+	for _, c := range []prometheus.Collector{m.reviews, m.defaults, m.problems, m.rejects, m.panics, m.duration} {
+		if err := registerer.Register(c); err != nil {
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	return m, nil
+}
+
+// observe counts one review.
+func (m *metrics) observe(operation patches.Operation, result *patches.Result, took time.Duration) {
+	kind := "other"
+	switch result.Kind {
+	case "Pod", "Deployment", "StatefulSet":
+		kind = result.Kind
+	}
+	if operation != patches.Create && operation != patches.Update {
+		operation = "other"
+	}
+	outcome := "unchanged"
+	switch {
+	case result.Err != nil:
+		outcome = "failed"
+	case len(result.Operations) > 0:
+		outcome = "patched"
+	}
+	m.reviews.WithLabelValues(kind, string(operation), outcome).Inc()
+	for _, d := range result.Decisions {
+		m.defaults.WithLabelValues(d.Default, kind, string(d.Skip)).Inc()
+	}
+	for _, p := range result.Problems {
+		m.problems.WithLabelValues(string(p.Code)).Inc()
+	}
+	m.duration.Observe(took.Seconds())
+}
+
+func (m *metrics) rejected(reason string) { m.rejects.WithLabelValues(reason).Inc() }
+
+func (m *metrics) panicked() { m.panics.Inc() }
