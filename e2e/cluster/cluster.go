@@ -232,7 +232,15 @@ func (c *Cluster) startOthers() error {
 
 // start starts one component with these flags and those of the Config, and watches over it.
 func (c *Cluster) start(name string, flags ...string) error {
-	command := slices.Concat([]string{filepath.Join(c.BinDir, name)}, flags, c.config.Flags[name])
+	return c.StartProgram(name, slices.Concat([]string{filepath.Join(c.BinDir, name)}, flags, c.config.Flags[name])...)
+}
+
+// StartProgram starts a program beside the components, a webhook for example: it ends with the cluster, its output goes
+// to LogDir as NAME.log, and PIDs lists it. No other running program may have that name.
+func (c *Cluster) StartProgram(name string, command ...string) error {
+	if c.reaper == nil {
+		return fmt.Errorf("start %s: %w", name, ErrEmbeddedOnly)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.stopped {
@@ -274,6 +282,12 @@ func (c *Cluster) stopProcess(name string, signal syscall.Signal, grace time.Dur
 	if p != nil {
 		p.stop(signal, grace)
 	}
+}
+
+// StopProgram sends the signal to a program that StartProgram started, waits, and kills it after grace. It does nothing
+// when the program doesn't run.
+func (c *Cluster) StopProgram(name string, signal syscall.Signal, grace time.Duration) {
+	c.stopProcess(name, signal, grace)
 }
 
 // PIDs returns the process id of each running component by its name; for an existing cluster none.
