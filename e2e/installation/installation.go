@@ -1,0 +1,351 @@
+// Package installation runs evenkeel against a control plane of package cluster: the program as a process on this
+// machine, reached through a Service as in a cluster, with the webhook configuration that deploy/ holds.
+package installation
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/evenkeel/evenkeel/e2e/cluster"
+)
+
+// The Service that the API server calls the webhook through, as in deploy/.
+const (
+	Namespace = "evenkeel-system"
+	Service   = "evenkeel"
+)
+
+// Root returns the directory of the repository.
+func Root() (string, error) {
+	_, file, _, ok := runtime.Caller(0)
+	if !ok {
+		return "", errors.New("find the repository: the build has no file names")
+	}
+	return filepath.Abs(filepath.Join(filepath.Dir(file), "..", ".."))
+}
+
+// Build builds evenkeel into dir with the build tags and returns the path of the program.
+func Build(ctx context.Context, dir string, tags ...string) (string, error) {
+	root, err := Root()
+	if err != nil {
+		return "", err
+	}
+	program := filepath.Join(dir, strings.Join(append([]string{"evenkeel"}, tags...), "-"))
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", program, "-tags", strings.Join(tags, ","), ".")
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build evenkeel: %w\n%s", err, out)
+	}
+	return program, nil
+}
+
+// Options say how to run evenkeel. The zero value is as deploy/ runs it.
+type Options struct {
+	Name  string   // of the process, among others of the cluster; "" means evenkeel
+	Tags  []string // build tags
+	Flags []string // of evenkeel serve, added to those that it needs here
+	// Configure changes the webhook configuration before it is stored.
+	Configure func(*admissionregistrationv1.MutatingWebhookConfiguration)
+	// Lifetime of the serving certificate; 0 means a day, negative values one that expired.
+	Lifetime time.Duration
+}
+
+// Installation is a running evenkeel.
+type Installation struct {
+	// Address is where it answers reviews, MetricsAddress where /livez, /readyz and /metrics are.
+	Address, MetricsAddress string
+	// CA verifies Address under the name Host.
+	CA      []byte
+	Host    string
+	Program string
+
+	cluster *cluster.Cluster
+	options Options
+	dir     string
+}
+
+// Install starts evenkeel, waits until it is ready, and registers it with the API server.
+func Install(ctx context.Context, c *cluster.Cluster, options Options) (*Installation, error) {
+	if options.Name == "" {
+		options.Name = "evenkeel"
+	}
+	if options.Lifetime == 0 {
+		options.Lifetime = 24 * time.Hour
+	}
+	i := &Installation{Host: Service + "." + Namespace + ".svc", cluster: c, options: options, dir: filepath.Join(c.Dir, options.Name)}
+	if err := os.MkdirAll(i.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("install evenkeel: %w", err)
+	}
+	var err error
+	if i.Program, err = Build(ctx, c.Dir, options.Tags...); err != nil {
+		return nil, err
+	}
+	if i.CA, err = WriteCertificate(i.dir, i.Host, options.Lifetime); err != nil {
+		return nil, err
+	}
+	for _, address := range []*string{&i.Address, &i.MetricsAddress} {
+		if *address, err = freeAddress(); err != nil {
+			return nil, err
+		}
+	}
+	if err := i.Start(ctx); err != nil {
+		return nil, err
+	}
+	return i, i.Register(ctx)
+}
+
+// Start starts the process, after Stop for example, with flags beside those of the Options, and waits until it is ready.
+func (i *Installation) Start(ctx context.Context, flags ...string) error {
+	if err := i.StartUnready(flags...); err != nil {
+		return err
+	}
+	if i.options.Lifetime < 0 {
+		return nil // an expired certificate is never ready
+	}
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		_, err := i.fetch(ctx, "/readyz")
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			return fmt.Errorf("evenkeel did not get ready: %w; its log:\n%s", err, i.Log())
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// StartUnready starts the process and does not wait.
+func (i *Installation) StartUnready(flags ...string) error {
+	return i.cluster.StartProgram(i.options.Name, slices.Concat([]string{i.Program, "serve",
+		"--listen=" + i.Address, "--metrics-listen=" + i.MetricsAddress, "--kubeconfig=" + i.cluster.Kubeconfig,
+		"--tls-cert-file=" + filepath.Join(i.dir, "tls.crt"), "--tls-key-file=" + filepath.Join(i.dir, "tls.key"),
+		"--drain-timeout=1s"}, i.options.Flags, flags)...)
+}
+
+// Stop ends the process with SIGTERM.
+func (i *Installation) Stop() { i.cluster.StopProgram(i.options.Name, syscall.SIGTERM, 10*time.Second) }
+
+// Signal sends a signal to the process, SIGSTOP for example.
+func (i *Installation) Signal(signal syscall.Signal) error {
+	pid, ok := i.cluster.PIDs()[i.options.Name]
+	if !ok {
+		return errors.New("evenkeel does not run")
+	}
+	return syscall.Kill(pid, signal)
+}
+
+// Uninstall removes the webhook configuration and ends the process.
+func (i *Installation) Uninstall(ctx context.Context) error {
+	configuration, err := i.configuration(ctx)
+	if err == nil {
+		err = i.cluster.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Delete(ctx, configuration.Name, metav1.DeleteOptions{})
+	}
+	i.Stop()
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// Log returns what the process has logged.
+func (i *Installation) Log() string {
+	content, err := os.ReadFile(filepath.Join(i.cluster.LogDir, i.options.Name+".log"))
+	if err != nil {
+		return err.Error()
+	}
+	return string(content)
+}
+
+// Metric returns the sum of the samples of a metric whose line holds all of the parts, such as `kind="Pod"`.
+func (i *Installation) Metric(ctx context.Context, name string, parts ...string) (float64, error) {
+	text, err := i.fetch(ctx, "/metrics")
+	if err != nil {
+		return 0, err
+	}
+	sum := 0.0
+line:
+	for line := range strings.Lines(text) {
+		series, value, ok := strings.Cut(strings.TrimSpace(line), " ")
+		if !ok || series != name && !strings.HasPrefix(series, name+"{") {
+			continue
+		}
+		for _, part := range parts {
+			if !strings.Contains(series, part) {
+				continue line
+			}
+		}
+		sample, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			return 0, fmt.Errorf("read metric %s: %w", name, err)
+		}
+		sum += sample
+	}
+	return sum, nil
+}
+
+// fetch returns the body of an answer of 200 from the operations port.
+func (i *Installation) fetch(ctx context.Context, path string) (string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+i.MetricsAddress+path, nil)
+	if err != nil {
+		return "", err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s: %s", path, response.Status, bytes.TrimSpace(body))
+	}
+	return string(body), err
+}
+
+// Register stores the webhook configuration of deploy/, which then calls this process through a Service.
+func (i *Installation) Register(ctx context.Context) error {
+	configuration, err := i.configuration(ctx)
+	if err != nil {
+		return err
+	}
+	return Register(ctx, i.cluster, configuration, i.Address, i.CA)
+}
+
+// Register stores a webhook configuration whose webhooks are then called at a loopback address through the Service of
+// deploy/.
+func Register(ctx context.Context, c *cluster.Cluster, configuration *admissionregistrationv1.MutatingWebhookConfiguration, address string, ca []byte) error {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return fmt.Errorf("register webhook: %w", err)
+	}
+	number, err := strconv.ParseInt(port, 10, 32)
+	if err != nil {
+		return fmt.Errorf("register webhook: %w", err)
+	}
+	if err := c.WebhookService(ctx, Namespace, Service, int(number)); err != nil {
+		return err
+	}
+	for w := range configuration.Webhooks {
+		port := int32(number)
+		configuration.Webhooks[w].ClientConfig.Service.Port = &port
+		configuration.Webhooks[w].ClientConfig.CABundle = ca
+	}
+	client := c.Client.AdmissionregistrationV1().MutatingWebhookConfigurations()
+	if err := client.Delete(ctx, configuration.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("register webhook: %w", err)
+	}
+	if _, err := client.Create(ctx, configuration, metav1.CreateOptions{}); err != nil {
+		return fmt.Errorf("register webhook: %w", err)
+	}
+	return nil
+}
+
+func (i *Installation) configuration(ctx context.Context) (*admissionregistrationv1.MutatingWebhookConfiguration, error) {
+	configuration, err := Configuration(ctx, i.cluster)
+	if err == nil && i.options.Configure != nil {
+		i.options.Configure(configuration)
+	}
+	return configuration, err
+}
+
+// Configuration returns the webhook configuration that deploy/ holds.
+func Configuration(ctx context.Context, c *cluster.Cluster) (*admissionregistrationv1.MutatingWebhookConfiguration, error) {
+	root, err := Root()
+	if err != nil {
+		return nil, err
+	}
+	cmd, err := c.KubectlCommand(ctx, "kustomize", filepath.Join(root, "deploy"))
+	if err != nil {
+		return nil, err
+	}
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("read deploy/: %w", err)
+	}
+	for document := range strings.SplitSeq(string(out), "\n---\n") {
+		var configuration admissionregistrationv1.MutatingWebhookConfiguration
+		if err := yaml.Unmarshal([]byte(document), &configuration); err == nil && configuration.Kind == "MutatingWebhookConfiguration" {
+			return &configuration, nil
+		}
+	}
+	return nil, errors.New("read deploy/: no MutatingWebhookConfiguration in it")
+}
+
+// freeAddress returns a loopback address that nobody listens on now, below the ports that systems pick for outgoing
+// connections.
+func freeAddress() (string, error) {
+	for range 200 {
+		offset, err := rand.Int(rand.Reader, big.NewInt(1999))
+		if err != nil {
+			return "", err
+		}
+		listener, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", 30800+offset.Int64()))
+		if err == nil {
+			return listener.Addr().String(), listener.Close()
+		}
+	}
+	return "", errors.New("find a free loopback port: none in 200 attempts")
+}
+
+// WriteCertificate writes tls.crt and tls.key, a certificate for host that ends after lifetime, into dir, and returns
+// the CA that signed it.
+func WriteCertificate(dir, host string, lifetime time.Duration) (ca []byte, err error) {
+	now := time.Now()
+	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make certificate: %w", err)
+	}
+	caTemplate := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "evenkeel test CA"},
+		NotBefore: now.Add(-48 * time.Hour), NotAfter: now.Add(48 * time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	caDER, err := x509.CreateCertificate(rand.Reader, caTemplate, caTemplate, caKey.Public(), caKey)
+	if err != nil {
+		return nil, fmt.Errorf("make certificate: %w", err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make certificate: %w", err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: host}, DNSNames: []string{host},
+		NotBefore: now.Add(-47 * time.Hour), NotAfter: now.Add(lifetime), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+	der, err := x509.CreateCertificate(rand.Reader, template, caTemplate, key.Public(), caKey)
+	if err != nil {
+		return nil, fmt.Errorf("make certificate: %w", err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("make certificate: %w", err)
+	}
+	for name, block := range map[string]*pem.Block{"tls.crt": {Type: "CERTIFICATE", Bytes: der}, "tls.key": {Type: "PRIVATE KEY", Bytes: keyDER}} {
+		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600); err != nil {
+			return nil, fmt.Errorf("write certificate: %w", err)
+		}
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER}), nil
+}
