@@ -63,7 +63,7 @@ func addAntiAffinity(in *input, out *output) {
 	}
 
 	term := podAffinityTerm{LabelSelector: selector}
-	if in.cluster.matchLabelKeys() && in.revisioned() && !bytes.Contains(selector, []byte(`"`+podTemplateHash+`"`)) {
+	if in.cluster.matchLabelKeys() && in.revisioned() && !mayName(selector, podTemplateHash) {
 		term.MatchLabelKeys = []string{podTemplateHash}
 	}
 	var rules podAntiAffinity
@@ -130,6 +130,13 @@ func (in *input) selector() (json.RawMessage, Skip) {
 		return nil, SkipTooLarge
 	}
 	return selector, SkipNone
+}
+
+// mayName reports whether the raw selector may have a requirement on label, which
+// then can't be in matchLabelKeys too: the API rejects such a term. An escape,
+// which no label needs, could hide it.
+func mayName(selector []byte, label string) bool {
+	return bytes.Contains(selector, []byte(`"`+label+`"`)) || bytes.IndexByte(selector, '\\') >= 0
 }
 
 // isEmpty reports whether the raw selector selects everything or nothing: not set,

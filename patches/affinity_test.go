@@ -1,0 +1,5 @@
+package patches
+
+import "testing"
+
+func TestAntiAffinity(t *testing.T) { runCases(t, "anti-affinity", addAntiAffinity) }
