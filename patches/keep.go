@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 
 	"gomodules.xyz/jsonpatch/v2"
 
@@ -44,12 +45,21 @@ func keep(before, after *object) ([]jsonpatch.Operation, bool) {
 			k.carry(oldContainers[i], newContainers[i], at, "readinessProbe")
 		}
 	}
-	if recorded(pod, DefaultPreStopSleep) {
+	if recorded(pod, DefaultPreStopSleep) && pod.grace != nil && raised(pod, after.pod.graceSeconds()) {
 		k.carryGrace(old, updated, path)
 	}
 	k.carry(old, updated, path, "metadata", "annotations", policy.InjectedAnnotation)
 	k.carry(old, updated, path, "metadata", "labels", policy.DefaultedLabel)
 	return k.out.ops, reflect.DeepEqual(old, updated)
+}
+
+// raised reports whether the grace period of pod is grace raised by a sleep of pod,
+// in seconds. Any other difference is a new grace period that the user wrote.
+func raised(pod *podTemplate, grace int64) bool {
+	return slices.ContainsFunc(pod.containers, func(c container) bool {
+		sleep := sleepOf(c.preStop)
+		return sleep > 0 && grace >= 0 && *pod.grace == grace+sleep
+	})
 }
 
 // decode reads a JSON object with its numbers as written.

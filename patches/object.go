@@ -352,7 +352,22 @@ func (p *podTemplate) readSpec(s *scanner) error {
 				}
 				var name string
 				err := once.string(s, 0, &name)
-				p.windows = name == "windows"
+				p.windows = p.windows || name == "windows"
+				return err
+			})
+		case "nodeSelector":
+			if err := once.check(6, "nodeSelector"); err != nil {
+				return err
+			}
+			var once seen
+			return s.object(func(key []byte) error {
+				if string(key) != "kubernetes.io/os" {
+					_, err := s.skip()
+					return err
+				}
+				var name string
+				err := once.string(s, 0, &name)
+				p.windows = p.windows || name == "windows"
 				return err
 			})
 		case "containers":

@@ -36,56 +36,67 @@ const apiGracePeriod = 30
 //	grace ≥ max                | at most half of grace        | 0
 //	raised in an earlier round | at most half of grace        | 0
 func addPreStopSleep(in *input, out *output) {
+	pod := in.pod()
+	grace := pod.graceSeconds()
+	again := in.raisedAgain(grace)
+	raise := addHooks(in, out, grace+again)
+	if again > 0 {
+		out.applied(DefaultPreStopSleep, "", fmt.Sprintf("grace period raised by %d s again", again))
+	}
+	if again+raise > 0 {
+		setGrace(pod, out, grace+again+raise)
+	}
+}
+
+// addHooks adds the hooks that fit into the grace period, and returns by how much
+// they raise it, all in seconds.
+func addHooks(in *input, out *output, grace int64) (raise int64) {
 	pod, seconds := in.pod(), int64(in.policy.PreStopSleep/time.Second)
 	switch {
 	case in.daemonSet() && !in.policy.Asked(policy.SettingPreStopSleep):
 		out.skip(DefaultPreStopSleep, "", SkipDaemonSet)
-		return
+		return 0
 	case seconds == 0:
 		out.skip(DefaultPreStopSleep, "", SkipOff)
-		return
+		return 0
 	}
 
 	serves := slices.ContainsFunc(pod.containers, func(c container) bool { return len(c.ports) > 0 })
-	var chosen []int
+	skips := make([]Skip, len(pod.containers))
 	for i := range pod.containers {
 		c := &pod.containers[i]
 		switch {
 		case c.preStop != nil:
-			out.skip(DefaultPreStopSleep, c.name, SkipUserSet)
+			skips[i] = SkipUserSet
 		case !in.selects(c):
-			out.skip(DefaultPreStopSleep, c.name, SkipNotSelected)
+			skips[i] = SkipNotSelected
 		case len(c.ports) == 0 && len(in.policy.Containers) == 0 && (serves || !in.policy.Asked(policy.SettingPreStopSleep)):
-			out.skip(DefaultPreStopSleep, c.name, SkipNoPort)
-		default:
-			chosen = append(chosen, i)
+			skips[i] = SkipNoPort
 		}
-	}
-	if len(chosen) == 0 {
-		raiseAgain(in, out)
-		return
 	}
 
 	native := in.cluster.nativeSleep()
-	if !native && (!in.config.AllowExecSleep || pod.windows) {
-		out.skip(DefaultPreStopSleep, "", SkipNoNativeSleep)
-		return
-	}
-	grace := int64(apiGracePeriod)
-	if pod.grace != nil {
-		grace = *pod.grace
-	}
 	sleep, raise := fit(grace, seconds, int64(in.config.MaxGracePeriod/time.Second), recorded(pod, DefaultPreStopSleep))
-	if sleep == 0 {
+	switch {
+	case !slices.Contains(skips, SkipNone):
+		raise = 0
+	case !native && (!in.config.AllowExecSleep || pod.windows):
+		out.skip(DefaultPreStopSleep, "", SkipNoNativeSleep)
+		return 0
+	case sleep == 0:
 		out.skip(DefaultPreStopSleep, "", SkipShortGracePeriod)
-		return
+		return 0
 	}
 
 	hook := corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: sleep}}
 	if !native {
 		hook = corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"sleep", strconv.FormatInt(sleep, 10)}}}
 	}
-	for _, i := range chosen {
+	for i, skip := range skips {
+		if skip != SkipNone {
+			out.skip(DefaultPreStopSleep, pod.containers[i].name, skip)
+			continue
+		}
 		path := fmt.Sprintf("%s/spec/containers/%d/lifecycle", pod.path, i)
 		if pod.containers[i].lifecycle {
 			out.add(path+"/preStop", hook)
@@ -94,9 +105,15 @@ func addPreStopSleep(in *input, out *output) {
 		}
 		out.applied(DefaultPreStopSleep, pod.containers[i].name, fmt.Sprintf("sleep %d s", sleep))
 	}
-	if raise > 0 {
-		setGrace(pod, out, grace+raise)
+	return raise
+}
+
+// graceSeconds returns the termination grace period.
+func (p *podTemplate) graceSeconds() int64 {
+	if p.grace == nil {
+		return apiGracePeriod
 	}
+	return *p.grace
 }
 
 func setGrace(pod *podTemplate, out *output, seconds int64) {
@@ -108,28 +125,40 @@ func setGrace(pod *podTemplate, out *output, seconds int64) {
 	}
 }
 
-// raiseAgain keeps the application's shutdown time when an update writes a grace
-// period of its own into a template that carries our hook: the update's author
-// means the time without the sleep, and one shorter than the sleep would make the
-// object invalid.
-func raiseAgain(in *input, out *output) {
+// raisedAgain returns by how many seconds to raise a grace period that an update
+// wrote over the one we raised, under a hook of ours that stands: the update's
+// author means the time without the sleep (kubectl apply of an unchanged manifest
+// does this each time), and one shorter than the sleep would make the object
+// invalid. That holds whatever the settings say by now.
+//
+// A template that brings a hook of its own along, as a rollback to an earlier
+// revision does, brings the grace period that fits it.
+func (in *input) raisedAgain(grace int64) int64 {
 	pod := in.pod()
-	if in.old == nil || !recorded(&in.old.pod, DefaultPreStopSleep) || pod.grace == nil || in.old.pod.grace == nil ||
-		*pod.grace == *in.old.pod.grace {
-		return
+	if in.old == nil || !recorded(pod, DefaultPreStopSleep) || !recorded(&in.old.pod, DefaultPreStopSleep) ||
+		in.old.pod.grace == nil || *in.old.pod.grace == grace {
+		return 0
 	}
-	sleep := int64(0)
+	sleep := int64(0) // the shortest, unless one explains the difference
 	for i := range pod.containers {
-		if seconds := sleepOf(pod.containers[i].preStop); seconds > 0 && (sleep == 0 || seconds < sleep) {
+		seconds := sleepOf(pod.containers[i].preStop)
+		stood := slices.ContainsFunc(in.old.pod.containers, func(c container) bool {
+			return c.name == pod.containers[i].name && sleepOf(c.preStop) == seconds
+		})
+		if seconds <= 0 || !stood {
+			continue
+		}
+		if grace+seconds == *in.old.pod.grace {
+			return seconds
+		}
+		if sleep == 0 || seconds < sleep {
 			sleep = seconds
 		}
 	}
-	grace := max(*pod.grace, 0)
-	raise := max(min(sleep, int64(in.config.MaxGracePeriod/time.Second)-grace), sleep-grace)
-	if sleep > 0 && raise > 0 {
-		setGrace(pod, out, grace+raise)
-		out.applied(DefaultPreStopSleep, "", fmt.Sprintf("grace period raised by %d s", raise))
+	if sleep == 0 {
+		return 0
 	}
+	return max(min(sleep, int64(in.config.MaxGracePeriod/time.Second)-grace), sleep-grace, 0)
 }
 
 // sleepOf returns the seconds of a hook that does nothing but sleep, or 0.
