@@ -155,16 +155,6 @@ func (in *input) selects(c *container) bool {
 	return false
 }
 
-// askedIn returns the source that decided the named setting.
-func (in *input) askedIn(setting string) policy.Source {
-	for _, s := range in.sources {
-		if _, ok := s.Values[policy.Prefix+setting]; ok {
-			return s.Source
-		}
-	}
-	return policy.SourceFlag
-}
-
 // output is what generators append to.
 type output struct {
 	ops       []jsonpatch.Operation
@@ -191,6 +181,9 @@ func (o *output) applied(name, container, detail string) {
 
 func (o *output) problem(source policy.Source, setting, reason, allowed string) {
 	key := policy.Prefix + setting
+	if source == policy.SourceFlag {
+		key = "--" + setting
+	}
 	p := policy.Problem{Code: policy.ProblemTarget, Source: source, Key: key, Reason: reason, Allowed: allowed}
 	for _, s := range o.sources {
 		if s.Source == source {
@@ -339,7 +332,7 @@ func (in *input) resolve(namespace map[string]string, result *Result) {
 			found = found || o.pod.containers[i].name == name
 		}
 		if !found {
-			source := in.askedIn(policy.SettingContainers)
+			source := p.From(policy.SettingContainers)
 			problems = append(problems, policy.Problem{Code: policy.ProblemTarget, Source: source,
 				Key: policy.Prefix + policy.SettingContainers, Value: name, Reason: "names no container of the pod",
 				Allowed: containerNames(o.pod.containers)})

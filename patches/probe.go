@@ -42,7 +42,7 @@ func addReadinessProbe(in *input, out *output) {
 	target := -1 // the only container that an explicit probe is for
 	if probe.Kind != policy.ProbeAuto {
 		if target = in.probed(); target < 0 {
-			out.problem(in.askedIn(policy.SettingReadinessProbe), policy.SettingReadinessProbe,
+			out.problem(in.policy.From(policy.SettingReadinessProbe), policy.SettingReadinessProbe,
 				"names a port that not exactly one container declares", "a declared port, or evenkeel.dev/containers to choose")
 			out.skip(DefaultReadinessProbe, "", SkipUnknownPort)
 			return
@@ -103,7 +103,7 @@ func (in *input) probed() int {
 		}
 		selected = append(selected, i)
 		if slices.ContainsFunc(c.ports, func(p port) bool {
-			return p.tcp && (p.number == int64(probe.PortNumber) || probe.PortName != "" && p.name == probe.PortName)
+			return p.tcp && (probe.PortName == "" && p.number == int64(probe.PortNumber) || probe.PortName != "" && p.name == probe.PortName)
 		}) {
 			declaring = append(declaring, i)
 		}
@@ -137,11 +137,7 @@ func asked(probe policy.Probe, c *container) (handler, Skip) {
 			number = p.number
 		}
 	}
-	action := corev1.GRPCAction{Port: int32(number)}
-	if probe.Service != "" {
-		action.Service = &probe.Service
-	}
-	return handler{"grpc", marshal(action)}, SkipNone
+	return handler{"grpc", marshal(corev1.GRPCAction{Port: int32(number), Service: &probe.Service})}, SkipNone
 }
 
 // obvious returns the handler that the container's own probes or ports suggest.

@@ -124,19 +124,26 @@ type Policy struct {
 	// nil for all that serve.
 	Containers []string
 
-	asked uint32 // bit i: settings[i] comes from the workload or its pod template
+	from [8]Source // by row of the table: where it was set, "" for flag or built-in
+}
+
+// From returns the source that decided the named setting, SourceFlag for flags and
+// the built-in default.
+func (p *Policy) From(name string) Source {
+	for i := range settings {
+		if settings[i].Name == name && p.from[i] != "" {
+			return p.from[i]
+		}
+	}
+	return SourceFlag
 }
 
 // Asked reports whether the named setting comes from an annotation of the
 // workload or of its pod template, rather than from the Namespace, a flag or the
 // built-in default: whoever wrote it knows this very workload.
 func (p *Policy) Asked(name string) bool {
-	for i := range settings {
-		if settings[i].Name == name {
-			return p.asked&(1<<i) != 0
-		}
-	}
-	return false
+	from := p.From(name)
+	return from == SourceWorkload || from == SourcePodTemplate
 }
 
 // Source says where annotations stand.
@@ -201,9 +208,7 @@ func (p *Policy) apply(s Annotations, bounds Bounds) []Problem {
 			problems = append(problems, Problem{Code: ProblemClamped, Source: s.Source, Key: key, Value: value,
 				Reason: "is above the operator's bound and lowered", Allowed: "at most " + clamped})
 		}
-		if s.Source == SourceWorkload || s.Source == SourcePodTemplate {
-			p.asked |= 1 << i
-		}
+		p.from[i] = s.Source
 	}
 	unknown := make([]string, 0, 4)
 	for key := range s.Values {

@@ -1,0 +1,5 @@
+package patches
+
+import "testing"
+
+func TestReadinessProbe(t *testing.T) { runCases(t, "readiness-probe", addReadinessProbe) }
