@@ -59,10 +59,16 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return exitDone
 	case errors.Is(err, errMissing):
 		return exitMissing
-	case errors.As(err, &usage) || command == root: // cobra's own "unknown command"
-		_, _ = fmt.Fprintf(stderr, "Error: %s\nRun '%s --help' for usage.\n", strings.TrimSpace(err.Error()), command.CommandPath())
-	default:
-		_, _ = fmt.Fprintf(stderr, "Error: %v\n", err)
+	}
+	failures := []error{err}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { // of errors.Join
+		failures = joined.Unwrap()
+	}
+	for _, failure := range failures {
+		_, _ = fmt.Fprintf(stderr, "Error: %s\n", strings.TrimSpace(failure.Error())) // nobody left to tell
+	}
+	if errors.As(err, &usage) || command == root { // cobra's own "unknown command"
+		_, _ = fmt.Fprintf(stderr, "Run '%s --help' for usage.\n", command.CommandPath())
 	}
 	return exitFailed
 }
@@ -103,6 +109,7 @@ func newRootCommand(program string) *cobra.Command {
 	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), "Flags.FlagUsages", "Flags.FlagUsagesWrapped 100"))
 	root.AddCommand(
 		newServeCommand(),
+		newInjectCommand(name),
 		newVersionCommand(),
 	)
 	return root

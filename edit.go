@@ -1,0 +1,686 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+	"gomodules.xyz/jsonpatch/v2"
+	applier "gopkg.in/evanphx/json-patch.v4"
+)
+
+// change is an operation that adds a member to an object, or replaces its value.
+type change struct {
+	path  []string
+	value json.RawMessage
+}
+
+// apply returns body with the operations applied to it, and reports whether it
+// kept its formatting. First they are written into the text, where everything else
+// stays as it is; where that does not work out, into the tree, which keeps the
+// comments; and JSON is encoded anew. Each way is proven: the result is read again
+// and must be the value that the JSON patch gives. None is trusted, so whatever
+// YAML has in store, an addition can't end up in a wrong place.
+func (d *document) apply(ops []jsonpatch.Operation) (body string, formatted bool, err error) {
+	changes := make([]change, len(ops))
+	for i, op := range ops {
+		value, ok := op.Value.(json.RawMessage)
+		if !ok || op.Operation != "add" && op.Operation != "replace" {
+			return "", false, fmt.Errorf("operation %s %s is not known", op.Operation, op.Path)
+		}
+		changes[i] = change{pointerKeys(op.Path), value}
+	}
+	patch, err := json.Marshal(ops)
+	if err != nil {
+		return "", false, fmt.Errorf("encode operations: %w", err)
+	}
+	want, err := patched(d.value, patch)
+	if err != nil {
+		return "", false, err
+	}
+	ways := []func(*document, []change) (string, error){editText, editTree}
+	if d.isJSON {
+		ways[1] = func(*document, []change) (string, error) { return d.encodeJSON(want) }
+	}
+	for i, write := range ways {
+		body, err = write(d, changes)
+		if err == nil {
+			err = d.proves(body, want)
+		}
+		if err == nil {
+			return body, i == 0, nil
+		}
+	}
+	return "", false, err
+}
+
+// patched applies a JSON patch to a JSON document.
+func patched(value, patch []byte) ([]byte, error) {
+	decoded, err := applier.DecodePatch(patch)
+	if err != nil {
+		return nil, fmt.Errorf("read patch: %w", err)
+	}
+	value, err = decoded.Apply(value)
+	if err != nil {
+		return nil, fmt.Errorf("apply patch: %w", err)
+	}
+	return value, nil
+}
+
+// proves returns an error when body, in the place of the document's, would not be
+// read as the value want.
+func (d *document) proves(body string, want []byte) error {
+	m, err := readManifest("", d.before+body+d.after)
+	if err != nil {
+		return fmt.Errorf("read result: %w", err)
+	}
+	if len(m.documents) != 1 || m.documents[0].isJSON != d.isJSON || !sameValue(m.documents[0].value, want) {
+		return errors.New("the additions can't be written into this YAML; please report it")
+	}
+	return nil
+}
+
+// sameValue reports whether two JSON documents are the same value.
+func sameValue(a, b []byte) bool {
+	x, err1 := decodeJSON(a)
+	y, err2 := decodeJSON(b)
+	return err1 == nil && err2 == nil && reflect.DeepEqual(x, y)
+}
+
+// decodeJSON decodes a value with its numbers as written.
+func decodeJSON(raw []byte) (value any, err error) {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	err = d.Decode(&value)
+	return value, err
+}
+
+// encodeJSON returns value with about the indentation that body has.
+func (d *document) encodeJSON(value []byte) (string, error) {
+	rest := d.body[len(strings.TrimRight(d.body, " \t\r\n")):]
+	if !strings.Contains(strings.TrimSpace(d.body), "\n") {
+		return string(value) + rest, nil
+	}
+	var b bytes.Buffer
+	err := json.Indent(&b, value, "", "  ")
+	return b.String() + rest, err
+}
+
+// errNoPlace says that a change can't be written as text.
+var errNoPlace = errors.New("no place in the text")
+
+// editor writes changes into the text of a document.
+type editor struct {
+	text   string
+	starts []int // the offset of each line
+	style  style
+	edits  []edit
+	// merged are the aliases that have become merge keys.
+	merged map[*yaml.Node]bool
+}
+
+// style is how the author of a document writes.
+type style struct {
+	indent  int  // of a mapping in a mapping, in spaces
+	compact bool // elements of a sequence stand no deeper than their key
+	newline string
+	isJSON  bool
+}
+
+// edit replaces length bytes at offset. Of several at one offset, the one that is
+// indented more comes first: it belongs to what ends there.
+type edit struct {
+	offset, length, indent int
+	text                   string
+}
+
+// editText returns body with the changes inserted as text.
+func editText(d *document, changes []change) (string, error) {
+	if d.root == nil {
+		return "", errNoPlace
+	}
+	e := &editor{text: d.body, starts: []int{0}, style: styleOf(d), merged: map[*yaml.Node]bool{}}
+	for i := range d.body {
+		if d.body[i] == '\n' {
+			e.starts = append(e.starts, i+1)
+		}
+	}
+	for _, c := range changes {
+		if err := e.change(d.root, c); err != nil {
+			return "", err
+		}
+	}
+	slices.SortStableFunc(e.edits, func(a, b edit) int {
+		return cmp.Or(cmp.Compare(a.offset, b.offset), cmp.Compare(b.indent, a.indent))
+	})
+	var b strings.Builder
+	at := 0
+	for _, edit := range e.edits {
+		if edit.offset < at {
+			return "", errNoPlace
+		}
+		b.WriteString(d.body[at:edit.offset] + edit.text)
+		at = edit.offset + edit.length
+	}
+	b.WriteString(d.body[at:])
+	return b.String(), nil
+}
+
+// styleOf returns how the author of a document writes.
+func styleOf(d *document) style {
+	s := style{indent: 2, compact: true, newline: "\n", isJSON: d.isJSON}
+	if strings.Contains(d.body, "\r\n") {
+		s.newline = "\r\n"
+	}
+	found, sequences := false, 0
+	var look func(*yaml.Node)
+	look = func(n *yaml.Node) {
+		for i, value := range n.Content {
+			if n.Kind == yaml.MappingNode && i%2 == 1 {
+				key := n.Content[i-1]
+				step := value.Column - key.Column
+				switch {
+				case value.Line == key.Line:
+				case value.Kind == yaml.MappingNode && step > 0 && !found:
+					s.indent, found = min(step, 8), true
+				case value.Kind == yaml.SequenceNode && value.Style&yaml.FlowStyle == 0 && step > 0:
+					sequences++
+				case value.Kind == yaml.SequenceNode && value.Style&yaml.FlowStyle == 0:
+					sequences--
+				}
+			}
+			look(value)
+		}
+	}
+	look(d.root)
+	s.compact = sequences <= 0
+	return s
+}
+
+// change finds the place of one change and notes the edit.
+func (e *editor) change(root *yaml.Node, c change) error {
+	var above, name *yaml.Node // the mapping around node, and node's key in it
+	node := root
+	for _, key := range c.path[:len(c.path)-1] {
+		if node.Kind == yaml.AliasNode {
+			return errNoPlace
+		}
+		above = node
+		name, node = child(node, key)
+		if node == nil {
+			return errNoPlace
+		}
+	}
+	key := c.path[len(c.path)-1]
+	if node.Kind == yaml.AliasNode {
+		return e.mergeAlias(above, name, node, change{[]string{key}, c.value})
+	}
+	if node.Kind != yaml.MappingNode {
+		return errNoPlace
+	}
+	member := map[string]json.RawMessage{key: c.value}
+	if k, value := child(node, key); value != nil {
+		return e.replace(node, k, value, c.value)
+	}
+	switch {
+	case node.Style&yaml.FlowStyle == 0:
+		return e.appendBlock(node, member)
+	case len(node.Content) > 0:
+		return e.insertFlow(node, member)
+	case e.style.isJSON || above == nil || above.Kind != yaml.MappingNode || above.Style&yaml.FlowStyle != 0:
+		return e.fillFlow(node, key, member)
+	}
+	return e.fillBlock(name, node, member)
+}
+
+// offset returns the place of a node in the text. The parser counts characters.
+func (e *editor) offset(n *yaml.Node) (int, error) {
+	if n.Line < 1 || n.Line > len(e.starts) || n.Column < 1 {
+		return 0, errNoPlace
+	}
+	column := 0
+	for i := range e.text[e.starts[n.Line-1]:] {
+		if column++; column == n.Column {
+			return e.starts[n.Line-1] + i, nil
+		}
+	}
+	return 0, errNoPlace
+}
+
+// line returns the text of a line, from 1, without its end.
+func (e *editor) line(number int) string {
+	end := len(e.text)
+	if number < len(e.starts) {
+		end = e.starts[number]
+	}
+	return strings.TrimRight(e.text[e.starts[number-1]:end], "\r\n")
+}
+
+// appendBlock adds a member behind the last one of a block mapping.
+func (e *editor) appendBlock(node *yaml.Node, member map[string]json.RawMessage) error {
+	if len(node.Content) == 0 {
+		return errNoPlace
+	}
+	indent := node.Content[0].Column - 1
+	last := lastLine(node)
+	if last > len(e.starts) {
+		return errNoPlace
+	}
+	comments := true // those right behind belong to the mapping
+	for number := last + 1; number <= len(e.starts); number++ {
+		line := e.line(number)
+		content := strings.TrimLeft(line, " \t")
+		switch depth := len(line) - len(content); {
+		case content == "":
+			comments = false
+			continue
+		case depth > indent, content[0] == ']', content[0] == '}', // the rest of the last value
+			depth == indent && content[0] == '#' && comments:
+			last = number
+			continue
+		}
+		break
+	}
+	return e.insertLines(last, indent, member)
+}
+
+// lastLine returns the last line on which anything in n begins.
+func lastLine(n *yaml.Node) int {
+	line := n.Line
+	for _, inner := range n.Content {
+		line = max(line, lastLine(inner))
+	}
+	return line
+}
+
+// insertLines adds a member of a block mapping behind a line.
+func (e *editor) insertLines(number, indent int, member any) error {
+	lines, err := e.render(member, indent)
+	if err != nil {
+		return err
+	}
+	if number < len(e.starts) {
+		e.edits = append(e.edits, edit{e.starts[number], 0, indent, strings.Join(lines, e.style.newline) + e.style.newline})
+		return nil
+	}
+	// The last line of the text does not end in a line feed.
+	e.edits = append(e.edits, edit{len(e.text), 0, indent, e.style.newline + strings.Join(lines, e.style.newline)})
+	return nil
+}
+
+// render returns a mapping as indented lines in the author's style.
+func (e *editor) render(member any, indent int) ([]string, error) {
+	node, err := nodeOf(member)
+	if err != nil {
+		return nil, err
+	}
+	text, err := encodeYAML(node, e.style)
+	if err != nil {
+		return nil, err
+	}
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	for i, line := range lines {
+		if line != "" {
+			lines[i] = strings.Repeat(" ", indent) + line
+		}
+	}
+	return lines, nil
+}
+
+// nodeOf returns a JSON value as a tree in block style.
+func nodeOf(value any) (*yaml.Node, error) {
+	text, err := json.Marshal(value)
+	if err != nil {
+		return nil, fmt.Errorf("encode addition: %w", err)
+	}
+	var document yaml.Node
+	if err := yaml.Unmarshal(text, &document); err != nil {
+		return nil, fmt.Errorf("convert addition: %w", err)
+	}
+	var plain func(*yaml.Node)
+	plain = func(n *yaml.Node) {
+		n.Style = 0
+		for _, inner := range n.Content {
+			plain(inner)
+		}
+	}
+	plain(&document)
+	return document.Content[0], nil
+}
+
+// encodeYAML encodes a tree in a style, with plain line feeds.
+func encodeYAML(node *yaml.Node, s style) (string, error) {
+	var b bytes.Buffer
+	encoder := yaml.NewEncoder(&b)
+	encoder.SetIndent(s.indent)
+	if s.compact {
+		encoder.CompactSeqIndent()
+	}
+	if err := encoder.Encode(node); err != nil {
+		return "", fmt.Errorf("encode YAML: %w", err)
+	}
+	if err := encoder.Close(); err != nil {
+		return "", fmt.Errorf("encode YAML: %w", err)
+	}
+	return b.String(), nil
+}
+
+// insertFlow adds a member to a flow mapping, or a JSON object, that has members:
+// behind the first one, whose end is where the second begins, else before it.
+func (e *editor) insertFlow(node *yaml.Node, member map[string]json.RawMessage) error {
+	next := node.Content[0]
+	if len(node.Content) > 2 {
+		next = node.Content[2]
+	}
+	at, err := e.offset(next)
+	if err != nil {
+		return err
+	}
+	text, err := e.flow(node, member)
+	if err != nil {
+		return err
+	}
+	separator := ", "
+	start := e.starts[next.Line-1]
+	switch indent := e.text[start:at]; {
+	case next.Line != node.Line && strings.TrimSpace(indent) == "": // one member per line
+		if e.style.isJSON {
+			var b bytes.Buffer
+			if err := json.Indent(&b, []byte(text), indent, strings.Repeat(" ", max(e.style.indent, 1))); err != nil {
+				return fmt.Errorf("indent addition: %w", err)
+			}
+			text = b.String()
+		}
+		separator = "," + e.style.newline + indent
+	case e.style.isJSON:
+		separator = ","
+	}
+	e.edits = append(e.edits, edit{at, 0, 0, flowMember(text) + separator})
+	return nil
+}
+
+// flowMember strips the braces of a mapping with one member.
+func flowMember(text string) string {
+	text = strings.TrimSpace(text)
+	return strings.TrimSpace(text[1 : len(text)-1])
+}
+
+// flow returns a member as a flow mapping on one line.
+func (e *editor) flow(node *yaml.Node, member map[string]json.RawMessage) (string, error) {
+	if e.style.isJSON {
+		text, err := json.Marshal(member)
+		return string(text), err
+	}
+	tree, err := nodeOf(member)
+	if err != nil {
+		return "", err
+	}
+	tree.Style = yaml.FlowStyle
+	text, err := encodeYAML(tree, e.style)
+	return strings.TrimSpace(text), err
+}
+
+// fillFlow adds the first member to an empty flow mapping inside another.
+func (e *editor) fillFlow(node *yaml.Node, key string, member map[string]json.RawMessage) error {
+	at, length, err := e.empty(node)
+	if err != nil {
+		return err
+	}
+	text, err := e.flow(node, member)
+	if err != nil {
+		return err
+	}
+	for i := range e.edits { // a second member of the same mapping
+		if e.edits[i].offset == at && e.edits[i].length == length {
+			e.edits[i].text = strings.TrimSuffix(e.edits[i].text, "}") + "," + strings.TrimPrefix(text, "{")
+			return nil
+		}
+	}
+	e.edits = append(e.edits, edit{at, length, 0, text})
+	return nil
+}
+
+// empty returns the place of an empty flow mapping and its length.
+func (e *editor) empty(node *yaml.Node) (at, length int, err error) {
+	if at, err = e.offset(node); err != nil {
+		return 0, 0, err
+	}
+	end := strings.IndexByte(e.text[at:], '}') + 1
+	if end < 2 || e.text[at] != '{' || strings.TrimSpace(e.text[at+1:at+end-1]) != "" {
+		return 0, 0, errNoPlace
+	}
+	return at, end, nil
+}
+
+// fillBlock turns an empty flow mapping, the value of name, into a block mapping.
+func (e *editor) fillBlock(name, node *yaml.Node, member map[string]json.RawMessage) error {
+	at, length, err := e.empty(node)
+	if err != nil {
+		return err
+	}
+	return e.becomeBlock(name, at, length, member)
+}
+
+// becomeBlock removes the value of name, which stands on one line, and adds a
+// member in the lines behind it.
+func (e *editor) becomeBlock(name *yaml.Node, at, length int, member any) error {
+	number, _ := slices.BinarySearch(e.starts, at+1) // the line that holds at
+	rest := strings.TrimLeft(e.line(number)[at+length-e.starts[number-1]:], " \t")
+	if rest != "" && rest[0] != '#' {
+		return errNoPlace
+	}
+	if rest == "" && length > 0 && e.text[at-1] == ' ' {
+		at--
+		length++
+	}
+	removal := edit{at, length, 0, ""}
+	if length > 0 && !slices.Contains(e.edits, removal) { // a second member finds it done
+		e.edits = append(e.edits, removal)
+	}
+	return e.insertLines(number, name.Column-1+e.style.indent, member)
+}
+
+// replace writes a value in the place of a number or of null.
+func (e *editor) replace(around, name, value *yaml.Node, with json.RawMessage) error {
+	token := value.Value
+	if value.Kind == yaml.AliasNode {
+		token = "*" + value.Value
+	} else if value.Kind != yaml.ScalarNode || value.Style != 0 || value.Anchor != "" {
+		return errNoPlace
+	}
+	at, err := e.offset(value)
+	if token == "" { // nothing behind the colon
+		at, err = e.offset(name)
+		if colon := strings.IndexByte(e.text[at:], ':'); colon >= 0 {
+			at += colon + 1
+		}
+	}
+	if err != nil || !strings.HasPrefix(e.text[at:], token) {
+		return errNoPlace
+	}
+	if with[0] != '{' {
+		e.edits = append(e.edits, edit{at, len(token), 0, strings.Repeat(" ", 1-min(len(token), 1)) + string(with)})
+		return nil
+	}
+	if around.Style&yaml.FlowStyle != 0 {
+		e.edits = append(e.edits, edit{at, len(token), 0, " " + string(with)})
+		return nil
+	}
+	return e.becomeBlock(name, at, len(token), with)
+}
+
+// mergeAlias adds a member to a mapping that is written as an alias, by merging
+// what the alias stands for and the member: the alias's other places stay alone.
+func (e *editor) mergeAlias(around, name, alias *yaml.Node, c change) error {
+	if around == nil || around.Kind != yaml.MappingNode || around.Style&yaml.FlowStyle != 0 ||
+		alias.Alias.Kind != yaml.MappingNode {
+		return errNoPlace
+	}
+	if _, value := child(alias.Alias, c.path[0]); value != nil {
+		return errNoPlace
+	}
+	at, err := e.offset(alias)
+	token := "*" + alias.Value
+	if err != nil || !strings.HasPrefix(e.text[at:], token) {
+		return errNoPlace
+	}
+	number, _ := slices.BinarySearch(e.starts, at+1)
+	member := map[string]json.RawMessage{c.path[0]: c.value}
+	indent := name.Column - 1 + e.style.indent
+	if e.merged[alias] {
+		return e.insertLines(number, indent, member)
+	}
+	e.merged[alias] = true
+	merge := strings.Repeat(" ", indent) + "<<: " + token
+	if err := e.becomeBlock(name, at, len(token), member); err != nil {
+		return err
+	}
+	last := &e.edits[len(e.edits)-1]
+	if strings.HasPrefix(last.text, e.style.newline) {
+		last.text = e.style.newline + merge + last.text
+	} else {
+		last.text = merge + e.style.newline + last.text
+	}
+	return nil
+}
+
+// editTree returns body with the changes made in its tree and encoded anew.
+func editTree(d *document, changes []change) (string, error) {
+	root, err := parseYAML(d.body)
+	if err != nil {
+		return "", err
+	}
+	t := &tree{root}
+	for _, c := range changes {
+		node := t.own(t.root)
+		for _, key := range c.path[:len(c.path)-1] {
+			if node = t.descend(node, key); node == nil {
+				return "", errNoPlace
+			}
+		}
+		key := c.path[len(c.path)-1]
+		value, err := nodeOf(c.value)
+		if err != nil {
+			return "", err
+		}
+		if node.Kind != yaml.MappingNode {
+			return "", errNoPlace
+		}
+		if node.Style&yaml.FlowStyle != 0 && len(node.Content) == 0 {
+			node.Style = 0
+		}
+		t.set(node, key, value)
+	}
+	text, err := encodeYAML(t.root, styleOf(d))
+	if err != nil {
+		return "", err
+	}
+	if strings.Contains(d.body, "\r\n") {
+		text = strings.ReplaceAll(text, "\n", "\r\n")
+	}
+	if d.before == "" || strings.HasSuffix(d.body, "\n") {
+		return text, nil
+	}
+	return strings.TrimRight(text, "\r\n"), nil
+}
+
+// tree is a document to be changed.
+type tree struct{ root *yaml.Node }
+
+// own makes sure that node is in one place only: an alias becomes a copy, and the
+// aliases of an anchor become copies, so that a change does not show elsewhere.
+func (t *tree) own(node *yaml.Node) *yaml.Node {
+	if node.Kind == yaml.AliasNode {
+		*node = *copyOf(node.Alias)
+	}
+	if node.Anchor != "" {
+		t.release(t.root, node)
+		node.Anchor = ""
+	}
+	return node
+}
+
+// release turns the aliases of target below n into copies.
+func (t *tree) release(n, target *yaml.Node) {
+	if n.Kind == yaml.AliasNode && n.Alias == target {
+		*n = *copyOf(target)
+		return
+	}
+	for _, inner := range n.Content {
+		t.release(inner, target)
+	}
+}
+
+// copyOf returns a deep copy without anchors; aliases in it stay.
+func copyOf(n *yaml.Node) *yaml.Node {
+	c := *n
+	c.Anchor = ""
+	c.Content = make([]*yaml.Node, len(n.Content))
+	for i, inner := range n.Content {
+		c.Content[i] = copyOf(inner)
+	}
+	return &c
+}
+
+// descend returns the member or element of node, in one place only; nil without
+// one. A member that a merge key brings is copied into node, where it hides the
+// merged one.
+func (t *tree) descend(node *yaml.Node, key string) *yaml.Node {
+	if _, value := child(node, key); value != nil {
+		return t.own(value)
+	}
+	_, merged := child(node, "<<")
+	if merged == nil || node.Kind != yaml.MappingNode {
+		return nil
+	}
+	sources := []*yaml.Node{merged}
+	if merged.Kind == yaml.SequenceNode {
+		sources = merged.Content
+	}
+	for _, source := range sources {
+		if source.Kind == yaml.AliasNode {
+			source = source.Alias
+		}
+		if value := t.find(source, key); value != nil {
+			own := copyOf(value)
+			if own.Kind == yaml.AliasNode {
+				own = copyOf(own.Alias)
+			}
+			t.set(node, key, own)
+			return own
+		}
+	}
+	return nil
+}
+
+// find returns the member of a mapping or of what is merged into it.
+func (t *tree) find(node *yaml.Node, key string) *yaml.Node {
+	if _, value := child(node, key); value != nil {
+		return value
+	}
+	return nil
+}
+
+// set sets a member of a mapping.
+func (t *tree) set(node *yaml.Node, key string, value *yaml.Node) {
+	for i := 0; i+1 < len(node.Content); i += 2 {
+		if node.Content[i].Kind == yaml.ScalarNode && node.Content[i].Value == key {
+			value.HeadComment, value.LineComment, value.FootComment =
+				node.Content[i+1].HeadComment, node.Content[i+1].LineComment, node.Content[i+1].FootComment
+			if old := node.Content[i+1]; old.Anchor != "" {
+				t.release(t.root, old)
+			}
+			node.Content[i+1] = value
+			return
+		}
+	}
+	name := &yaml.Node{}
+	name.SetString(key)
+	node.Content = append(node.Content, name, value)
+}
