@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strconv"
+	"strings"
 
 	"gomodules.xyz/jsonpatch/v2"
 
@@ -23,10 +25,10 @@ import (
 func keep(before, after *object) ([]jsonpatch.Operation, bool) {
 	old, err1 := decode(before.template)
 	updated, err2 := decode(after.template)
-	if err1 != nil || err2 != nil {
+	if err1 != nil || err2 != nil || old == nil || updated == nil {
 		return nil, false
 	}
-	k := keeper{out: &output{}}
+	k := &keeper{}
 	pod := &before.pod
 	path := after.pod.path
 	if recorded(pod, DefaultAntiAffinity) {
@@ -50,7 +52,7 @@ func keep(before, after *object) ([]jsonpatch.Operation, bool) {
 	}
 	k.carry(old, updated, path, "metadata", "annotations", policy.InjectedAnnotation)
 	k.carry(old, updated, path, "metadata", "labels", policy.DefaultedLabel)
-	return k.out.ops, reflect.DeepEqual(old, updated)
+	return k.operations(), reflect.DeepEqual(old, updated)
 }
 
 // raised reports whether the grace period of pod is grace raised by a sleep of pod,
@@ -86,46 +88,63 @@ func elements(template map[string]any) []map[string]any {
 // can be ours.
 func ourProbe(container map[string]any) bool {
 	probe, _ := container["readinessProbe"].(map[string]any)
-	return fmt.Sprint(probe["periodSeconds"], probe["timeoutSeconds"], probe["failureThreshold"]) ==
-		fmt.Sprint(probePeriod, probeTimeout, probeFailureThreshold) && probe["initialDelaySeconds"] == nil
+	is := func(key string, seconds int) bool { return probe[key] == json.Number(strconv.Itoa(seconds)) }
+	return is("periodSeconds", probePeriod) && is("timeoutSeconds", probeTimeout) &&
+		is("failureThreshold", probeFailureThreshold) && probe["initialDelaySeconds"] == nil
 }
 
-// keeper writes values of the old template into the new one, and the operations
-// that do the same.
-type keeper struct{ out *output }
+// keeper writes values of the old template into the new one, and notes the
+// operations that do the same.
+type keeper struct{ notes []note }
+
+// note is an operation whose value may still grow.
+type note struct {
+	operation, path string
+	value           any
+}
+
+// operations returns what was noted.
+func (k *keeper) operations() []jsonpatch.Operation {
+	out := &output{}
+	for _, n := range k.notes {
+		if n.operation == "replace" {
+			out.replace(n.path, n.value)
+		} else {
+			out.add(n.path, n.value)
+		}
+	}
+	return out.ops
+}
 
 // carry sets the member at keys below updated to that of old, if only old has it.
 func (k *keeper) carry(old, updated map[string]any, path string, keys ...string) {
+	value := any(old)
+	for _, key := range keys {
+		member, _ := value.(map[string]any)
+		value = member[key]
+	}
+	if value == nil {
+		return
+	}
 	for i, key := range keys {
-		if old == nil || updated == nil || old[key] == nil {
-			return
-		}
 		path += "/" + escape(key)
-		last := i == len(keys)-1
-		if updated[key] == nil {
-			value := old[key]
-			if !last { // only our own member of what is missing
-				value = map[string]any{}
-				only := value.(map[string]any)
-				k.silently().carry(old[key].(map[string]any), only, "", keys[i+1:]...)
-				if len(only) == 0 {
-					return
-				}
+		switch member := updated[key].(type) {
+		case nil: // with the parents that are missing, and nothing else of theirs
+			for _, inner := range slices.Backward(keys[i+1:]) {
+				value = map[string]any{inner: value}
 			}
 			updated[key] = value
-			k.out.add(path, value)
+			if !slices.ContainsFunc(k.notes, func(n note) bool { return strings.HasPrefix(path, n.path+"/") }) {
+				k.notes = append(k.notes, note{"add", path, value})
+			}
+			return
+		case map[string]any:
+			updated = member
+		default:
 			return
 		}
-		if last {
-			return
-		}
-		old, _ = old[key].(map[string]any)
-		updated, _ = updated[key].(map[string]any)
 	}
 }
-
-// silently returns a keeper whose operations go nowhere.
-func (*keeper) silently() *keeper { return &keeper{out: &output{}} }
 
 func (k *keeper) carryGrace(old, updated map[string]any, path string) {
 	const key = "terminationGracePeriodSeconds"
@@ -134,10 +153,10 @@ func (k *keeper) carryGrace(old, updated map[string]any, path string) {
 	if before == nil || after == nil || before[key] == nil || reflect.DeepEqual(before[key], after[key]) {
 		return
 	}
+	n := note{"replace", path + "/spec/" + key, before[key]}
 	if after[key] == nil {
-		k.out.add(path+"/spec/"+key, before[key])
-	} else {
-		k.out.replace(path+"/spec/"+key, before[key])
+		n.operation = "add"
 	}
+	k.notes = append(k.notes, n)
 	after[key] = before[key]
 }

@@ -36,8 +36,10 @@ type metadata struct {
 // podTemplate is what is read of a Pod or a pod template.
 type podTemplate struct {
 	// path is the JSON pointer to it, "" for a Pod.
-	path            string
-	meta            metadata
+	path string
+	meta metadata
+	// spec is set where there is a pod spec.
+	spec            bool
 	affinity        bool // set, with whatever in it
 	podAntiAffinity bool
 	topologySpread  bool
@@ -301,6 +303,7 @@ func (m *metadata) readOwner(s *scanner) error {
 }
 
 func (p *podTemplate) readSpec(s *scanner) error {
+	p.spec = s.next() == '{'
 	var once seen
 	return s.object(func(key []byte) error {
 		switch string(key) {

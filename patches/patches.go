@@ -226,6 +226,9 @@ func (i *Injector) Review(req Request) (result Result) {
 	if skip := o.passOver(req); skip != SkipNone {
 		return nothing(result, skip, nil)
 	}
+	if !o.pod.spec {
+		return nothing(result, SkipUnreadable, errors.New("read object: object has no pod spec"))
+	}
 	in := &input{object: o, config: &i.config, cluster: req.Cluster}
 	if req.Operation == Update {
 		if in.old, err = parse(req.Old); err != nil {

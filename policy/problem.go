@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -59,7 +60,17 @@ func (p Problem) String() string {
 	default:
 		text = fmt.Sprintf("%s %s=%s %s; allowed: %s", p.Source, key, value, p.Reason, p.Allowed)
 	}
-	return shorten(text, 256)
+	return shorten(strings.Map(visible, text), 256)
+}
+
+// visible replaces what is not to be printed, control and direction characters
+// for example: names that come from the object are not validated yet when it is
+// reviewed.
+func visible(r rune) rune {
+	if unicode.IsPrint(r) {
+		return r
+	}
+	return unicode.ReplacementChar
 }
 
 // shorten cuts s to at most n bytes at a rune boundary and marks the cut.

@@ -1,0 +1,5 @@
+package patches
+
+import "testing"
+
+func TestRecord(t *testing.T) { runCases(t, "record") }
