@@ -176,6 +176,7 @@ func (c *Cluster) startAll(ctx context.Context) error {
 		"--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file=" + c.path("sa.pub"), "--service-account-signing-key-file=" + c.path("sa.key"),
 		"--service-cluster-ip-range=10.96.0.0/16",
+		"--shutdown-watch-termination-grace-period=3s", // else the controllers' watches hold up StopAPIServer until it kills
 	}
 	if err := c.start(APIServer, c.apiServer...); err != nil {
 		return err
