@@ -1,0 +1,122 @@
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+
+# Modules with Go code of ours. e2e/ needs a control plane and is tested last; tools/, e2e/kubernetes and e2e/kwok only
+# pin programs.
+UNIT_MODULES := . examples/recycle e2e/recycle
+MODULES := $(UNIT_MODULES) e2e
+
+# What the tests run beside Go, as COMMAND:PACKAGE of Debian. Installed where it is missing and we are root.
+PROGRAMS := gcc:gcc git:git openssl:openssl curl:curl
+
+# How long each fuzz target runs: a minute in CI, a look otherwise.
+FUZZTIME ?= $(if $(filter true,$(CI)),60s,10s)
+
+# Whole packages of the end-to-end tests, one after another: each starts a control plane, and two cores carry one.
+E2E_TIMEOUT ?= 60m
+
+.PHONY: help
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## Show on a real control plane what evenkeel adds (the first time builds it: about 12 minutes)
+	@cd e2e && go run ./demo
+
+.PHONY: test
+test: packages fmt vet lint unit fuzz e2e ## Everything that CI checks, on a machine with Go and Debian
+
+.PHONY: build
+build: ## Build bin/evenkeel
+	CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -o bin/evenkeel .
+
+.PHONY: fmt
+fmt: ## Check that the code is gofmt'ed
+	@files=$$(find . -name '*.go' -not -path './bin/*' -not -path './e2e/bin/*' -print0 | xargs -0 gofmt -s -l)
+	if [ -n "$$files" ]; then
+		printf 'not formatted, run gofmt -s -w on:\n%s\n' "$$files"
+		exit 1
+	fi
+
+.PHONY: vet
+vet: ## Run go vet over all modules, and over the builds of the negative controls
+	@for module in $(MODULES); do
+		echo "go vet $$module"
+		(cd "$$module" && go vet ./...)
+	done
+	go vet -tags evenkeel_broken_patch,evenkeel_unguarded ./...
+
+.PHONY: lint
+lint: bin/golangci-lint ## Run the linters of .golangci.yml over all modules
+	@for module in $(MODULES); do
+		echo "golangci-lint $$module"
+		(cd "$$module" && "$(CURDIR)/bin/golangci-lint" run --config "$(CURDIR)/.golangci.yml" ./...)
+	done
+
+bin/golangci-lint: tools/go.mod tools/go.sum
+	@echo "building golangci-lint, about two minutes the first time"
+	cd tools && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o ../bin/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+.PHONY: unit
+unit: packages ## Run the unit tests with the race detector
+	@for module in $(UNIT_MODULES); do
+		echo "go test -race $$module"
+		(cd "$$module" && CGO_ENABLED=1 go test -race -timeout 20m ./...)
+	done
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME (10s; 60s with CI=true)
+	@for module in $(UNIT_MODULES); do
+		cd "$(CURDIR)/$$module"
+		dirs=$$(go list -f '{{.Dir}}' ./...)
+		for dir in $$dirs; do
+			grep -qs '^func Fuzz' "$$dir"/*_test.go || continue
+			targets=$$(go test -list '^Fuzz' "$$dir")
+			for target in $$(grep '^Fuzz' <<<"$$targets"); do
+				echo "fuzz $${dir#"$(CURDIR)/"} $$target for $(FUZZTIME)"
+				go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$dir"
+			done
+		done
+	done
+
+.PHONY: e2e
+e2e: packages ## Run the end-to-end tests on a real control plane (KUBECONFIG: on that cluster)
+	@cd e2e
+	if [ -z "$${KUBECONFIG:-}" ]; then go run ./controlplane -build; fi
+	go test -p 1 -timeout $(E2E_TIMEOUT) ./...
+
+.PHONY: cluster
+cluster: ## Run a control plane with fake nodes in three zones until Ctrl-C
+	@cd e2e && go run ./controlplane
+
+.PHONY: image
+image: ## Write the container image to bin/evenkeel-image.tar, without Docker
+	@mkdir -p bin
+	cd e2e && go run ./image/evenkeel -o ../bin/evenkeel-image.tar -version "$(VERSION)" -commit "$(COMMIT)"
+
+# Installs what is missing of PROGRAMS, or says what to install.
+.PHONY: packages
+packages:
+	@missing=()
+	for entry in $(PROGRAMS); do
+		command -v "$${entry%%:*}" >/dev/null || missing+=("$${entry##*:}")
+	done
+	command -v go >/dev/null || { echo "Go is missing; go.mod says which version"; exit 1; }
+	if [ "$${#missing[@]}" = 0 ]; then exit 0; fi
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+		echo "missing, please install: $${missing[*]}"
+		exit 1
+	fi
+	echo "installing $${missing[*]}"
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get update -qq
+	apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null
+
+# A recipe is one shell script that ends at its first error.
+.ONESHELL:
