@@ -35,6 +35,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	nodes := flags.Int("nodes", 6, "number of fake nodes, 0 to 5000")
 	zones := flags.String("zones", "zone-a,zone-b,zone-c", "comma-separated zones that the nodes take turns in")
 	kubelet := flags.String("kubelet-version", cluster.Version, "version that the fake nodes' kubelets report; the control plane is "+cluster.Version)
+	buildOnly := flags.Bool("build", false, "only build the programs, with progress, and start nothing")
 	logs := flags.String("log-dir", "", "directory for the components' logs, kept afterwards; default is a temporary one")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -44,6 +45,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	}
 	if *nodes < 0 || *nodes > 5000 {
 		return fmt.Errorf("-nodes=%d: allowed are 0 to 5000", *nodes)
+	}
+	if *buildOnly {
+		_, err := cluster.Build(ctx, stderr, cluster.Etcd, cluster.APIServer, cluster.ControllerManager, cluster.Scheduler,
+			cluster.Kwok, cluster.Kubectl)
+		return err
 	}
 
 	c, err := cluster.Start(ctx, cluster.Config{LogDir: *logs, Log: stderr})
@@ -68,7 +74,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 // interrupted returns nil if the error is only that the user wanted to stop.
 func interrupted(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // the user wanted it to end
 	}
 	return err
 }
