@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/aymanbagabas/go-udiff"
 	"go.yaml.in/yaml/v3"
 	"gomodules.xyz/jsonpatch/v2"
 	applier "gopkg.in/evanphx/json-patch.v4"
@@ -21,43 +22,46 @@ type change struct {
 	value json.RawMessage
 }
 
-// apply returns body with the operations applied to it, and reports whether it
-// kept its formatting. First they are written into the text, where everything else
-// stays as it is; where that does not work out, into the tree, which keeps the
+// apply returns the edits of body that apply the operations, and reports whether
+// they keep its formatting. First they are written into the text, where everything
+// else stays as it is; where that does not work out, into the tree, which keeps the
 // comments; and JSON is encoded anew. Each way is proven: the result is read again
 // and must be the value that the JSON patch gives. None is trusted, so whatever
 // YAML has in store, an addition can't end up in a wrong place.
-func (d *document) apply(ops []jsonpatch.Operation) (body string, formatted bool, err error) {
+func (d *document) apply(ops []jsonpatch.Operation) (edits []udiff.Edit, formatted bool, err error) {
 	changes := make([]change, len(ops))
 	for i, op := range ops {
 		value, ok := op.Value.(json.RawMessage)
 		if !ok || op.Operation != "add" && op.Operation != "replace" {
-			return "", false, fmt.Errorf("operation %s %s is not known", op.Operation, op.Path)
+			return nil, false, fmt.Errorf("operation %s %s is not known", op.Operation, op.Path)
 		}
 		changes[i] = change{pointerKeys(op.Path), value}
 	}
 	patch, err := json.Marshal(ops)
 	if err != nil {
-		return "", false, fmt.Errorf("encode operations: %w", err)
+		return nil, false, fmt.Errorf("encode operations: %w", err)
 	}
 	want, err := patched(d.value, patch)
 	if err != nil {
-		return "", false, err
+		return nil, false, err
 	}
-	ways := []func(*document, []change) (string, error){editText, editTree}
+	ways := []func() ([]udiff.Edit, error){
+		func() ([]udiff.Edit, error) { return editText(d, changes) },
+		func() ([]udiff.Edit, error) { return editTree(d, changes) },
+	}
 	if d.isJSON {
-		ways[1] = func(*document, []change) (string, error) { return d.encodeJSON(want) }
+		ways[1] = func() ([]udiff.Edit, error) { return d.encodeJSON(want) }
 	}
 	for i, write := range ways {
-		body, err = write(d, changes)
+		edits, err = write()
 		if err == nil {
-			err = d.proves(body, want)
+			err = d.proves(edits, want)
 		}
 		if err == nil {
-			return body, i == 0, nil
+			return edits, i == 0, nil
 		}
 	}
-	return "", false, err
+	return nil, false, err
 }
 
 // patched applies a JSON patch to a JSON document.
@@ -73,9 +77,13 @@ func patched(value, patch []byte) ([]byte, error) {
 	return value, nil
 }
 
-// proves returns an error when body, in the place of the document's, would not be
-// read as the value want.
-func (d *document) proves(body string, want []byte) error {
+// proves returns an error when the edited document would not be read as the value
+// want.
+func (d *document) proves(edits []udiff.Edit, want []byte) error {
+	body, err := udiff.Apply(d.body, edits)
+	if err != nil {
+		return fmt.Errorf("edit text: %w", err)
+	}
 	m, err := readManifest("", d.before+body+d.after)
 	if err != nil {
 		return fmt.Errorf("read result: %w", err)
@@ -101,15 +109,15 @@ func decodeJSON(raw []byte) (value any, err error) {
 	return value, err
 }
 
-// encodeJSON returns value with about the indentation that body has.
-func (d *document) encodeJSON(value []byte) (string, error) {
+// encodeJSON replaces body with value, with about the same indentation.
+func (d *document) encodeJSON(value []byte) ([]udiff.Edit, error) {
 	rest := d.body[len(strings.TrimRight(d.body, " \t\r\n")):]
 	if !strings.Contains(strings.TrimSpace(d.body), "\n") {
-		return string(value) + rest, nil
+		return udiff.Lines(d.body, string(value)+rest), nil
 	}
 	var b bytes.Buffer
 	err := json.Indent(&b, value, "", "  ")
-	return b.String() + rest, err
+	return udiff.Lines(d.body, b.String()+rest), err
 }
 
 // errNoPlace says that a change can't be written as text.
@@ -140,10 +148,10 @@ type edit struct {
 	text                   string
 }
 
-// editText returns body with the changes inserted as text.
-func editText(d *document, changes []change) (string, error) {
+// editText inserts the changes as text.
+func editText(d *document, changes []change) ([]udiff.Edit, error) {
 	if d.root == nil {
-		return "", errNoPlace
+		return nil, errNoPlace
 	}
 	e := &editor{text: d.body, starts: []int{0}, style: styleOf(d), merged: map[*yaml.Node]bool{}}
 	for i := range d.body {
@@ -153,23 +161,17 @@ func editText(d *document, changes []change) (string, error) {
 	}
 	for _, c := range changes {
 		if err := e.change(d.root, c); err != nil {
-			return "", err
+			return nil, err
 		}
 	}
 	slices.SortStableFunc(e.edits, func(a, b edit) int {
 		return cmp.Or(cmp.Compare(a.offset, b.offset), cmp.Compare(b.indent, a.indent))
 	})
-	var b strings.Builder
-	at := 0
-	for _, edit := range e.edits {
-		if edit.offset < at {
-			return "", errNoPlace
-		}
-		b.WriteString(d.body[at:edit.offset] + edit.text)
-		at = edit.offset + edit.length
+	edits := make([]udiff.Edit, len(e.edits))
+	for i, edit := range e.edits {
+		edits[i] = udiff.Edit{Start: edit.offset, End: edit.offset + edit.length, New: edit.text}
 	}
-	b.WriteString(d.body[at:])
-	return b.String(), nil
+	return edits, nil
 }
 
 // styleOf returns how the author of a document writes.
@@ -550,27 +552,27 @@ func (e *editor) mergeAlias(around, name, alias *yaml.Node, c change) error {
 	return nil
 }
 
-// editTree returns body with the changes made in its tree and encoded anew.
-func editTree(d *document, changes []change) (string, error) {
+// editTree makes the changes in the tree of the document and encodes it anew.
+func editTree(d *document, changes []change) ([]udiff.Edit, error) {
 	root, err := parseYAML(d.body)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	t := &tree{root}
 	for _, c := range changes {
 		node := t.own(t.root)
 		for _, key := range c.path[:len(c.path)-1] {
 			if node = t.descend(node, key); node == nil {
-				return "", errNoPlace
+				return nil, errNoPlace
 			}
 		}
 		key := c.path[len(c.path)-1]
 		value, err := nodeOf(c.value)
 		if err != nil {
-			return "", err
+			return nil, err
 		}
 		if node.Kind != yaml.MappingNode {
-			return "", errNoPlace
+			return nil, errNoPlace
 		}
 		if node.Style&yaml.FlowStyle != 0 && len(node.Content) == 0 {
 			node.Style = 0
@@ -579,15 +581,15 @@ func editTree(d *document, changes []change) (string, error) {
 	}
 	text, err := encodeYAML(t.root, styleOf(d))
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	if strings.Contains(d.body, "\r\n") {
 		text = strings.ReplaceAll(text, "\n", "\r\n")
 	}
 	if d.before == "" || strings.HasSuffix(d.body, "\n") {
-		return text, nil
+		return udiff.Lines(d.body, text), nil
 	}
-	return strings.TrimRight(text, "\r\n"), nil
+	return udiff.Lines(d.body, strings.TrimRight(text, "\r\n")), nil
 }
 
 // tree is a document to be changed.

@@ -16,7 +16,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/rogpeppe/go-internal/diff"
+	"github.com/aymanbagabas/go-udiff"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 	"gomodules.xyz/jsonpatch/v2"
@@ -149,7 +149,6 @@ type injection struct {
 	namespace string // of objects that name none
 
 	manifests []*manifest
-	originals []string // the texts of manifests as read
 	workloads []*workload
 	// others is the number of objects that are no workloads.
 	others   int
@@ -232,7 +231,6 @@ func (i *injection) add(name string, text []byte) error {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	i.manifests = append(i.manifests, m)
-	i.originals = append(i.originals, string(text))
 	return nil
 }
 
@@ -341,7 +339,7 @@ func (i *injection) review() error {
 			}
 		}
 		for _, d := range order {
-			body, formatted, err := d.apply(operations[d])
+			edits, formatted, err := d.apply(operations[d])
 			if err != nil {
 				failures = append(failures, fmt.Errorf("%s:%d: %w", m.name, d.line, err))
 				continue
@@ -353,7 +351,7 @@ func (i *injection) review() error {
 			if d.value, err = i.valueOf(d, operations[d]); err != nil {
 				failures = append(failures, fmt.Errorf("%s:%d: %w", m.name, d.line, err))
 			}
-			d.body = body
+			d.edits = edits
 		}
 	}
 	return errors.Join(failures...)
@@ -460,7 +458,10 @@ func (i *injection) encode(format string) ([]byte, error) {
 	switch format {
 	case "yaml":
 		for k, m := range i.manifests {
-			text := m.text()
+			text, err := udiff.Apply(m.text())
+			if err != nil {
+				return nil, fmt.Errorf("write manifest: %w", err)
+			}
 			if k > 0 {
 				text = strings.TrimPrefix(text, byteOrderMark)
 			}
@@ -500,8 +501,14 @@ func (i *injection) encode(format string) ([]byte, error) {
 			b.WriteByte('\n')
 		}
 	case "diff":
-		for k, m := range i.manifests {
-			b.Write(diff.Diff("a/"+filepath.ToSlash(m.name), []byte(i.originals[k]), "b/"+filepath.ToSlash(m.name), []byte(m.text())))
+		for _, m := range i.manifests {
+			name := "/" + strings.TrimPrefix(filepath.ToSlash(m.name), "/")
+			text, edits := m.text()
+			unified, err := udiff.ToUnified("a"+name, "b"+name, text, edits, udiff.DefaultContextLines)
+			if err != nil {
+				return nil, fmt.Errorf("write diff: %w", err)
+			}
+			b.WriteString(unified)
 		}
 	}
 	return b.Bytes(), nil

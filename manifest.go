@@ -10,6 +10,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/aymanbagabas/go-udiff"
 	"go.yaml.in/yaml/v3"
 	kjson "sigs.k8s.io/json"
 	kyaml "sigs.k8s.io/yaml"
@@ -23,13 +24,18 @@ type manifest struct {
 	documents []*document
 }
 
-// text returns the manifest as it is now.
-func (m *manifest) text() string {
+// text returns the manifest as it was read, and the edits of it, in order.
+func (m *manifest) text() (string, []udiff.Edit) {
 	var b strings.Builder
+	var edits []udiff.Edit
 	for _, d := range m.documents {
-		b.WriteString(d.before + d.body + d.after)
+		b.WriteString(d.before)
+		for _, e := range d.edits {
+			edits = append(edits, udiff.Edit{Start: b.Len() + e.Start, End: b.Len() + e.End, New: e.New})
+		}
+		b.WriteString(d.body + d.after)
 	}
-	return b.String()
+	return b.String(), edits
 }
 
 // document is one YAML or JSON document.
@@ -44,6 +50,8 @@ type document struct {
 	// root is the tree of body with the places of everything, nil for an empty
 	// document and for JSON that is no YAML.
 	root *yaml.Node
+	// edits change body to what it should be.
+	edits []udiff.Edit
 	// isJSON is set where body is JSON, and has to stay so.
 	isJSON bool
 }
@@ -208,9 +216,8 @@ func shortened(text string) string {
 	return text
 }
 
-// read parses body. An error is a lineError.
+// read parses body, once. An error is a lineError.
 func (d *document) read() error {
-	d.value, d.root, d.isJSON = nil, nil, false
 	if trimmed := strings.TrimSpace(d.body); strings.HasPrefix(trimmed, "{") && json.Valid([]byte(trimmed)) {
 		d.isJSON, d.value = true, []byte(trimmed)
 		var value any
