@@ -99,7 +99,7 @@ func Install(ctx context.Context, c *cluster.Cluster, options Options) (*Install
 	if options.Lifetime == 0 {
 		options.Lifetime = 24 * time.Hour
 	}
-	i := &Installation{Host: Service + "." + Namespace + ".svc", cluster: c, options: options, dir: filepath.Join(c.Dir, options.Name)}
+	i := &Installation{Host: Host(Service), cluster: c, options: options, dir: filepath.Join(c.Dir, options.Name)}
 	if err := os.MkdirAll(i.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("install evenkeel: %w", err)
 	}
@@ -235,13 +235,21 @@ func (i *Installation) Register(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return Register(ctx, i.cluster, configuration, i.Address, i.CA)
+	return Register(ctx, i.cluster, configuration, Target{Service: Service, Address: i.Address, CA: i.CA})
 }
 
-// Register stores a webhook configuration whose webhooks are then called at a loopback address through the Service of
-// deploy/.
-func Register(ctx context.Context, c *cluster.Cluster, configuration *admissionregistrationv1.MutatingWebhookConfiguration, address string, ca []byte) error {
-	_, port, err := net.SplitHostPort(address)
+// Target is where a webhook listens: at a loopback address, with a certificate of CA for Host(Service).
+type Target struct {
+	Service, Address string
+	CA               []byte
+}
+
+// Host returns the name under which the API server verifies the certificate of a Service's webhook.
+func Host(service string) string { return service + "." + Namespace + ".svc" }
+
+// Register stores a webhook configuration whose webhooks are then called at a target through its Service.
+func Register(ctx context.Context, c *cluster.Cluster, configuration *admissionregistrationv1.MutatingWebhookConfiguration, target Target) error {
+	_, port, err := net.SplitHostPort(target.Address)
 	if err != nil {
 		return fmt.Errorf("register webhook: %w", err)
 	}
@@ -249,13 +257,16 @@ func Register(ctx context.Context, c *cluster.Cluster, configuration *admissionr
 	if err != nil {
 		return fmt.Errorf("register webhook: %w", err)
 	}
-	if err := c.WebhookService(ctx, Namespace, Service, int(number)); err != nil {
+	if err := c.WebhookService(ctx, Namespace, target.Service, int(number)); err != nil {
 		return err
 	}
 	for w := range configuration.Webhooks {
 		port := int32(number)
-		configuration.Webhooks[w].ClientConfig.Service.Port = &port
-		configuration.Webhooks[w].ClientConfig.CABundle = ca
+		service := admissionregistrationv1.ServiceReference{Namespace: Namespace, Name: target.Service, Port: &port}
+		if configured := configuration.Webhooks[w].ClientConfig.Service; configured != nil {
+			service.Path = configured.Path
+		}
+		configuration.Webhooks[w].ClientConfig = admissionregistrationv1.WebhookClientConfig{Service: &service, CABundle: target.CA}
 	}
 	client := c.Client.AdmissionregistrationV1().MutatingWebhookConfigurations()
 	if err := client.Delete(ctx, configuration.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {

@@ -1,0 +1,208 @@
+// Package admission tests the webhook through a real API server, with the real controllers behind it.
+package admission
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/evenkeel/evenkeel/e2e/cluster"
+	"github.com/evenkeel/evenkeel/e2e/installation"
+)
+
+// shared is the control plane of all tests of this package, and evenkeel as deploy/ runs it.
+var shared struct {
+	*cluster.Cluster
+	evenkeel *installation.Installation
+}
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	ctx := context.Background()
+	c, err := cluster.Start(ctx, cluster.Config{Log: os.Stderr})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer func() { _ = c.Stop() }()
+	shared.Cluster = c
+	if _, err := c.AddNodes(ctx, 30, cluster.NodeSpec{}); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if shared.evenkeel, err = installation.Install(ctx, c, installation.Options{}); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+// optedIn and plain make a namespace for one test.
+func optedIn(t *testing.T, annotations map[string]string) string {
+	return makeNamespace(t, map[string]string{"evenkeel.dev/inject": "enabled"}, annotations)
+}
+
+func plain(t *testing.T) string { return makeNamespace(t, nil, nil) }
+
+func makeNamespace(t *testing.T, labels, annotations map[string]string) string {
+	t.Helper()
+	namespace, err := shared.Client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{
+		ObjectMeta: metav1.ObjectMeta{GenerateName: "test-", Labels: labels, Annotations: annotations}}, metav1.CreateOptions{})
+	must(t, err)
+	t.Cleanup(func() {
+		must(t, shared.Client.CoreV1().Namespaces().Delete(context.Background(), namespace.Name, metav1.DeleteOptions{}))
+	})
+	eventually(t, "the namespace's service account", func() error {
+		_, err := shared.Client.CoreV1().ServiceAccounts(namespace.Name).Get(t.Context(), "default", metav1.GetOptions{})
+		return err
+	})
+	return namespace.Name
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// eventually fails the test when check still returns an error after a minute.
+func eventually(t *testing.T, what string, check func() error) {
+	t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: %v", what, err)
+		}
+		time.Sleep(50 * time.Millisecond) // between two looks
+	}
+}
+
+// bare returns a pod spec without opinions, and the labels of it.
+func bare() (corev1.PodSpec, map[string]string) {
+	return corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "nginx",
+		Ports: []corev1.ContainerPort{{ContainerPort: 80}}}}}, map[string]string{"app": "web"}
+}
+
+func deployment(name string, replicas int32, change ...func(*appsv1.Deployment)) *appsv1.Deployment {
+	spec, labels := bare()
+	labels["app"] = name
+	d := &appsv1.Deployment{TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"},
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: appsv1.DeploymentSpec{Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: spec}}}
+	for _, f := range change {
+		f(d)
+	}
+	return d
+}
+
+// missing returns what a pod or pod template lacks of the three defaults and their record, as one line.
+func missing(meta metav1.ObjectMeta, spec corev1.PodSpec) string {
+	var lacks []string
+	if spec.Affinity == nil || spec.Affinity.PodAntiAffinity == nil || len(spec.Affinity.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution) != 2 {
+		lacks = append(lacks, "anti-affinity")
+	}
+	c := spec.Containers[0]
+	if c.Lifecycle == nil || c.Lifecycle.PreStop == nil || c.Lifecycle.PreStop.Sleep == nil || c.Lifecycle.PreStop.Sleep.Seconds != 10 ||
+		spec.TerminationGracePeriodSeconds == nil || *spec.TerminationGracePeriodSeconds != 40 {
+		lacks = append(lacks, "pre-stop-sleep")
+	}
+	if c.ReadinessProbe == nil || c.ReadinessProbe.TCPSocket == nil || c.ReadinessProbe.TCPSocket.Port.IntValue() != 80 {
+		lacks = append(lacks, "readiness-probe")
+	}
+	if meta.Annotations["evenkeel.dev/injected"] != "anti-affinity,pre-stop-sleep,readiness-probe" || meta.Labels["evenkeel.dev/defaulted"] != "true" {
+		lacks = append(lacks, "record")
+	}
+	return strings.Join(lacks, ",")
+}
+
+const everything = "anti-affinity,pre-stop-sleep,readiness-probe,record"
+
+// reviews returns how many reviews evenkeel has answered whose metric labels hold the parts.
+func reviews(t *testing.T, parts ...string) float64 {
+	t.Helper()
+	n, err := shared.evenkeel.Metric(t.Context(), "evenkeel_admission_reviews_total", parts...)
+	must(t, err)
+	return n
+}
+
+// warned is a client and the warnings that it was sent.
+type warned struct {
+	*kubernetes.Clientset
+	mu   sync.Mutex
+	text []string
+}
+
+// HandleWarningHeader is a rest.WarningHandler.
+func (w *warned) HandleWarningHeader(_ int, _, text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.text = append(w.text, text)
+}
+
+func (w *warned) warnings() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.text
+}
+
+func newWarned(t *testing.T) *warned {
+	t.Helper()
+	w := &warned{}
+	config := shared.RESTConfig()
+	config.WarningHandler = w
+	client, err := kubernetes.NewForConfig(config)
+	must(t, err)
+	w.Clientset = client
+	return w
+}
+
+var _ rest.WarningHandler = &warned{}
+
+// kubectl runs kubectl and returns what it printed.
+func kubectl(t *testing.T, stdin any, args ...string) string {
+	t.Helper()
+	cmd, err := shared.KubectlCommand(t.Context(), args...)
+	must(t, err)
+	if stdin != nil {
+		input, err := json.Marshal(stdin)
+		must(t, err)
+		cmd.Stdin = bytes.NewReader(input)
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// gone ignores that something is not there.
+func gone(err error) error {
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
