@@ -149,6 +149,9 @@ func (c *Cluster) startAll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := c.writeSchedulerConfig(); err != nil {
+		return err
+	}
 	etcdURL, peerURL := "http://127.0.0.1:"+c.ports.take(), "http://127.0.0.1:"+c.ports.take()
 	if err := c.start(Etcd,
 		"--data-dir="+c.path("etcd"), "--unsafe-no-fsync", "--log-level=warn",
@@ -159,7 +162,7 @@ func (c *Cluster) startAll(ctx context.Context) error {
 	}
 
 	port := c.ports.take()
-	c.CAFile = c.path("certs", "apiserver.crt") // the API server makes it
+	c.CAFile = c.path("ca.crt")
 	server := "https://127.0.0.1:" + port
 	for user, token := range users {
 		if err := c.writeKubeconfig(user, server, token); err != nil {
@@ -167,9 +170,13 @@ func (c *Cluster) startAll(ctx context.Context) error {
 		}
 	}
 	c.Kubeconfig = c.kubeconfig(admin)
+	if err := c.connect(); err != nil {
+		return err
+	}
 	c.apiServer = []string{
 		"--etcd-servers=" + etcdURL,
-		"--bind-address=127.0.0.1", "--secure-port=" + port, "--cert-dir=" + c.path("certs"),
+		"--bind-address=127.0.0.1", "--secure-port=" + port,
+		"--tls-cert-file=" + c.path("server.crt"), "--tls-private-key-file=" + c.path("server.key"), "--client-ca-file=" + c.CAFile,
 		// Endpoints of the Service "kubernetes" may not be loopback addresses, and fake nodes don't need any.
 		"--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",
 		"--token-auth-file=" + c.path("tokens.csv"), "--authorization-mode=RBAC", "--allow-privileged=true",
@@ -204,15 +211,12 @@ func (c *Cluster) startOthers() error {
 				"--kubeconfig=" + config, "--authentication-kubeconfig=" + config, "--authorization-kubeconfig=" + config,
 				"--bind-address=127.0.0.1", "--secure-port=" + c.ports.take(), "--cert-dir=" + c.path("certs-controller-manager"),
 				"--leader-elect=false", "--use-service-account-credentials=true", "--root-ca-file=" + c.CAFile,
+				"--cluster-signing-cert-file=" + c.CAFile, "--cluster-signing-key-file=" + c.path("ca.key"),
 				"--service-account-private-key-file=" + c.path("sa.key"), "--kube-api-qps=500", "--kube-api-burst=1000",
 			}
 		case Scheduler:
-			file, err := c.writeSchedulerConfig(config)
-			if err != nil {
-				return err
-			}
 			flags = []string{
-				"--config=" + file, "--authentication-kubeconfig=" + config, "--authorization-kubeconfig=" + config,
+				"--config=" + c.path("scheduler.yaml"), "--authentication-kubeconfig=" + config, "--authorization-kubeconfig=" + config,
 				"--bind-address=127.0.0.1", "--secure-port=" + c.ports.take(), "--cert-dir=" + c.path("certs-scheduler"),
 			}
 		case Kwok:
@@ -246,6 +250,9 @@ func (c *Cluster) StartProgram(name string, command ...string) error {
 	defer c.mu.Unlock()
 	if c.stopped {
 		return errors.New("the cluster is stopped")
+	}
+	if p := c.processes[name]; p != nil && !p.exited() {
+		return fmt.Errorf("start %s: it is running already", name)
 	}
 	p, err := startProcess(name, filepath.Join(c.LogDir, name+".log"), command...)
 	if err != nil {
@@ -323,9 +330,6 @@ func (c *Cluster) StopAPIServer(context.Context) error {
 func (c *Cluster) StartAPIServer(ctx context.Context) error {
 	if !c.Embedded {
 		return fmt.Errorf("start API server: %w", ErrEmbeddedOnly)
-	}
-	if p := c.process(APIServer); p != nil && !p.exited() {
-		return errors.New("start API server: it is running, stop it first")
 	}
 	if err := c.start(APIServer, c.apiServer...); err != nil {
 		return err
@@ -407,11 +411,6 @@ func (c *Cluster) WebhookService(ctx context.Context, namespace, name string, po
 // waitReady polls /readyz until it answers 200, the API server or etcd ends, or a minute has passed.
 func (c *Cluster) waitReady(ctx context.Context) error {
 	err := c.poll(ctx, func(ctx context.Context) error {
-		if c.rest == nil { // the first start: the certificate appears while it starts
-			if err := c.connect(); err != nil {
-				return err
-			}
-		}
 		return c.Client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
 	})
 	if err != nil {
@@ -485,21 +484,20 @@ func (c *Cluster) path(elements ...string) string {
 	return filepath.Join(append([]string{c.Dir}, elements...)...)
 }
 
-// writeSchedulerConfig completes the configured KubeSchedulerConfiguration and writes it to a file.
-func (c *Cluster) writeSchedulerConfig(kubeconfig string) (string, error) {
+// writeSchedulerConfig completes the configured KubeSchedulerConfiguration and writes it to scheduler.yaml.
+func (c *Cluster) writeSchedulerConfig() error {
 	config := map[string]any{
 		"apiVersion": "kubescheduler.config.k8s.io/v1",
 		"kind":       "KubeSchedulerConfiguration",
 	}
 	if err := yaml.UnmarshalStrict([]byte(c.config.SchedulerConfig), &config); err != nil {
-		return "", fmt.Errorf("read SchedulerConfig: %w", err)
+		return fmt.Errorf("read SchedulerConfig: %w", err)
 	}
-	config["clientConnection"] = map[string]any{"kubeconfig": kubeconfig, "qps": 500, "burst": 1000}
+	config["clientConnection"] = map[string]any{"kubeconfig": c.kubeconfig(Scheduler), "qps": 500, "burst": 1000}
 	config["leaderElection"] = map[string]any{"leaderElect": false}
 	content, err := yaml.Marshal(config)
 	if err != nil {
-		return "", err
+		return err
 	}
-	file := c.path("scheduler.yaml")
-	return file, os.WriteFile(file, content, 0o600)
+	return os.WriteFile(c.path("scheduler.yaml"), content, 0o600)
 }

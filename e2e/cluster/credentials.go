@@ -1,14 +1,20 @@
 package cluster
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
+	"math/big"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -17,8 +23,8 @@ import (
 // admin is the name of the user who may do everything.
 const admin = "admin"
 
-// writeCredentials writes the key pair of service accounts and the token file of the API server, and returns each
-// user's token. The components are the users that RBAC's bootstrap roles are made for; kwok is an administrator.
+// writeCredentials writes the key pair of service accounts, a certificate authority (ca.crt, ca.key), the API server's
+// certificate (server.crt, server.key) and its token file, and returns each user's token. The components are the users that RBAC's bootstrap roles are made for; kwok is an administrator.
 func writeCredentials(dir string) (map[string]string, error) {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -27,6 +33,10 @@ func writeCredentials(dir string) (map[string]string, error) {
 	public, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
 	if err != nil {
 		return nil, fmt.Errorf("encode service account key: %w", err)
+	}
+	authority, server, err := makeCertificates()
+	if err != nil {
+		return nil, fmt.Errorf("make certificates: %w", err)
 	}
 	users := map[string]string{}
 	var tokens strings.Builder
@@ -40,6 +50,10 @@ func writeCredentials(dir string) (map[string]string, error) {
 		fmt.Fprintf(&tokens, "%s,%s,%s,%q\n", users[user.name], user.username, user.name, user.group)
 	}
 	for name, content := range map[string][]byte{
+		"ca.crt":     authority.certificate,
+		"ca.key":     authority.key,
+		"server.crt": server.certificate,
+		"server.key": server.key,
 		"sa.key":     pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}),
 		"sa.pub":     pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}),
 		"tokens.csv": []byte(tokens.String()),
@@ -49,6 +63,53 @@ func writeCredentials(dir string) (map[string]string, error) {
 		}
 	}
 	return users, nil
+}
+
+// A keyPair is a certificate and its private key in PEM.
+type keyPair struct{ certificate, key []byte }
+
+// makeCertificates makes a certificate authority and a certificate of the API server by it, valid for a day.
+func makeCertificates() (authority, server keyPair, err error) {
+	authorityKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return keyPair{}, keyPair{}, err
+	}
+	serverKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return keyPair{}, keyPair{}, err
+	}
+	from, to := time.Now().Add(-time.Minute), time.Now().Add(24*time.Hour)
+	issuer := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "evenkeel-test"}, NotBefore: from, NotAfter: to,
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+	}
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "kube-apiserver"}, NotBefore: from, NotAfter: to,
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		DNSNames:    []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv4(10, 96, 0, 1)}, // the second is the Service "kubernetes"
+	}
+	if authority, err = encode(issuer, issuer, authorityKey, authorityKey); err != nil {
+		return keyPair{}, keyPair{}, err
+	}
+	server, err = encode(leaf, issuer, serverKey, authorityKey)
+	return authority, server, err
+}
+
+// encode signs a certificate for key by signer.
+func encode(template, parent *x509.Certificate, key, signer *ecdsa.PrivateKey) (keyPair, error) {
+	certificate, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
+	if err != nil {
+		return keyPair{}, err
+	}
+	private, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		return keyPair{}, err
+	}
+	return keyPair{
+		certificate: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate}),
+		key:         pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: private}),
+	}, nil
 }
 
 // kubeconfig returns the path of a user's kubeconfig file.
