@@ -388,22 +388,30 @@ func (e *editor) insertFlow(node *yaml.Node, member map[string]json.RawMessage) 
 	if err != nil {
 		return err
 	}
-	separator := ", "
 	start := e.starts[next.Line-1]
-	switch indent := e.text[start:at]; {
-	case next.Line != node.Line && strings.TrimSpace(indent) == "": // one member per line
+	indent := e.text[start:at]
+	if next.Line == node.Line || strings.TrimSpace(indent) != "" { // several members on one line
+		separator := ", "
 		if e.style.isJSON {
-			var b bytes.Buffer
-			if err := json.Indent(&b, []byte(text), indent, strings.Repeat(" ", max(e.style.indent, 1))); err != nil {
-				return fmt.Errorf("indent addition: %w", err)
-			}
-			text = b.String()
+			separator = ","
 		}
-		separator = "," + e.style.newline + indent
-	case e.style.isJSON:
-		separator = ","
+		e.edits = append(e.edits, edit{at, 0, 0, flowMember(text) + separator})
+		return nil
 	}
-	e.edits = append(e.edits, edit{at, 0, 0, flowMember(text) + separator})
+	if e.style.isJSON {
+		line := e.line(node.Line)
+		outer := line[:len(line)-len(strings.TrimLeft(line, " \t"))]
+		step, ok := strings.CutPrefix(indent, outer)
+		if !ok || step == "" {
+			step = "  "
+		}
+		var b bytes.Buffer
+		if err := json.Indent(&b, []byte(text), outer, step); err != nil {
+			return fmt.Errorf("indent addition: %w", err)
+		}
+		text = strings.ReplaceAll(b.String(), "\n", e.style.newline)
+	}
+	e.edits = append(e.edits, edit{start, 0, 0, indent + flowMember(text) + "," + e.style.newline})
 	return nil
 }
 
@@ -477,7 +485,7 @@ func (e *editor) becomeBlock(name *yaml.Node, at, length int, member any) error 
 	if rest != "" && rest[0] != '#' {
 		return errNoPlace
 	}
-	if rest == "" && length > 0 && e.text[at-1] == ' ' {
+	if length > 0 && e.text[at-1] == ' ' {
 		at--
 		length++
 	}
@@ -506,12 +514,8 @@ func (e *editor) replace(around, name, value *yaml.Node, with json.RawMessage) e
 	if err != nil || !strings.HasPrefix(e.text[at:], token) {
 		return errNoPlace
 	}
-	if with[0] != '{' {
+	if with[0] != '{' || around.Style&yaml.FlowStyle != 0 {
 		e.edits = append(e.edits, edit{at, len(token), 0, strings.Repeat(" ", 1-min(len(token), 1)) + string(with)})
-		return nil
-	}
-	if around.Style&yaml.FlowStyle != 0 {
-		e.edits = append(e.edits, edit{at, len(token), 0, " " + string(with)})
 		return nil
 	}
 	return e.becomeBlock(name, at, len(token), with)

@@ -159,9 +159,7 @@ type injection struct {
 type workload struct {
 	*object
 	manifest *manifest
-	// at is the line where it begins; it stays as it was when text is added.
-	at     int
-	result patches.Result
+	result   patches.Result
 }
 
 func (w *workload) changed() bool { return len(w.result.Operations) > 0 }
@@ -323,7 +321,7 @@ func (i *injection) review() error {
 		operations := map[*document][]jsonpatch.Operation{}
 		var order []*document
 		for _, o := range all[k] {
-			w := &workload{object: o, manifest: m, at: o.line()}
+			w := &workload{object: o, manifest: m}
 			if err := i.reviewObject(w, known); err != nil {
 				failures = append(failures, err)
 			}
@@ -346,7 +344,7 @@ func (i *injection) review() error {
 			}
 			if !formatted {
 				i.warnings = append(i.warnings, fmt.Sprintf("%s:%d: the additions don't fit into the text as it is "+
-					"(anchors, for example), so this document was formatted anew", m.name, d.lineOf("")))
+					"(anchors, for example), so this document was formatted anew", m.name, (&object{document: d}).line()))
 			}
 			if d.value, err = i.valueOf(d, operations[d]); err != nil {
 				failures = append(failures, fmt.Errorf("%s:%d: %w", m.name, d.line, err))
@@ -407,7 +405,7 @@ func (i *injection) reviewObject(w *workload, known namespaces) error {
 		Cluster: i.cluster, Offline: true})
 	switch {
 	case w.result.Err != nil:
-		return fmt.Errorf("%s:%d: %s: %w", w.manifest.name, w.at, title(w), w.result.Err)
+		return fmt.Errorf("%s:%d: %s: %w", w.manifest.name, w.line(), title(w), w.result.Err)
 	case w.result.Decisions[0].Skip == patches.SkipKind:
 		i.others++
 		return nil
@@ -434,7 +432,8 @@ func (i *injection) warn(m *manifest, o *object, p policy.Problem) {
 	}
 	line := o.line()
 	for _, place := range []string{"/annotations/", "/labels/"} {
-		if at := o.document.lineOf(metadata + place + strings.ReplaceAll(strings.ReplaceAll(p.Key, "~", "~0"), "/", "~1")); at > o.document.lineOf(metadata+strings.TrimSuffix(place, "/")) {
+		key := strings.ReplaceAll(strings.ReplaceAll(p.Key, "~", "~0"), "/", "~1")
+		if at, ok := o.document.lineOf(metadata + place + key); ok {
 			line = at
 			break
 		}
@@ -492,7 +491,7 @@ func (i *injection) encode(format string) ([]byte, error) {
 			if !w.changed() {
 				continue
 			}
-			line, err := json.Marshal(patchLine{Source: w.manifest.name, Line: w.at, APIVersion: w.APIVersion, Kind: w.Kind,
+			line, err := json.Marshal(patchLine{Source: w.manifest.name, Line: w.line(), APIVersion: w.APIVersion, Kind: w.Kind,
 				Namespace: w.Metadata.Namespace, Name: w.name(), Patch: w.result.Patch})
 			if err != nil {
 				return nil, fmt.Errorf("write patch: %w", err)
@@ -554,7 +553,7 @@ func (r report) table(b *bytes.Buffer, i *injection) {
 	occurred := map[patches.Skip]bool{}
 	for _, w := range i.workloads {
 		for _, d := range w.result.Decisions {
-			row := [columns + 1]string{w.manifest.name + ":" + strconv.Itoa(w.at), title(w), d.Default, d.Container, "added", d.Detail}
+			row := [columns + 1]string{w.manifest.name + ":" + strconv.Itoa(w.line()), title(w), d.Default, d.Container, "added", d.Detail}
 			switch {
 			case d.Skip != patches.SkipNone:
 				row[4], row[5] = "skipped", string(d.Skip)

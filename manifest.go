@@ -313,7 +313,10 @@ func (o *object) name() string {
 }
 
 // line returns the number of the line in its manifest where the object begins.
-func (o *object) line() int { return o.document.lineOf(o.path) }
+func (o *object) line() int {
+	line, _ := o.document.lineOf(o.path)
+	return line
+}
 
 // objects returns the API objects of a document, those in lists one by one. A
 // document that is none, values of a chart for example, has none.
@@ -369,23 +372,21 @@ func (d *document) collect(all []*object, path string, value []byte, fallback id
 }
 
 // lineOf returns the number of the line in its manifest where the value at a JSON
-// pointer begins, or the nearest value around it that has a place.
-func (d *document) lineOf(pointer string) int {
-	line, node := d.line, d.root
-	if node != nil {
-		line += node.Line - 1
+// pointer begins, and false without one: then the line is that of the nearest value
+// around it.
+func (d *document) lineOf(pointer string) (int, bool) {
+	if d.root == nil {
+		return d.line, false
 	}
+	line, node := d.line+d.root.Line-1, d.root
 	for _, key := range pointerKeys(pointer) {
-		if node == nil {
-			break
-		}
 		name, value := child(node, key)
 		if value == nil {
-			break
+			return line, false
 		}
 		line, node = d.line+name.Line-1, value
 	}
-	return line
+	return line, true
 }
 
 // child returns the node of a member and of its key, or of an element twice; nil
