@@ -44,7 +44,7 @@ func addPreStopSleep(in *input, out *output) {
 		out.applied(DefaultPreStopSleep, "", fmt.Sprintf("grace period raised by %d s again", again))
 	}
 	if again+raise > 0 {
-		setGrace(pod, out, grace+again+raise)
+		setGrace(pod, out, in.unmistakable(grace+again+raise))
 	}
 }
 
@@ -126,39 +126,58 @@ func setGrace(pod *podTemplate, out *output, seconds int64) {
 }
 
 // raisedAgain returns by how many seconds to raise a grace period that an update
-// wrote over the one we raised, under a hook of ours that stands: the update's
-// author means the time without the sleep (kubectl apply of an unchanged manifest
-// does this each time), and one shorter than the sleep would make the object
-// invalid. That holds whatever the settings say by now.
+// wrote over the one we raised, under a hook that stands, so that we neither
+// restart pods nor make an object invalid. That holds whatever the settings say by
+// now. Other grace periods are left as the update has them: it can't be seen
+// whether they are raised already, by a review a moment ago or in a revision that
+// is rolled back to.
 //
-// A template that brings a hook of its own along, as a rollback to an earlier
-// revision does, brings the grace period that fits it.
+//	the update's grace period        | is raised to
+//	the earlier one minus a sleep    | the earlier one: kubectl apply wrote the
+//	                                 | manifest's value, which has not changed
+//	shorter than a sleep             | itself and the sleep, at most the maximum,
+//	                                 | but to the sleep at least: the API rejects less
+//	any other                        | not raised
 func (in *input) raisedAgain(grace int64) int64 {
 	pod := in.pod()
 	if in.old == nil || !recorded(pod, DefaultPreStopSleep) || !recorded(&in.old.pod, DefaultPreStopSleep) ||
 		in.old.pod.grace == nil || *in.old.pod.grace == grace {
 		return 0
 	}
-	sleep := int64(0) // the shortest, unless one explains the difference
+	longest := int64(0)
 	for i := range pod.containers {
-		seconds := sleepOf(pod.containers[i].preStop)
+		sleep := sleepOf(pod.containers[i].preStop)
 		stood := slices.ContainsFunc(in.old.pod.containers, func(c container) bool {
-			return c.name == pod.containers[i].name && sleepOf(c.preStop) == seconds
+			return c.name == pod.containers[i].name && sleepOf(c.preStop) == sleep
 		})
-		if seconds <= 0 || !stood {
-			continue
-		}
-		if grace+seconds == *in.old.pod.grace {
-			return seconds
-		}
-		if sleep == 0 || seconds < sleep {
-			sleep = seconds
+		switch {
+		case sleep <= 0 || !stood:
+		case grace >= 0 && grace+sleep == *in.old.pod.grace:
+			return sleep
+		default:
+			longest = max(longest, sleep)
 		}
 	}
-	if sleep == 0 {
+	if grace < 0 || grace >= longest {
 		return 0
 	}
-	return max(min(sleep, int64(in.config.MaxGracePeriod/time.Second)-grace), sleep-grace, 0)
+	return max(min(longest, int64(in.config.MaxGracePeriod/time.Second)-grace), longest-grace)
+}
+
+// unmistakable returns a grace period that we are about to write, or one a second
+// longer where a further review of the same update would take it for the value of
+// an unchanged manifest (see raisedAgain).
+func (in *input) unmistakable(grace int64) int64 {
+	if in.old == nil || in.old.pod.grace == nil || !recorded(&in.old.pod, DefaultPreStopSleep) {
+		return grace
+	}
+	for slices.ContainsFunc(in.old.pod.containers, func(c container) bool {
+		sleep := sleepOf(c.preStop)
+		return sleep > 0 && grace+sleep == *in.old.pod.grace
+	}) {
+		grace++
+	}
+	return grace
 }
 
 // sleepOf returns the seconds of a hook that does nothing but sleep, or 0.
