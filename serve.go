@@ -113,7 +113,7 @@ func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
 	if err != nil {
 		return usageError{err}
 	}
-	handler, err := webhook.Handler(webhook.Config{Injector: injector, Namespace: facts.Namespace, Cluster: facts.Cluster,
+	handler, err := webhook.Handler(webhook.Config{Injector: injector, Namespace: facts.Namespace, OptedOut: facts.OptedOut, Cluster: facts.Cluster,
 		Log: log, Registerer: registry})
 	if err != nil {
 		return err

@@ -28,9 +28,10 @@ type metadata struct {
 	// labels and annotations are nil where they are not set; of the annotations only
 	// those with our prefix are kept.
 	labels, annotations map[string]string
-	// controller is the kind of the controlling owner, "" without one.
-	controller string
-	mirror     bool
+	// controller and controllerName are kind and name of the controlling owner, ""
+	// without one.
+	controller, controllerName string
+	mirror                     bool
 }
 
 // podTemplate is what is read of a Pod or a pod template.
@@ -278,13 +279,15 @@ func (m *metadata) read(s *scanner) error {
 }
 
 func (m *metadata) readOwner(s *scanner) error {
-	var kind string
+	var kind, name string
 	var controls bool
 	var once seen
 	err := s.object(func(key []byte) error {
 		switch string(key) {
 		case "kind":
 			return once.string(s, 0, &kind)
+		case "name":
+			return once.string(s, 2, &name)
 		case "controller":
 			if err := once.check(1, "controller"); err != nil {
 				return err
@@ -297,7 +300,7 @@ func (m *metadata) readOwner(s *scanner) error {
 		return err
 	})
 	if controls {
-		m.controller = kind
+		m.controller, m.controllerName = kind, name
 	}
 	return err
 }

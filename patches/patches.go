@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strings"
 	"time"
 
 	"gomodules.xyz/jsonpatch/v2"
@@ -63,7 +64,11 @@ type Request struct {
 	Object, Old []byte
 	// Namespace holds the annotations of the Namespace.
 	Namespace map[string]string
-	Cluster   Cluster
+	// OptedOut reports whether a workload of the object's Namespace carries the label
+	// that opts it out, by kind and name. Its pods need not carry it. Nil means that
+	// none does.
+	OptedOut func(kind, name string) bool
+	Cluster  Cluster
 	// Offline is set for a manifest: every kind with a pod template is looked at,
 	// rather than those that the webhook is called for.
 	Offline bool
@@ -289,7 +294,8 @@ func (o *object) passOver(req Request) Skip {
 		return SkipKind
 	}
 	switch {
-	case o.meta.labels[policy.InjectLabel] == policy.Disabled, o.pod.meta.labels[policy.InjectLabel] == policy.Disabled:
+	case o.meta.labels[policy.InjectLabel] == policy.Disabled, o.pod.meta.labels[policy.InjectLabel] == policy.Disabled,
+		o.ownerOptedOut(req.OptedOut):
 		return SkipOptedOut
 	case o.meta.mirror:
 		return SkipMirrorPod
@@ -310,6 +316,21 @@ func (o *object) passOver(req Request) Skip {
 		return SkipKind
 	}
 	return SkipNone
+}
+
+// ownerOptedOut reports whether the workload that a Pod belongs to is opted out: its
+// controller or, for the ReplicaSet of a Deployment, which is named after it and
+// the template's hash, that Deployment.
+func (o *object) ownerOptedOut(optedOut func(kind, name string) bool) bool {
+	if o.kind != "Pod" || o.meta.controllerName == "" || optedOut == nil {
+		return false
+	}
+	if optedOut(o.meta.controller, o.meta.controllerName) {
+		return true
+	}
+	hash := o.meta.labels[podTemplateHash]
+	deployment, ok := strings.CutSuffix(o.meta.controllerName, "-"+hash)
+	return ok && hash != "" && o.meta.controller == "ReplicaSet" && optedOut("Deployment", deployment)
 }
 
 // resolve finds the policy of the workload, and the problems of its annotations

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -33,6 +34,8 @@ type Facts struct {
 	client     kubernetes.Interface
 	namespaces cache.SharedIndexInformer
 	nodes      cache.SharedIndexInformer
+	// optedOut are the workloads with the label that opts them out, by kind.
+	optedOut map[string]cache.SharedIndexInformer
 
 	mu sync.Mutex
 	// servers are the versions of the latest answers, since an upgrade runs two
@@ -62,6 +65,15 @@ func NewFacts(config *rest.Config, selector labels.Selector, log *logrus.Entry) 
 	f := &Facts{log: log, client: client}
 	f.namespaces = metadatainformer.NewFilteredMetadataInformer(metadataClient, corev1.SchemeGroupVersion.WithResource("namespaces"),
 		metav1.NamespaceAll, 0, cache.Indexers{}, func(o *metav1.ListOptions) { o.LabelSelector = selector.String() }).Informer()
+	f.optedOut = map[string]cache.SharedIndexInformer{}
+	for kind, resource := range map[string]string{"Deployment": "deployments", "StatefulSet": "statefulsets", "ReplicaSet": "replicasets"} {
+		informer := metadatainformer.NewFilteredMetadataInformer(metadataClient, appsv1.SchemeGroupVersion.WithResource(resource),
+			metav1.NamespaceAll, 0, cache.Indexers{}, func(o *metav1.ListOptions) { o.LabelSelector = policy.InjectLabel + "=" + policy.Disabled }).Informer()
+		if err := informer.SetTransform(trimWorkload); err != nil {
+			return nil, fmt.Errorf("set up informers: %w", err)
+		}
+		f.optedOut[kind] = informer
+	}
 	f.nodes = informers.NewSharedInformerFactory(client, 0).Core().V1().Nodes().Informer()
 	if err := errors.Join(f.namespaces.SetTransform(trimNamespace), f.nodes.SetTransform(trimNode)); err != nil {
 		return nil, fmt.Errorf("set up informers: %w", err)
@@ -94,6 +106,16 @@ func trimNamespace(object any) (any, error) {
 		}
 	}
 	return trimmed, nil
+}
+
+// trimWorkload keeps namespace and name.
+func trimWorkload(object any) (any, error) {
+	m, err := meta.Accessor(object)
+	if err != nil {
+		return object, nil //nolint:nilerr // a tombstone, which client-go handles itself
+	}
+	return &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Namespace: m.GetNamespace(), Name: m.GetName(),
+		ResourceVersion: m.GetResourceVersion()}}, nil
 }
 
 // trimNode keeps name and kubelet version.
@@ -142,6 +164,9 @@ func (f *Facts) Run(ctx context.Context) {
 	var group wait.Group
 	group.StartWithContext(ctx, f.namespaces.RunWithContext)
 	group.StartWithContext(ctx, f.nodes.RunWithContext)
+	for _, informer := range f.optedOut {
+		group.StartWithContext(ctx, informer.RunWithContext)
+	}
 	group.StartWithContext(ctx, func(ctx context.Context) {
 		// Until the first answer, ask more often: we are not ready without.
 		if wait.PollUntilContextCancel(ctx, time.Second, true, func(context.Context) (bool, error) { return f.askVersion(), nil }) == nil {
@@ -218,6 +243,17 @@ func (f *Facts) namespace(name string) (map[string]string, bool) {
 	return m.GetAnnotations(), true
 }
 
+// OptedOut reports whether a Deployment, StatefulSet or ReplicaSet carries the
+// label that opts it out.
+func (f *Facts) OptedOut(namespace, kind, name string) bool {
+	informer, ok := f.optedOut[kind]
+	if !ok {
+		return false
+	}
+	_, found, err := informer.GetStore().GetByKey(namespace + "/" + name)
+	return err == nil && found
+}
+
 // Ready returns an error that says what is still missing.
 func (f *Facts) Ready() error {
 	switch {
@@ -227,6 +263,11 @@ func (f *Facts) Ready() error {
 		return errors.New("nodes are not listed yet")
 	case f.Cluster().APIServer == patches.Version{}:
 		return errors.New("version of the API server is not known yet")
+	}
+	for kind, informer := range f.optedOut {
+		if !informer.HasSynced() {
+			return fmt.Errorf("opted-out workloads of kind %s are not listed yet", kind)
+		}
 	}
 	return nil
 }

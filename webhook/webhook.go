@@ -30,6 +30,9 @@ type Config struct {
 	// Namespace returns the annotations of a Namespace, nil where it is not known.
 	// It must not ask the API server.
 	Namespace func(ctx context.Context, name string) map[string]string
+	// OptedOut reports whether a workload carries the label that opts it out. It must
+	// not ask the API server.
+	OptedOut func(namespace, kind, name string) bool
 	// Cluster returns the versions of the cluster.
 	Cluster    func() patches.Cluster
 	Log        *logrus.Entry
@@ -39,7 +42,7 @@ type Config struct {
 // Handler returns the handler of admission reviews (admission.k8s.io/v1), or an
 // error that says what the configuration lacks.
 func Handler(config Config) (http.Handler, error) {
-	if config.Injector == nil || config.Namespace == nil || config.Cluster == nil || config.Log == nil || config.Registerer == nil {
+	if config.Injector == nil || config.Namespace == nil || config.OptedOut == nil || config.Cluster == nil || config.Log == nil || config.Registerer == nil {
 		return nil, errors.New("webhook configuration is incomplete")
 	}
 	metrics, err := newMetrics(config.Registerer)
@@ -75,6 +78,7 @@ func (r *reviewer) Review(ctx context.Context, review model.AdmissionReview) (mo
 		Object:    objects.object,
 		Old:       objects.oldObject,
 		Cluster:   r.config.Cluster(),
+		OptedOut:  func(kind, name string) bool { return r.config.OptedOut(review.Namespace, kind, name) },
 	}
 	if objects.subResource != "" {
 		request.Operation = "" // a scale or status is no workload

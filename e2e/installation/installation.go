@@ -1,5 +1,5 @@
 // Package installation runs evenkeel against a control plane of package cluster: the program as a process on this
-// machine, reached through a Service as in a cluster, with the webhook configuration that deploy/ holds.
+// machine, reached through a Service as in a cluster, with the webhook configuration and the rights that deploy/ holds.
 package installation
 
 import (
@@ -28,8 +28,11 @@ import (
 	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/yaml"
 
 	"github.com/evenkeel/evenkeel/e2e/cluster"
@@ -104,7 +107,7 @@ func Install(ctx context.Context, c *cluster.Cluster, options Options) (*Install
 		return nil, fmt.Errorf("install evenkeel: %w", err)
 	}
 	var err error
-	if i.Program, err = Build(ctx, c.Dir, options.Tags...); err != nil {
+	if i.Program, err = Build(ctx, i.dir, options.Tags...); err != nil {
 		return nil, err
 	}
 	if i.CA, err = WriteCertificate(i.dir, i.Host, options.Lifetime); err != nil {
@@ -114,6 +117,9 @@ func Install(ctx context.Context, c *cluster.Cluster, options Options) (*Install
 		if *address, err = freeAddress(); err != nil {
 			return nil, err
 		}
+	}
+	if err := i.grant(ctx); err != nil {
+		return nil, err
 	}
 	if err := i.Start(ctx); err != nil {
 		return nil, err
@@ -145,7 +151,7 @@ func (i *Installation) Start(ctx context.Context, flags ...string) error {
 // StartUnready starts the process and does not wait.
 func (i *Installation) StartUnready(flags ...string) error {
 	return i.cluster.StartProgram(i.options.Name, slices.Concat([]string{i.Program, "serve",
-		"--listen=" + i.Address, "--metrics-listen=" + i.MetricsAddress, "--kubeconfig=" + i.cluster.Kubeconfig,
+		"--listen=" + i.Address, "--metrics-listen=" + i.MetricsAddress, "--kubeconfig=" + filepath.Join(i.dir, "kubeconfig"),
 		"--tls-cert-file=" + filepath.Join(i.dir, "tls.crt"), "--tls-key-file=" + filepath.Join(i.dir, "tls.key"),
 		"--drain-timeout=1s"}, i.options.Flags, flags)...)
 }
@@ -288,6 +294,22 @@ func (i *Installation) configuration(ctx context.Context) (*admissionregistratio
 
 // Configuration returns the webhook configuration that deploy/ holds.
 func Configuration(ctx context.Context, c *cluster.Cluster) (*admissionregistrationv1.MutatingWebhookConfiguration, error) {
+	documents, err := deployed(ctx, c, "MutatingWebhookConfiguration")
+	if err != nil {
+		return nil, err
+	}
+	if len(documents) != 1 {
+		return nil, fmt.Errorf("read deploy/: %d MutatingWebhookConfigurations in it, want 1", len(documents))
+	}
+	var configuration admissionregistrationv1.MutatingWebhookConfiguration
+	if err := yaml.UnmarshalStrict([]byte(documents[0]), &configuration); err != nil {
+		return nil, fmt.Errorf("read deploy/: %w", err)
+	}
+	return &configuration, nil
+}
+
+// deployed returns the documents of deploy/ of the kinds.
+func deployed(ctx context.Context, c *cluster.Cluster, kinds ...string) ([]string, error) {
 	root, err := Root()
 	if err != nil {
 		return nil, err
@@ -300,13 +322,47 @@ func Configuration(ctx context.Context, c *cluster.Cluster) (*admissionregistrat
 	if err != nil {
 		return nil, fmt.Errorf("read deploy/: %w", err)
 	}
+	var documents []string
 	for document := range strings.SplitSeq(string(out), "\n---\n") {
-		var configuration admissionregistrationv1.MutatingWebhookConfiguration
-		if err := yaml.Unmarshal([]byte(document), &configuration); err == nil && configuration.Kind == "MutatingWebhookConfiguration" {
-			return &configuration, nil
+		var meta metav1.TypeMeta
+		if err := yaml.Unmarshal([]byte(document), &meta); err != nil {
+			return nil, fmt.Errorf("read deploy/: %w", err)
+		}
+		if slices.Contains(kinds, meta.Kind) {
+			documents = append(documents, document)
 		}
 	}
-	return nil, errors.New("read deploy/: no MutatingWebhookConfiguration in it")
+	return documents, nil
+}
+
+// grant makes the service account of deploy/ with its rights and no others, and a kubeconfig file for it.
+func (i *Installation) grant(ctx context.Context) error {
+	documents, err := deployed(ctx, i.cluster, "Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
+	if err != nil {
+		return err
+	}
+	cmd, err := i.cluster.KubectlCommand(ctx, "apply", "-f", "-")
+	if err != nil {
+		return err
+	}
+	cmd.Stdin = strings.NewReader(strings.Join(documents, "\n---\n"))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("apply rights of deploy/: %w\n%s", err, out)
+	}
+	seconds := int64(24 * 60 * 60)
+	token, err := i.cluster.Client.CoreV1().ServiceAccounts(Namespace).CreateToken(ctx, Service,
+		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}, metav1.CreateOptions{})
+	if err != nil {
+		return fmt.Errorf("make token of evenkeel's service account: %w", err)
+	}
+	config, err := clientcmd.LoadFromFile(i.cluster.Kubeconfig)
+	if err != nil {
+		return fmt.Errorf("read kubeconfig: %w", err)
+	}
+	for _, user := range config.AuthInfos {
+		*user = clientcmdapi.AuthInfo{Token: token.Status.Token}
+	}
+	return clientcmd.WriteToFile(*config, filepath.Join(i.dir, "kubeconfig"))
 }
 
 // freeAddress returns a loopback address that nobody listens on now, below the ports that systems pick for outgoing
