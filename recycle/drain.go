@@ -3,6 +3,8 @@ package recycle
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -18,8 +20,8 @@ func (r *Recycler) Draining() bool { return r.draining.Load() }
 // Drain stops the server without losing a request. Call it on SIGTERM, instead of [http.Server.Shutdown]:
 //
 //  1. [Recycler.Draining] reports true, for the readiness endpoint.
-//  2. The server goes on accepting and answering. Every HTTP/1.x answer carries "Connection: close"; every HTTP/2 connection
-//     gets GOAWAY, new ones with their first answer.
+//  2. The server goes on accepting and answering. Every HTTP/1.x answer carries "Connection: close", and every HTTP/2 connection
+//     gets GOAWAY with its next answer, or after a second.
 //  3. When there has been no connection for [Options.DrainQuiet], or when ctx ends, the server is shut down. Connections that idle until
 //     then are closed. Requests that are being answered get up to five seconds more.
 //
@@ -69,15 +71,13 @@ func (r *Recycler) quiet() bool {
 	return len(r.conns) == 0 && r.now().Sub(r.lastSeen) >= r.options.DrainQuiet
 }
 
-// tellAll tells every connection there is to go.
-func (r *Recycler) tellAll(reason Reason) {
+// tellAll tells every connection there is to go, and returns them.
+func (r *Recycler) tellAll(reason Reason) []*conn {
 	r.mu.Lock()
-	conns := make([]*conn, 0, len(r.conns))
-	for _, c := range r.conns {
-		conns = append(conns, c)
-	}
+	conns := slices.Collect(maps.Values(r.conns))
 	r.mu.Unlock()
 	for _, c := range conns {
 		c.tell(reason)
 	}
+	return conns
 }

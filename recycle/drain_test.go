@@ -50,7 +50,7 @@ func TestDrainGoesOnAnswering(t *testing.T) {
 	}
 }
 
-func TestDrainTellsIdleHTTP2AtOnce(t *testing.T) {
+func TestDrainTellsIdleHTTP2(t *testing.T) {
 	s := serve(t, http2TLS, Options{DrainQuiet: time.Millisecond}, remote)
 	mustFetch(t, s, "/")
 	select {

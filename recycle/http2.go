@@ -51,19 +51,24 @@ func (r *Recycler) takeOverHTTP2() {
 			serveHTTP2(name, server, nc, handler)
 		}
 	}
-	server.RegisterOnShutdown(func() { r.tellAll(Drain) })
+	server.RegisterOnShutdown(func() {
+		for _, c := range r.tellAll(Drain) {
+			if h := c.http2.Load(); h != nil {
+				h.goAwayNow()
+			}
+		}
+	})
 }
 
 // serveHTTP2 serves one HTTP/2 connection until it ends.
 func serveHTTP2(name string, server *http.Server, nc *tls.Conn, handler http.Handler) {
 	own := newHTTP2(server)
 	if c := connOf(handler); c != nil {
-		ended := make(chan struct{})
-		defer close(ended)
-		goAway := sync.OnceFunc(func() { go repeatShutdown(own, ended) })
-		c.goAway.Store(&goAway)
+		h := &http2Conn{own: own, ended: make(chan struct{})}
+		defer close(h.ended)
+		c.http2.Store(h)
 		if Reason(c.reason.Load()) != Other { // told during the handshake
-			goAway()
+			h.goAwaySoon()
 		}
 	}
 	own.TLSNextProto[name](server, nc, handler)
@@ -91,19 +96,41 @@ func newHTTP2(server *http.Server) *http.Server {
 	return own
 }
 
-// repeatShutdown has own send GOAWAY to its connection. It tries again until the connection has ended, since a connection that
-// has only just begun may not be in the list yet; no connection gets GOAWAY twice.
-func repeatShutdown(own *http.Server, ended <-chan struct{}) {
-	ticker := time.NewTicker(time.Second)
-	defer ticker.Stop()
-	for {
-		_ = own.Shutdown(context.Background()) // returns at once: own has no listener and no connection that HTTP/1 knows of
-		select {
-		case <-ended:
-			return
-		case <-ticker.C:
-		}
-	}
+// goAwayDelay is how long a connection that was told to go has to give an answer that carries GOAWAY before one is sent without.
+//
+// GOAWAY out of the blue can meet a request on its way. It isn't processed then, and clients are meant to send it again, but not all do (curl
+// 7.88 reports an error). With an answer, it arrives before the client has reason to ask again. So a connection in use gets it with
+// an answer, and one without an answer for so long is idle enough for such meetings to be rare.
+const goAwayDelay = time.Second
+
+// http2Conn is what sends GOAWAY to one connection.
+type http2Conn struct {
+	own   *http.Server
+	ended chan struct{} // closed when the connection has ended
+	soon  sync.Once
+}
+
+// goAwayNow sends GOAWAY, unless it was sent before or the connection isn't in the list yet.
+func (h *http2Conn) goAwayNow() {
+	_ = h.own.Shutdown(context.Background()) // returns at once: own has no listener and no connection that HTTP/1 knows of
+}
+
+// goAwaySoon sends GOAWAY after goAwayDelay, and tries again until the connection has ended, in case it wasn't in the list.
+func (h *http2Conn) goAwaySoon() {
+	h.soon.Do(func() {
+		go func() {
+			ticker := time.NewTicker(goAwayDelay)
+			defer ticker.Stop()
+			for {
+				select {
+				case <-h.ended:
+					return
+				case <-ticker.C:
+					h.goAwayNow()
+				}
+			}
+		}()
+	})
 }
 
 // noListener has nothing to accept.

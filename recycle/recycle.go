@@ -11,9 +11,9 @@
 //
 //   - HTTP/1.x: the next answer carries "Connection: close" (RFC 9112, section 9.6), and the connection is closed after it.
 //     A connection that idles waits for its next answer: cutting it would race with a request on its way.
-//   - HTTP/2, over TLS and without (h2c): GOAWAY with NO_ERROR (RFC 9113, section 6.8). Streams that the server has seen are
-//     finished, the client sends later ones over a new connection. This needs no answer, so that an idle connection is told
-//     at its age as well.
+//   - HTTP/2, over TLS and without (h2c): GOAWAY with NO_ERROR (RFC 9113, section 6.8) with the next answer, or by itself where
+//     there is none for a second, so that an idle connection is told at its age as well. Streams that the server has seen are
+//     finished, the client sends later ones over a new connection.
 //   - What a handler has taken over (hijacked, upgraded, WebSocket) and what was asked for with CONNECT is left alone.
 //
 // Limits differ from connection to connection by [Options.Jitter], so that connections opened together don't close together.
@@ -28,9 +28,9 @@
 // set up HTTP/2, GOAWAY is sent with the next answer, and an idle connection isn't told.
 //
 // Go's HTTP/2 server sends a single GOAWAY that names the last stream it has seen. A request that was already on its way is
-// not processed, and clients send it again by themselves, whatever its method. The exception is a request whose body can't be
-// read twice: Go's client reports an error for it unless [http.Request.GetBody] is set, as [http.NewRequest] does for
-// bytes.Buffer, bytes.Reader and strings.Reader.
+// not processed, and clients are to send it again over a new connection, whatever its method. Go's client does unless the request
+// has a body that can't be read twice: [http.Request.GetBody] is set by [http.NewRequest] for bytes.Buffer, bytes.Reader and
+// strings.Reader, and missing for anything else. curl 7.88 does not.
 package recycle
 
 import (
@@ -237,7 +237,7 @@ type conn struct {
 	requests atomic.Int64
 	reason   atomic.Int32 // a Reason; anything but Other means: told to go
 
-	goAway atomic.Pointer[func()] // sends GOAWAY; nil unless HTTP/2, see http2.go
+	http2 atomic.Pointer[http2Conn] // nil unless it speaks HTTP/2
 }
 
 // open begins the watch over a connection.
@@ -286,11 +286,12 @@ func (r *Recycler) closed(nc net.Conn) {
 	})
 }
 
-// tell marks the connection as told to go, for the first reason there was, and sends GOAWAY if it speaks HTTP/2. It doesn't block.
+// tell marks the connection as told to go, for the first reason there was: its next answer says so. Over HTTP/2 it gets GOAWAY
+// even if there is none. It doesn't block.
 func (c *conn) tell(reason Reason) {
 	c.reason.CompareAndSwap(int32(Other), int32(reason))
-	if goAway := c.goAway.Load(); goAway != nil {
-		(*goAway)()
+	if h := c.http2.Load(); h != nil {
+		h.goAwaySoon()
 	}
 }
 
@@ -311,7 +312,7 @@ func (r *Recycler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	} else if r.draining.Load() {
 		c.tell(Drain)
 	}
-	if Reason(c.reason.Load()) == Other || req.Method == http.MethodConnect || c.goAway.Load() != nil {
+	if Reason(c.reason.Load()) == Other || req.Method == http.MethodConnect {
 		handler.ServeHTTP(w, req)
 		return
 	}

@@ -8,7 +8,8 @@ import (
 	"strings"
 )
 
-// lastResponse is the answer after which a connection ends: it adds "Connection: close" to the final header. A plain header set
+// lastResponse is the answer after which a connection ends: it adds "Connection: close" to the final header. HTTP/2 doesn't send that,
+// but sends GOAWAY before the answer's end, so that a client that asks one by one knows before it asks again. A plain header set
 // before the handler runs would do in most cases, but not in these: it would also stand in 1xx answers, in the 101 of a reverse proxy that
 // copies headers, and a handler could take it away.
 //
