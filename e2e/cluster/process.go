@@ -114,7 +114,7 @@ while read -r group; do
 	*) groups="$groups$group " ;;
 	esac
 done
-for group in $groups; do kill -KILL -- "-$group" 2>/dev/null; done
+for group in $groups; do kill -s KILL -- "-$group" 2>/dev/null; done
 tries=0
 while [ "$tries" -lt 50 ] && ! rm -rf -- "$1" 2>/dev/null; do tries=$((tries + 1)); sleep 0.1; done
 `
