@@ -1,0 +1,372 @@
+package patches
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kjson "sigs.k8s.io/json"
+
+	"github.com/evenkeel/evenkeel/policy"
+)
+
+// documents are JSON and near it, chosen by hand: what parsers disagree about.
+var documents = []string{
+	``, ` `, `null`, `true`, `"a"`, `0`, `{`, `}`, `{}`, `[]`, ` { } `, `{}{}`, `{} x`, `{},`, "{}\x00", "\xef\xbb\xbf{}",
+	`{"a":1,}`, `{,"a":1}`, `{"a" 1}`, `{"a":}`, `{a:1}`, `{'a':1}`, `{"a":1 "b":2}`, `[1,]`, `[,1]`, `[1 2]`, `[`, `[1`, `{"a":[}`,
+	`01`, `-`, `-0`, `-01`, `+1`, `.5`, `1.`, `1.e1`, `1e`, `1e+`, `1e5`, `1E-5`, `-0.0e-0`, `1_000`, `0x10`, `NaN`, `Infinity`, `-Infinity`,
+	`123456789012345678901234567890`, `1e999999`, strings.Repeat("9", 5000),
+	`nul`, `nulll`, `nullnull`, `tru`, `truefalse`, `[null`, `{"a":nullx}`, `NULL`, `True`,
+	`"`, `"\`, `"\"`, `"\x"`, `"\u12"`, `"\u12g4"`, `"\ud800"`, `"\ud800\ud800"`, `"\udc00\ud800"`, `"\ud83d\ude00"`, `"\u0000"`,
+	"\"\x00\"", "\"\x1f\"", "\"\x7f\"", "\"\n\"", "\"\t\"", "\"\xff\"", "\"\xc3\x28\"", "\"\xed\xa0\x80\"", "\"\xf4\x90\x80\x80\"", "\"\u2028\u202e\"",
+	"\"a\\\nb\"", "\"\\\x00\"", "\"\\\xff\"", "// a\n{}", "{/**/}", "{}\n\n", "\v{}", "\u00a0{}",
+	strings.Repeat("[", 10000) + strings.Repeat("]", 10000), strings.Repeat("[", 10001) + strings.Repeat("]", 10001),
+	strings.Repeat(`{"a":`, 10000) + "1" + strings.Repeat("}", 10000), strings.Repeat(`{"a":`, 10001) + "1" + strings.Repeat("}", 10001),
+	`{"kind":"Pod","metadata":` + strings.Repeat("[", 9999) + strings.Repeat("]", 9999) + `}`,
+	`{"a":1,"a":2}`, `{"a":1,"\u0061":2}`, `{"":1}`, `{"a":{"a":{"a":1}}}`,
+}
+
+// objects are workloads that are easily read in a wrong way.
+var objects = []string{
+	`{"kind":"Pod","apiVersion":"v1","kind":"Job"}`,
+	`{"kind":"Pod","apiVersion":"v1","spec":{},"spec":{"containers":[{}]}}`,
+	`{"spec":{"containers":[{"name":"a"}]},"kind":"Pod","spec":null,"apiVersion":"v1"}`,
+	`{"Kind":"Pod","kind":"Deployment","ApiVersion":"v1","apiVersion":"apps/v1"}`,
+	`{"\u006bind":"Pod","apiVersion":"\u0076\u0031","spec":{"containers":[{"name":"\ud800"}]}}`,
+	`{"kind":"Pod","apiVersion":"v1","metadata":{"labels":{"a":"b","a":"c"}}}`,
+	`{"kind":"Pod","apiVersion":"v1","metadata":{"labels":{"a":null}}}`,
+	`{"kind":"Pod","apiVersion":"v1","metadata":{"labels":{"a":1}}}`,
+	`{"kind":"Pod","apiVersion":"v1","metadata":{"annotations":{"evenkeel.dev/containers":"a","evenkeel.dev\/containers":"b"}}}`,
+	`{"kind":"Pod","apiVersion":"v1","metadata":{"annotations":{"x":1,"evenkeel.dev/containers":null}}}`,
+	`{"kind":"Pod","apiVersion":"v1","metadata":{"ownerReferences":[{"kind":"Job","controller":null},{"kind":"DaemonSet","controller":true},null]}}`,
+	`{"kind":"Pod","apiVersion":"v1","metadata":{"ownerReferences":[{"kind":"Job","controller":"true"}]}}`,
+	`{"kind":"Pod","apiVersion":"v1","spec":{"terminationGracePeriodSeconds":-0}}`,
+	`{"kind":"Pod","apiVersion":"v1","spec":{"terminationGracePeriodSeconds":30.0}}`,
+	`{"kind":"Pod","apiVersion":"v1","spec":{"terminationGracePeriodSeconds":9223372036854775808}}`,
+	`{"kind":"Pod","apiVersion":"v1","spec":{"terminationGracePeriodSeconds":true}}`,
+	`{"kind":"Pod","apiVersion":"v1","spec":{"containers":{}}}`,
+	`{"kind":"Pod","apiVersion":"v1","spec":{"containers":[null,{}, {"ports":[null]}]}}`,
+	`{"kind":"Pod","apiVersion":"v1","spec":{"containers":[{"ports":[{"containerPort":80,"protocol":"tcp"}]}]}}`,
+	`{"kind":"Pod","apiVersion":"v1","spec":{"containers":[{"livenessProbe":{"httpGet":{},"exec":{}},"startupProbe":{"grpc":null,"tcpSocket":{}}}]}}`,
+	`{"kind":"Pod","apiVersion":"v1","spec":{"containers":[{"lifecycle":{"preStop":{"sleep":{"seconds":5}}}}]}}`,
+	`{"kind":"Pod","apiVersion":"v1","spec":{"os":{"name":"windows"},"nodeSelector":{"kubernetes.io/os":"linux"}}}`,
+	`{"kind":"Pod","apiVersion":"v1","spec":{"affinity":{"podAntiAffinity":{}},"topologySpreadConstraints":[null]}}`,
+	`{"kind":"Deployment","apiVersion":"apps/v1","spec":{"selector":{"matchLabels":{"a":"b"}},"template":{"spec":{"restartPolicy":"Always"}}}}`,
+	`{"kind":"Deployment","apiVersion":"apps/v1","spec":{"template":[]}}`,
+	`{"kind":"ReplicationController","apiVersion":"v1","spec":{"selector":{"a":"b"},"template":null}}`,
+	`{"kind":"CronJob","apiVersion":"batch/v1","spec":{"jobTemplate":5}}`,
+	`{"kind":"List","apiVersion":"v1","items":[{}]}`,
+	`{"kind":"Pod","apiVersion":"v1"} `,
+	`{"kind":null,"apiVersion":null,"metadata":null,"spec":null}`,
+}
+
+func TestScannerAcceptsWhatTheAPIAccepts(t *testing.T) {
+	for _, document := range append(documents, objects...) {
+		checkScanner(t, []byte(document))
+	}
+}
+
+func FuzzScanner(f *testing.F) {
+	for _, document := range documents {
+		f.Add([]byte(document))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) { checkScanner(t, raw) })
+}
+
+// checkScanner compares the scanner with encoding/json, which the API server's
+// patch applier reads with, and with sigs.k8s.io/json, which the API server reads
+// with.
+func checkScanner(t *testing.T, raw []byte) {
+	t.Helper()
+	var got []byte
+	s, err := newScanner(raw)
+	if err == nil {
+		got, err = s.skip()
+	}
+	if err == nil {
+		err = s.end()
+	}
+	var plain, theirs any
+	want := json.Unmarshal(raw, &plain)
+	if strict := kjson.UnmarshalCaseSensitivePreserveInts(raw, &theirs); (strict == nil) != (want == nil) && want == nil {
+		return // a number that no float64 holds
+	}
+	if want != nil && json.Valid(raw) {
+		return // valid JSON, but a number that no float64 holds
+	}
+	if accepted := err == nil; accepted != (want == nil && utf8.Valid(raw)) {
+		t.Errorf("%.80q: scanner says %v, encoding/json %v, valid UTF-8 is %t", raw, err, want, utf8.Valid(raw))
+	}
+	if err == nil && !bytes.Equal(got, bytes.Trim(raw, " \t\r\n")) {
+		t.Errorf("%.80q: read %.80q of it", raw, got)
+	}
+}
+
+// view is what parse and the API's own types must agree about.
+type view struct {
+	APIVersion, Kind, Name, Controller string
+	Labels, Annotations                map[string]string
+	Mirror                             bool
+	TemplateLabels, Template           map[string]string
+	Affinity, PodAntiAffinity, Spread  bool
+	Grace                              *int64
+	RestartPolicy                      string
+	Windows                            bool
+	Containers                         []containerView
+	Selector                           any
+}
+
+type containerView struct {
+	Name                         string
+	Ports                        []string
+	Lifecycle, PreStop, Probe    bool
+	Sleep                        int64
+	LivenessKind, StartupHandler string
+}
+
+// viewOf makes a view of a parsed object.
+func viewOf(o *object) view {
+	v := view{
+		APIVersion: o.apiVersion, Kind: o.kind, Name: o.meta.name, Controller: o.meta.controller,
+		Labels: o.meta.labels, Annotations: o.meta.annotations, Mirror: o.meta.mirror,
+		TemplateLabels: o.pod.meta.labels, Template: o.pod.meta.annotations,
+		Affinity: o.pod.affinity, PodAntiAffinity: o.pod.podAntiAffinity, Spread: o.pod.topologySpread,
+		Grace: o.pod.grace, RestartPolicy: o.pod.restartPolicy, Windows: o.pod.windows,
+	}
+	for _, c := range o.pod.containers {
+		cv := containerView{Name: c.name, Lifecycle: c.lifecycle, PreStop: c.preStop != nil, Probe: c.readinessProbe, Sleep: sleepOf(c.preStop)}
+		for _, p := range c.ports {
+			cv.Ports = append(cv.Ports, fmt.Sprint(p.name, p.number, p.tcp))
+		}
+		if c.livenessHandler != nil {
+			cv.LivenessKind = c.livenessHandler.kind
+		}
+		if c.startupHandler != nil {
+			cv.StartupHandler = c.startupHandler.kind
+		}
+		v.Containers = append(v.Containers, cv)
+	}
+	if len(o.selector) > 0 {
+		if o.kind == "ReplicationController" {
+			selector := map[string]string{}
+			v.Selector = &selector
+		} else {
+			v.Selector = &metav1.LabelSelector{}
+		}
+		if err := kjson.UnmarshalCaseSensitivePreserveInts(o.selector, v.Selector); err != nil {
+			v.Selector = err
+		}
+	}
+	return v
+}
+
+// decodeTyped makes a view of the API's own types. strict reports members that
+// occur twice.
+func decodeTyped(raw []byte) (v view, strict []error, err error) {
+	var head metav1.TypeMeta
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(raw, &head); err != nil {
+		return view{}, nil, err
+	}
+	var into metav1.Object
+	switch head.APIVersion + " " + head.Kind {
+	case "v1 Pod":
+		into = &corev1.Pod{}
+	case "v1 ReplicationController":
+		into = &corev1.ReplicationController{}
+	case "apps/v1 Deployment":
+		into = &appsv1.Deployment{}
+	case "apps/v1 StatefulSet":
+		into = &appsv1.StatefulSet{}
+	case "apps/v1 DaemonSet":
+		into = &appsv1.DaemonSet{}
+	case "apps/v1 ReplicaSet":
+		into = &appsv1.ReplicaSet{}
+	case "batch/v1 Job":
+		into = &batchv1.Job{}
+	default:
+		into = &metav1.PartialObjectMetadata{}
+	}
+	strict, err = kjson.UnmarshalStrict(raw, into, kjson.DisallowDuplicateFields)
+	if err != nil {
+		return view{}, nil, err
+	}
+	v = view{
+		APIVersion: head.APIVersion, Kind: head.Kind, Name: into.GetName(),
+		Labels: into.GetLabels(), Annotations: ours(into.GetAnnotations()),
+	}
+	_, v.Mirror = into.GetAnnotations()[mirrorAnnotation]
+	for _, owner := range into.GetOwnerReferences() {
+		if owner.Controller != nil && *owner.Controller {
+			v.Controller = owner.Kind
+		}
+	}
+	var spec *corev1.PodSpec
+	template := func(t *corev1.PodTemplateSpec) {
+		spec, v.TemplateLabels, v.Template = &t.Spec, t.Labels, ours(t.Annotations)
+	}
+	selector := func(s *metav1.LabelSelector) {
+		if s != nil {
+			v.Selector = s
+		}
+	}
+	switch o := into.(type) {
+	case *corev1.Pod:
+		spec, v.TemplateLabels, v.Template = &o.Spec, v.Labels, v.Annotations
+	case *corev1.ReplicationController:
+		if o.Spec.Template != nil {
+			template(o.Spec.Template)
+		}
+		if o.Spec.Selector != nil {
+			v.Selector = &o.Spec.Selector
+		}
+	case *appsv1.Deployment:
+		template(&o.Spec.Template)
+		selector(o.Spec.Selector)
+	case *appsv1.StatefulSet:
+		template(&o.Spec.Template)
+		selector(o.Spec.Selector)
+	case *appsv1.DaemonSet:
+		template(&o.Spec.Template)
+		selector(o.Spec.Selector)
+	case *appsv1.ReplicaSet:
+		template(&o.Spec.Template)
+		selector(o.Spec.Selector)
+	case *batchv1.Job:
+		template(&o.Spec.Template)
+		selector(o.Spec.Selector)
+	}
+	if spec == nil {
+		return v, strict, nil
+	}
+	v.Affinity = spec.Affinity != nil
+	v.PodAntiAffinity = spec.Affinity != nil && spec.Affinity.PodAntiAffinity != nil
+	v.Spread = len(spec.TopologySpreadConstraints) > 0
+	v.Grace, v.RestartPolicy = spec.TerminationGracePeriodSeconds, string(spec.RestartPolicy)
+	v.Windows = spec.OS != nil && spec.OS.Name == corev1.Windows || spec.NodeSelector["kubernetes.io/os"] == "windows"
+	for _, c := range spec.Containers {
+		cv := containerView{Name: c.Name, Lifecycle: c.Lifecycle != nil, Probe: c.ReadinessProbe != nil}
+		for _, p := range c.Ports {
+			cv.Ports = append(cv.Ports, fmt.Sprint(p.Name, int64(p.ContainerPort), p.Protocol == "" || p.Protocol == corev1.ProtocolTCP))
+		}
+		if c.Lifecycle != nil && c.Lifecycle.PreStop != nil {
+			cv.PreStop = true
+			raw, err := json.Marshal(c.Lifecycle.PreStop)
+			if err != nil {
+				return v, strict, err
+			}
+			cv.Sleep = sleepOf(raw)
+		}
+		cv.LivenessKind, cv.StartupHandler = handlerKind(c.LivenessProbe), handlerKind(c.StartupProbe)
+		v.Containers = append(v.Containers, cv)
+	}
+	return v, strict, nil
+}
+
+// ours returns the annotations with our prefix, nil where there are no annotations.
+func ours(annotations map[string]string) map[string]string {
+	if annotations == nil {
+		return nil
+	}
+	kept := map[string]string{}
+	for key, value := range annotations {
+		if strings.HasPrefix(key, policy.Prefix) {
+			kept[key] = value
+		}
+	}
+	return kept
+}
+
+func handlerKind(probe *corev1.Probe) string {
+	if probe == nil {
+		return ""
+	}
+	var kinds []string
+	if probe.HTTPGet != nil {
+		kinds = append(kinds, "httpGet")
+	}
+	if probe.TCPSocket != nil {
+		kinds = append(kinds, "tcpSocket")
+	}
+	if probe.GRPC != nil {
+		kinds = append(kinds, "grpc")
+	}
+	if probe.Exec != nil {
+		kinds = append(kinds, "exec")
+	}
+	if len(kinds) != 1 {
+		return ""
+	}
+	return kinds[0]
+}
+
+func TestParseReadsWhatTheAPIReads(t *testing.T) {
+	for _, document := range objects {
+		checkParse(t, []byte(document))
+	}
+	for _, c := range readCases(t, "") {
+		checkParse(t, c.request.Object)
+		checkParse(t, c.request.Old)
+	}
+	for _, raw := range corpus(t) {
+		checkParse(t, raw)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, document := range objects {
+		f.Add([]byte(document))
+	}
+	for _, c := range readCases(f, "") {
+		f.Add(c.request.Object)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) { checkParse(t, raw) })
+}
+
+// checkParse compares parse with the API's own types: what parse accepts is JSON,
+// and where the API's types can be read without doubt, parse reads the same.
+func checkParse(t *testing.T, raw []byte) {
+	t.Helper()
+	o, err := parse(raw)
+	if err == nil && !json.Valid(raw) {
+		t.Fatalf("%.200q: parse takes it, but it is no JSON", raw)
+	}
+	want, strict, theirs := decodeTyped(raw)
+	if theirs != nil || len(strict) > 0 || !utf8.Valid(raw) || !bytes.HasPrefix(bytes.TrimLeft(raw, " \t\r\n"), []byte("{")) {
+		return
+	}
+	if err != nil {
+		t.Fatalf("%.200q: parse says %v, but the API reads it", raw, err)
+	}
+	if diff := cmp.Diff(want, viewOf(o)); diff != "" {
+		t.Errorf("%.200q: parse reads something else (-API +parse):\n%s", raw, diff)
+	}
+}
+
+// FuzzReview checks the laws on any bytes.
+func FuzzReview(f *testing.F) {
+	for _, c := range readCases(f, "") {
+		f.Add(c.request.Object, c.request.Old, byte(len(c.sentence)))
+	}
+	for _, document := range objects {
+		f.Add([]byte(document), []byte(nil), byte(0))
+	}
+	injectors := worlds(f)
+	f.Fuzz(func(t *testing.T, raw, old []byte, choice byte) {
+		req := Request{Operation: Create, Object: raw, Cluster: clusters[choice%4], Offline: choice&4 != 0}
+		if len(old) > 0 {
+			req.Operation, req.Old = Update, old
+		}
+		world := []string{"built in", "required", "explicit probe", "all off"}[choice>>3%4]
+		if err := checkLaws(injectors[world], req); err != nil {
+			t.Errorf("%s: %v", world, err)
+		}
+	})
+}
