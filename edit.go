@@ -270,7 +270,8 @@ func (e *editor) appendBlock(node *yaml.Node, member map[string]json.RawMessage)
 		return errNoPlace
 	}
 	indent := node.Content[0].Column - 1
-	last := lastLine(node)
+	end := lastNode(node)
+	last, keep := end.Line, strings.HasSuffix(end.Value, "\n\n") // of a block scalar that keeps blank lines
 	if last > len(e.starts) {
 		return errNoPlace
 	}
@@ -280,7 +281,9 @@ func (e *editor) appendBlock(node *yaml.Node, member map[string]json.RawMessage)
 		content := strings.TrimLeft(line, " \t")
 		switch depth := len(line) - len(content); {
 		case content == "":
-			comments = false
+			if comments = false; keep && number < len(e.starts) {
+				last = number
+			}
 			continue
 		case depth > indent, content[0] == ']', content[0] == '}', // the rest of the last value
 			depth == indent && content[0] == '#' && comments:
@@ -292,13 +295,15 @@ func (e *editor) appendBlock(node *yaml.Node, member map[string]json.RawMessage)
 	return e.insertLines(last, indent, member)
 }
 
-// lastLine returns the last line on which anything in n begins.
-func lastLine(n *yaml.Node) int {
-	line := n.Line
+// lastNode returns what begins last in n.
+func lastNode(n *yaml.Node) *yaml.Node {
+	last := n
 	for _, inner := range n.Content {
-		line = max(line, lastLine(inner))
+		if end := lastNode(inner); end.Line >= last.Line {
+			last = end
+		}
 	}
-	return line
+	return last
 }
 
 // insertLines adds a member of a block mapping behind a line.
@@ -558,11 +563,11 @@ func (e *editor) mergeAlias(around, name, alias *yaml.Node, c change) error {
 
 // editTree makes the changes in the tree of the document and encodes it anew.
 func editTree(d *document, changes []change) ([]udiff.Edit, error) {
-	root, err := parseYAML(d.body)
-	if err != nil {
-		return nil, err
+	var document yaml.Node // with the comments at its end
+	if err := yaml.Unmarshal([]byte(d.body), &document); err != nil {
+		return nil, fmt.Errorf("read document: %w", err)
 	}
-	t := &tree{root}
+	t := &tree{document.Content[0]}
 	for _, c := range changes {
 		node := t.own(t.root)
 		for _, key := range c.path[:len(c.path)-1] {
@@ -583,7 +588,8 @@ func editTree(d *document, changes []change) ([]udiff.Edit, error) {
 		}
 		t.set(node, key, value)
 	}
-	text, err := encodeYAML(t.root, styleOf(d))
+	plainMerges(t.root)
+	text, err := encodeYAML(&document, styleOf(d))
 	if err != nil {
 		return nil, err
 	}
@@ -594,6 +600,16 @@ func editTree(d *document, changes []change) ([]udiff.Edit, error) {
 		return udiff.Lines(d.body, text), nil
 	}
 	return udiff.Lines(d.body, strings.TrimRight(text, "\r\n")), nil
+}
+
+// plainMerges takes the tag off the merge keys, which would be written out.
+func plainMerges(n *yaml.Node) {
+	if n.Tag == "!!merge" {
+		n.Tag = ""
+	}
+	for _, inner := range n.Content {
+		plainMerges(inner)
+	}
 }
 
 // tree is a document to be changed.

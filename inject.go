@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,6 +21,9 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 	"gomodules.xyz/jsonpatch/v2"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	kjson "sigs.k8s.io/json"
 
 	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/policy"
@@ -152,7 +156,14 @@ type injection struct {
 	workloads []*workload
 	// others is the number of objects that are no workloads.
 	others   int
-	warnings []string
+	warnings []warning
+}
+
+// warning is something that its author should know, at a line of a manifest.
+type warning struct {
+	manifest *manifest
+	line     int
+	text     string
 }
 
 // workload is an object with a pod template, or a Pod, and what is missing from it.
@@ -343,8 +354,8 @@ func (i *injection) review() error {
 				continue
 			}
 			if !formatted {
-				i.warnings = append(i.warnings, fmt.Sprintf("%s:%d: the additions don't fit into the text as it is "+
-					"(anchors, for example), so this document was formatted anew", m.name, (&object{document: d}).line()))
+				i.warnings = append(i.warnings, warning{m, (&object{document: d}).line(), "the additions don't fit into the text " +
+					"as it is (anchors, for example), so this document was formatted anew"})
 			}
 			if d.value, err = i.valueOf(d, operations[d]); err != nil {
 				failures = append(failures, fmt.Errorf("%s:%d: %w", m.name, d.line, err))
@@ -405,9 +416,13 @@ func (i *injection) reviewObject(w *workload, known namespaces) error {
 		Cluster: i.cluster, Offline: true})
 	switch {
 	case w.result.Err != nil:
-		return fmt.Errorf("%s:%d: %s: %w", w.manifest.name, w.line(), title(w), w.result.Err)
+		return fmt.Errorf("%s:%d: %s: %w", w.manifest.name, w.line(), title(w.object), cmp.Or(mistyped(w.object), w.result.Err))
 	case w.result.Decisions[0].Skip == patches.SkipKind:
 		i.others++
+		if current := currentVersion(w.APIVersion); current != "" {
+			i.warnings = append(i.warnings, warning{w.manifest, w.line(), fmt.Sprintf("%s: nothing is added, since the cluster "+
+				"no longer knows apiVersion %s; use %s", title(w.object), w.APIVersion, current)})
+		}
 		return nil
 	case n.disabled:
 		w.result = patches.Result{Kind: w.result.Kind, Name: w.result.Name, Patch: []byte("[]")}
@@ -424,6 +439,42 @@ func (i *injection) reviewObject(w *workload, known namespaces) error {
 	return nil
 }
 
+// currentVersion returns what took the place of an API group and version whose
+// workloads are served no more, "" for all others
+// (https://kubernetes.io/docs/reference/using-api/deprecation-guide/).
+func currentVersion(apiVersion string) string {
+	switch apiVersion {
+	case "extensions/v1beta1", "apps/v1beta1", "apps/v1beta2":
+		return "apps/v1"
+	case "batch/v1beta1", "batch/v2alpha1":
+		return "batch/v1"
+	}
+	return ""
+}
+
+// mistyped returns what is of the wrong type in an object that could not be read,
+// in the words of the API's own types, or nil.
+func mistyped(o *object) error {
+	var into any
+	switch o.Kind {
+	case "Pod":
+		into = &corev1.Pod{}
+	case "ReplicationController":
+		into = &corev1.ReplicationController{}
+	case "Deployment":
+		into = &appsv1.Deployment{}
+	case "StatefulSet":
+		into = &appsv1.StatefulSet{}
+	case "DaemonSet":
+		into = &appsv1.DaemonSet{}
+	case "ReplicaSet":
+		into = &appsv1.ReplicaSet{}
+	default:
+		return nil
+	}
+	return kjson.UnmarshalCaseSensitivePreserveInts(o.value, into)
+}
+
 // warn notes a problem, with the line of the label or annotation that it is about.
 func (i *injection) warn(m *manifest, o *object, p policy.Problem) {
 	metadata := o.path + "/metadata"
@@ -438,17 +489,16 @@ func (i *injection) warn(m *manifest, o *object, p policy.Problem) {
 			break
 		}
 	}
-	w := workload{object: o}
-	i.warnings = append(i.warnings, fmt.Sprintf("%s:%d: %s: %v", m.name, line, title(&w), p))
+	i.warnings = append(i.warnings, warning{m, line, title(o) + ": " + p.String()})
 }
 
 // title names an object for people.
-func title(w *workload) string {
-	name := w.name()
-	if w.Metadata.Namespace != "" {
-		name = w.Metadata.Namespace + "/" + name
+func title(o *object) string {
+	name := o.name()
+	if o.Metadata.Namespace != "" {
+		name = o.Metadata.Namespace + "/" + name
 	}
-	return printable(w.Kind + " " + name)
+	return printable(o.Kind + " " + name)
 }
 
 // encode returns the output in a format.
@@ -536,8 +586,11 @@ func (r report) text(i *injection) []byte {
 	if !r.quiet {
 		r.table(&b, i)
 	}
-	for _, warning := range i.warnings {
-		_, _ = fmt.Fprintf(&b, "%s %s\n", r.paint(yellow, "warning:"), printable(warning)) // a Buffer doesn't fail
+	warnings := slices.SortedStableFunc(slices.Values(i.warnings), func(a, b warning) int {
+		return cmp.Or(cmp.Compare(slices.Index(i.manifests, a.manifest), slices.Index(i.manifests, b.manifest)), cmp.Compare(a.line, b.line))
+	})
+	for _, w := range warnings {
+		_, _ = fmt.Fprintf(&b, "%s %s:%d: %s\n", r.paint(yellow, "warning:"), printable(w.manifest.name), w.line, printable(w.text)) // a Buffer doesn't fail
 	}
 	if !r.quiet {
 		b.WriteString(r.summary(i) + "\n")
@@ -553,7 +606,7 @@ func (r report) table(b *bytes.Buffer, i *injection) {
 	occurred := map[patches.Skip]bool{}
 	for _, w := range i.workloads {
 		for _, d := range w.result.Decisions {
-			row := [columns + 1]string{w.manifest.name + ":" + strconv.Itoa(w.line()), title(w), d.Default, d.Container, "added", d.Detail}
+			row := [columns + 1]string{w.manifest.name + ":" + strconv.Itoa(w.line()), title(w.object), d.Default, d.Container, "added", d.Detail}
 			switch {
 			case d.Skip != patches.SkipNone:
 				row[4], row[5] = "skipped", string(d.Skip)

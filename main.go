@@ -97,8 +97,10 @@ command line or the input can't be used, or the command failed.`
 // path. A name such as kubectl-evenkeel is shown as kubectl does: kubectl evenkeel.
 func newRootCommand(program string) *cobra.Command {
 	name := displayName(program)
+	v, _ := build()
 	root := &cobra.Command{
 		Use:           "evenkeel",
+		Version:       v,
 		Short:         "High-availability defaults for Kubernetes workloads",
 		Long:          strings.ReplaceAll(rootHelp, "{{program}}", name),
 		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: name},
@@ -218,8 +220,8 @@ func (p *policyFlags) register(fs *pflag.FlagSet) {
 			fs.String(s.Name, s.Default, s.Effect+" Allowed: "+strings.ReplaceAll(s.Values, "`", "")+".")
 		}
 	}
-	fs.Var(&p.maxPreStop, "max-pre-stop-sleep", "Longest `pre-stop-sleep` that an annotation or flag may ask for.")
-	fs.Var(&p.maxGrace, "max-grace-period", "Longest `terminationGracePeriodSeconds` that is raised to, to make room for the sleep.")
+	fs.Var(&p.maxPreStop, "max-pre-stop-sleep", "Longest preStop sleep that an annotation or flag may ask for.")
+	fs.Var(&p.maxGrace, "max-grace-period", "Up to where terminationGracePeriodSeconds is raised to make room for the sleep.")
 	fs.BoolVar(&p.allowExecSleep, "allow-exec-sleep", false,
 		"Use \"exec: sleep N\" where the cluster does not know preStop.sleep (before 1.30). Images without a sleep command then get SIGTERM at once.")
 }
@@ -252,7 +254,7 @@ func (s *seconds) Type() string { return "duration" }
 func (s *seconds) Set(text string) error {
 	d, err := time.ParseDuration(text)
 	if err != nil || d < time.Second || d%time.Second != 0 {
-		return errors.New("is no such duration; allowed: whole seconds, at least 1s, as in 60s or 10m")
+		return errors.New("is no duration in whole seconds; allowed: at least 1s, as in 60s or 10m")
 	}
 	*s = seconds(d)
 	return nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -73,8 +74,8 @@ func readManifest(name, text string) (*manifest, error) {
 	if i := invalidUTF8(text); i >= 0 {
 		return nil, lineError{1 + strings.Count(text[:i], "\n"), errors.New("is not UTF-8 text")}
 	}
-	documents, ok := splitJSON(text)
-	if !ok {
+	documents, notJSON := splitJSON(text)
+	if notJSON != nil {
 		var err error
 		if documents, err = splitYAML(text); err != nil {
 			return nil, err
@@ -82,6 +83,9 @@ func readManifest(name, text string) (*manifest, error) {
 	}
 	for _, d := range documents {
 		if err := d.read(); err != nil {
+			if filepath.Ext(name) == ".json" && notJSON != nil {
+				return nil, notJSON
+			}
 			return nil, err
 		}
 	}
@@ -98,13 +102,15 @@ func invalidUTF8(text string) int {
 	return -1
 }
 
-// splitJSON splits a stream of JSON values, and reports false for anything else.
-func splitJSON(text string) ([]*document, bool) {
+// splitJSON splits a stream of JSON objects. The error, a lineError, says why the
+// text is none.
+func splitJSON(text string) ([]*document, error) {
 	if trimmed := strings.TrimLeft(text, byteOrderMark+" \t\r\n"); !strings.HasPrefix(trimmed, "{") {
-		return nil, false
+		return nil, lineError{1, errors.New("is no JSON object")}
 	}
-	start := strings.IndexByte(text, '{')
-	before, text := text[:start], text[start:]
+	begins := strings.IndexByte(text, '{')
+	start, text := text[:begins], text[begins:]
+	before := start
 	line := 1 + strings.Count(before, "\n")
 	d := json.NewDecoder(strings.NewReader(text))
 	var documents []*document
@@ -112,9 +118,13 @@ func splitJSON(text string) ([]*document, bool) {
 		var value json.RawMessage
 		if err := d.Decode(&value); errors.Is(err, io.EOF) {
 			documents[len(documents)-1].after = text[at:]
-			return documents, true
+			return documents, nil
 		} else if err != nil {
-			return nil, false
+			var syntax *json.SyntaxError
+			if errors.As(err, &syntax) {
+				at = min(int(syntax.Offset), len(text))
+			}
+			return nil, lineError{strings.Count(start+text[:at], "\n") + 1, fmt.Errorf("read JSON: %w", err)}
 		}
 		end := int(d.InputOffset())
 		begin := end - len(value)
@@ -234,11 +244,32 @@ func (d *document) read() error {
 	if root == nil || root.Kind == yaml.ScalarNode && root.Tag == "!!null" {
 		return nil
 	}
-	value, err := kyaml.YAMLToJSONStrict([]byte(d.body))
+	if err := d.checkKeys(root); err != nil {
+		return err
+	}
+	value, err := kyaml.YAMLToJSON([]byte(d.body)) // its strict variant takes an overridden merge for a repetition
 	if err != nil {
 		return d.lineError(err)
 	}
 	d.root, d.value = root, value
+	return nil
+}
+
+// checkKeys returns an error when a mapping in n has a key twice. kubectl takes the
+// last one without a word.
+func (d *document) checkKeys(n *yaml.Node) error {
+	lines := map[string]int{}
+	for i, inner := range n.Content {
+		if n.Kind == yaml.MappingNode && i%2 == 0 && inner.Kind == yaml.ScalarNode {
+			if first, twice := lines[inner.Value]; twice {
+				return lineError{d.line + inner.Line - 1, fmt.Errorf("key %q stands in line %d already", shortened(inner.Value), d.line+first-1)}
+			}
+			lines[inner.Value] = inner.Line
+		}
+		if err := d.checkKeys(inner); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
