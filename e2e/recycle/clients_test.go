@@ -100,17 +100,17 @@ func TestNoResponseFails(t *testing.T) {
 
 	t.Run("Go over HTTP/1.1", func(t *testing.T) {
 		p := start(t, "-max-requests=100", "-max-age=2s")
-		load(t, 32, pick(4_000, 250_000), echo(t, newClient(http1), "http://"+p.address))
+		load(t, 32, pick(3_000, 200_000), echo(t, newClient(http1), "http://"+p.address))
 		report(t, p, "http", 20)
 	})
 	t.Run("Go over HTTP/2 with TLS", func(t *testing.T) {
 		p := start(t, "-tls", "-max-requests=200", "-max-age=2s")
-		load(t, 32, pick(3_000, 200_000), echo(t, newClient(http2), "https://"+p.address))
+		load(t, 32, pick(2_000, 100_000), echo(t, newClient(http2), "https://"+p.address))
 		report(t, p, "https", 5)
 	})
 	t.Run("Go over HTTP/2 without TLS", func(t *testing.T) {
 		p := start(t, "-max-requests=200", "-max-age=2s")
-		load(t, 32, pick(3_000, 200_000), echo(t, newClient(h2c), "http://"+p.address))
+		load(t, 32, pick(2_000, 150_000), echo(t, newClient(h2c), "http://"+p.address))
 		report(t, p, "http", 5)
 	})
 	t.Run("gRPC over h2c", func(t *testing.T) {
@@ -121,7 +121,7 @@ func TestNoResponseFails(t *testing.T) {
 		}
 		defer connection.Close()
 		client := grpc_health_v1.NewHealthClient(connection)
-		load(t, 16, pick(2_000, 100_000), func(int) error {
+		load(t, 16, pick(1_000, 100_000), func(int) error {
 			answer, err := client.Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
 			if err == nil && answer.Status != grpc_health_v1.HealthCheckResponse_SERVING {
 				err = fmt.Errorf("status %v", answer.Status)
@@ -129,14 +129,6 @@ func TestNoResponseFails(t *testing.T) {
 			return err
 		})
 		report(t, p, "http", 5)
-	})
-	t.Run("wrk", func(t *testing.T) {
-		p := start(t, "-max-requests=100", "-name=hello")
-		out := run(t, tool(t, "wrk", "wrk"), "-t2", "-c32", "-d"+pick("1s", "60s"), "http://"+p.address+"/")
-		if strings.Contains(out, "Socket errors") || strings.Contains(out, "Non-2xx") {
-			t.Errorf("wrk has met errors:\n%s", out)
-		}
-		report(t, p, "http", 10)
 	})
 	t.Run("curl with --http2", func(t *testing.T) {
 		p := start(t, "-tls", "-max-requests=5", "-name=hello")
@@ -156,7 +148,7 @@ func TestNoResponseFails(t *testing.T) {
 	})
 	t.Run("a client that pipelines", func(t *testing.T) {
 		p := start(t, "-max-requests=50", "-name=hello")
-		n := pipeline(t, p.address, pick(2_000, 50_000))
+		n := pipeline(t, p.address, pick(2_000, 100_000))
 		if n == 0 {
 			t.Error("every answer came before the next question was sent: this proves nothing")
 		}
@@ -165,13 +157,13 @@ func TestNoResponseFails(t *testing.T) {
 	})
 	t.Run("streams and uploads in flight", func(t *testing.T) {
 		for _, protocol := range []protocol{http1, http2, h2c} {
-			args, scheme := []string{"-max-requests=20", "-max-age=300ms"}, "http"
+			args, scheme := []string{"-max-requests=8", "-max-age=300ms"}, "http"
 			if protocol == http2 {
 				args, scheme = append(args, "-tls"), "https"
 			}
 			p := start(t, args...)
 			client := newClient(protocol)
-			load(t, 8, pick(64, 2_000), func(i int) error {
+			load(t, 8, pick(24, 2_000), func(i int) error {
 				if i%2 == 0 {
 					got, err := fetch(t.Context(), client, http.MethodGet, scheme+"://"+p.address+"/stream?n=500", nil)
 					if err == nil && len(got) != 500_000 {
@@ -211,8 +203,19 @@ func TestNoResponseFails(t *testing.T) {
 		})
 		report(t, p, "http", 0)
 	})
+	t.Run("wrk", func(t *testing.T) { // asks what is missing to a million
+		p := start(t, "-max-requests="+pick("20", "100"), "-name=hello")
+		wrk := tool(t, "wrk", "wrk")
+		for round := 0; round == 0 || (long() && round < 40 && requests.Load()+p.stats(t, "http").Requests < 1_010_000); round++ {
+			out := run(t, wrk, "-t2", "-c32", "-d"+pick("1s", "30s"), "http://"+p.address+"/")
+			if strings.Contains(out, "Socket errors") || strings.Contains(out, "Non-2xx") {
+				t.Errorf("wrk has met errors:\n%s", out)
+			}
+		}
+		report(t, p, "http", 5)
+	})
 	t.Logf("together: %d requests, %d recycled connections", requests.Load(), connections.Load())
-	if want := pick(int64(10_000), 1_000_000); requests.Load() < want {
+	if want := pick(int64(8_000), 1_000_000); requests.Load() < want {
 		t.Errorf("only %d requests, want %d", requests.Load(), want)
 	}
 }

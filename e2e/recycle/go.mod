@@ -5,6 +5,7 @@ go 1.26.0
 
 require (
 	github.com/evenkeel/evenkeel v0.0.0
+	github.com/google/go-cmp v0.7.0
 	github.com/gorilla/websocket v1.5.3
 	google.golang.org/grpc v1.85.0
 )

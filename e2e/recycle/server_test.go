@@ -131,19 +131,18 @@ func startBinary(t *testing.T, name string, args ...string) *process {
 	return p
 }
 
-// terminate sends SIGTERM and waits for the end.
-func (p *process) terminate(t *testing.T) {
+// terminate sends SIGTERM and waits for the end, whose error it returns.
+func (p *process) terminate(t *testing.T) error {
 	t.Helper()
 	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	select {
 	case err := <-p.done:
-		if err != nil {
-			t.Errorf("the server ended with %v\n%s", err, p.stderr.String())
-		}
+		return err
 	case <-time.After(2 * time.Minute):
 		t.Fatal("the server has not ended two minutes after SIGTERM")
+		return nil
 	}
 }
 
