@@ -115,13 +115,15 @@ func (p *Policy) Set(name, value string, bounds Bounds) error {
 		if s.Name != name || !s.Flag {
 			continue
 		}
-		clamped, err := s.parse(p, value, bounds)
+		set := *p
+		clamped, err := s.parse(&set, value, bounds)
 		if err == nil && clamped != "" {
 			err = fmt.Errorf("is above the bound of %s", clamped)
 		}
 		if err != nil {
 			return fmt.Errorf("--%s=%q %w; allowed: %s", name, shorten(value, 64), err, s.Values)
 		}
+		*p = set
 		return nil
 	}
 	return fmt.Errorf("no setting %q has a flag", name)
