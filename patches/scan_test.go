@@ -339,6 +339,11 @@ func checkParse(t *testing.T, raw []byte) {
 		t.Fatalf("%.200q: parse takes it, but it is no JSON", raw)
 	}
 	want, strict, theirs := decodeTyped(raw)
+	if err != nil { // a member twice that the type does not have is reason enough
+		var members map[string]any
+		twice, _ := kjson.UnmarshalStrict(raw, &members, kjson.DisallowDuplicateFields)
+		strict = append(strict, twice...)
+	}
 	if theirs != nil || len(strict) > 0 || !utf8.Valid(raw) || !bytes.HasPrefix(bytes.TrimLeft(raw, " \t\r\n"), []byte("{")) {
 		return
 	}

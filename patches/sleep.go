@@ -76,7 +76,8 @@ func addHooks(in *input, out *output, grace int64) (raise int64) {
 	}
 
 	native := in.cluster.nativeSleep()
-	sleep, raise := fit(grace, seconds, int64(in.config.MaxGracePeriod/time.Second), recorded(pod, DefaultPreStopSleep))
+	before := recorded(pod, DefaultPreStopSleep) && !in.unchangedManifest(grace)
+	sleep, raise := fit(grace, seconds, int64(in.config.MaxGracePeriod/time.Second), before)
 	switch {
 	case !slices.Contains(skips, SkipNone):
 		raise = 0
@@ -166,18 +167,19 @@ func (in *input) raisedAgain(grace int64) int64 {
 
 // unmistakable returns a grace period that we are about to write, or one a second
 // longer where a further review of the same update would take it for the value of
-// an unchanged manifest (see raisedAgain).
+// an unchanged manifest.
 func (in *input) unmistakable(grace int64) int64 {
-	if in.old == nil || in.old.pod.grace == nil || !recorded(&in.old.pod, DefaultPreStopSleep) {
-		return grace
-	}
-	for slices.ContainsFunc(in.old.pod.containers, func(c container) bool {
-		sleep := sleepOf(c.preStop)
-		return sleep > 0 && grace+sleep == *in.old.pod.grace
-	}) {
+	for in.unchangedManifest(grace) {
 		grace++
 	}
 	return grace
+}
+
+// unchangedManifest reports whether grace, in seconds, is what the manifest of an
+// update had to say before, too: the earlier grace period without a sleep of ours.
+func (in *input) unchangedManifest(grace int64) bool {
+	return in.old != nil && in.old.pod.grace != nil && recorded(&in.old.pod, DefaultPreStopSleep) &&
+		raised(&in.old.pod, grace)
 }
 
 // sleepOf returns the seconds of a hook that does nothing but sleep, or 0.
