@@ -28,9 +28,9 @@ func cli(t *testing.T, stdin string, args ...string) (stdout, stderr string, cod
 	return out.String(), err.String(), code
 }
 
-// section begins a part of a case file: a file to be there, stdin, or the
+// caseSeparator begins a part of a case file: a file to be there, stdin, or the
 // expectations stdout, stderr and exit.
-const section = "==== "
+const caseSeparator = "==== "
 
 // TestCommands runs the case files: a sentence, a command line behind "$ ", and
 // sections.
@@ -49,7 +49,7 @@ func TestCommands(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			parts := strings.Split("\n"+strings.TrimSuffix(string(text), "\n"), "\n"+section)
+			parts := strings.Split("\n"+strings.TrimSuffix(string(text), "\n"), "\n"+caseSeparator)
 			_, command, ok := strings.Cut(parts[0], "\n$ ")
 			if !ok {
 				t.Fatal(`no line begins with "$ "`)
@@ -63,7 +63,7 @@ func TestCommands(t *testing.T) {
 					want[name] = content
 					continue
 				}
-				rewritten += "\n" + section + part
+				rewritten += "\n" + caseSeparator + part
 				if name == "stdin" {
 					stdin = content + "\n"
 					continue
@@ -82,11 +82,11 @@ func TestCommands(t *testing.T) {
 			if *update {
 				for _, name := range []string{"stdout", "stderr"} {
 					if got[name] != "" {
-						rewritten += "\n" + section + name + "\n" + got[name]
+						rewritten += "\n" + caseSeparator + name + "\n" + got[name]
 					}
 				}
 				if code != 0 {
-					rewritten += "\n" + section + "exit\n" + got["exit"]
+					rewritten += "\n" + caseSeparator + "exit\n" + got["exit"]
 				}
 				if err := os.WriteFile(path, []byte(strings.TrimPrefix(rewritten, "\n")+"\n"), 0o666); err != nil {
 					t.Fatal(err)
