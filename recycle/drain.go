@@ -32,6 +32,8 @@ func (r *Recycler) Draining() bool { return r.draining.Load() }
 // drop them: kube-apiserver keeps unused ones for 90 seconds. Whatever is left at its end is idle, and a request that is sent in that
 // very moment is lost.
 //
+// Connections that a handler has taken over are neither told nor waited for, as with Shutdown.
+//
 // The error is that of closing the listener, or says that requests had to be cut. Drain is to be called once.
 func (r *Recycler) Drain(ctx context.Context) error {
 	r.draining.Store(true)

@@ -31,6 +31,8 @@
 // not processed, and clients are to send it again over a new connection, whatever its method. Go's client does unless the request
 // has a body that can't be read twice: [http.Request.GetBody] is set by [http.NewRequest] for bytes.Buffer, bytes.Reader and
 // strings.Reader, and missing for anything else. curl 7.88 does not.
+//
+// A client that pipelines and then takes more than half a second to read the last answer of a connection may lose its end.
 package recycle
 
 import (

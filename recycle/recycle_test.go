@@ -605,15 +605,15 @@ func TestWhatIsInFlightFinishes(t *testing.T) {
 
 // TestNoRequestFails is the short form of the proof with real clients: many at once, limits that are reached all the time.
 func TestNoRequestFails(t *testing.T) {
-	const clients, each = 16, 100
+	const clients, each = 8, 100
 	for _, p := range everyProtocol {
 		t.Run(string(p), func(t *testing.T) {
 			// A connection over TLS takes a handshake, and an HTTP/2 client waits for a second when it meets GOAWAY with one request twice.
 			options := map[protocol]Options{
 				http1:    {MaxRequests: 10, MaxAge: 100 * time.Millisecond},
 				http1TLS: {MaxRequests: 50, MaxAge: time.Second},
-				http2TLS: {MaxRequests: 100, MaxAge: time.Second},
-				h2c:      {MaxRequests: 100, MaxAge: 100 * time.Millisecond},
+				http2TLS: {MaxRequests: 50, MaxAge: time.Second},
+				h2c:      {MaxRequests: 50, MaxAge: 100 * time.Millisecond},
 			}[p]
 			s := serve(t, p, options, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				body, _ := io.ReadAll(r.Body)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -110,14 +111,14 @@ func jitterPlot(panels []panel, connections int, age time.Duration) string {
 	s.text(left, 22, "start", ` font-size="16" font-weight="bold"`,
 		fmt.Sprintf("%d connections opened together, age limit %v: how many end in each second", connections, age))
 	s.text(left, 40, "start", "", "each connection that ends is followed by a new one; right: how old they were when they ended")
+	most := 1.0 // one scale for all, so that they compare
+	for _, p := range panels {
+		most = max(most, slices.Max(p.bars))
+	}
 	for i, p := range panels {
 		y0 := float64(top + i*(int(height)+gap))
 		s.text(left, y0+12, "start", ` font-weight="bold"`, p.title)
-		bars := func(values []float64, x0, x1 float64, colour string) func(float64) float64 {
-			most := 1.0
-			for _, v := range values {
-				most = max(most, v)
-			}
+		bars := func(values []float64, most, x0, x1 float64, colour string) func(float64) float64 {
 			y := func(v float64) float64 { return y0 + 24 + (height-4)*(1-v/most) }
 			step := (x1 - x0) / float64(len(values))
 			for _, share := range []float64{0, 0.5, 1} {
@@ -134,11 +135,11 @@ func jitterPlot(panels []panel, connections int, age time.Duration) string {
 			return func(i float64) float64 { return x0 + i*step }
 		}
 		bottom := y0 + 24 + height + 10
-		x := bars(p.bars, left, width-right-sideWidth-60, colours[0])
+		x := bars(p.bars, most, left, width-right-sideWidth-60, colours[0])
 		for second := 0; second <= len(p.bars); second += max(1, len(p.bars)/9) {
 			s.text(x(float64(second)), bottom, "middle", "", fmt.Sprintf("%d s", second))
 		}
-		x = bars(p.side, width-right-sideWidth, width-right, colours[2])
+		x = bars(p.side, slices.Max(p.side), width-right-sideWidth, width-right, colours[2])
 		for percent := 0; percent <= 100; percent += 25 {
 			s.text(x(float64(percent)/2), bottom, "middle", "", fmt.Sprintf("%d %%", percent))
 		}
