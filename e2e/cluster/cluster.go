@@ -88,7 +88,7 @@ func Open(ctx context.Context, config Config) (*Cluster, error) {
 }
 
 // Start builds what isn't built yet, starts the components on free loopback ports and waits until the API server is
-// ready (at most a minute) and, with a controller manager, the namespace "default" can take Pods. When it returns an
+// ready (at most three minutes, on a busy machine) and, with a controller manager, the namespace "default" can take Pods. When it returns an
 // error, which holds the end of the guilty component's log, nothing is left running.
 func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 	if config.Log == nil {
@@ -408,7 +408,7 @@ func (c *Cluster) WebhookService(ctx context.Context, namespace, name string, po
 	return nil
 }
 
-// waitReady polls /readyz until it answers 200, the API server or etcd ends, or a minute has passed.
+// waitReady polls /readyz until it answers 200, the API server or etcd ends, or three minutes have passed.
 func (c *Cluster) waitReady(ctx context.Context) error {
 	err := c.poll(ctx, func(ctx context.Context) error {
 		return c.Client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
@@ -435,9 +435,9 @@ func (c *Cluster) waitDefaultNamespace(ctx context.Context) error {
 	return nil
 }
 
-// poll tries for a minute at most, and no longer than every component runs.
+// poll tries for three minutes at most, and no longer than every component runs.
 func (c *Cluster) poll(ctx context.Context, try func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()

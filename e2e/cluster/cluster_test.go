@@ -104,14 +104,14 @@ func TestNothingIsLeftHoweverTheProcessEnds(t *testing.T) {
 				t.Fatalf("child reported %+v, want three processes and a directory; it wrote:\n%s", r, stderr.String())
 			}
 			for name, pid := range r.PIDs {
-				eventually(t, 15*time.Second, func() error {
+				eventually(t, time.Minute, func() error {
 					if running(pid) {
 						return fmt.Errorf("%s (process %d) is still running", name, pid)
 					}
 					return nil
 				})
 			}
-			eventually(t, 15*time.Second, func() error {
+			eventually(t, time.Minute, func() error {
 				if _, err := os.Stat(r.Dir); !os.IsNotExist(err) {
 					return fmt.Errorf("directory %s is still there: %v", r.Dir, err)
 				}
@@ -157,7 +157,7 @@ func TestControlPlane(t *testing.T) {
 			t.Fatal(err)
 		}
 		var pods []corev1.Pod
-		eventually(t, 30*time.Second, func() error {
+		eventually(t, time.Minute, func() error {
 			d, err := c.Client.AppsV1().Deployments("default").Get(ctx, "spread", metav1.GetOptions{})
 			if err != nil {
 				return err
@@ -186,7 +186,7 @@ func TestControlPlane(t *testing.T) {
 		if err := c.Client.AppsV1().Deployments("default").Delete(ctx, "spread", metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, 30*time.Second, func() error {
+		eventually(t, time.Minute, func() error {
 			list, err := c.Client.CoreV1().Pods("default").List(ctx, metav1.ListOptions{LabelSelector: "app=spread"})
 			if err != nil {
 				return err
@@ -340,7 +340,7 @@ func TestControlPlane(t *testing.T) {
 		if err := syscall.Kill(c.PIDs()[cluster.Scheduler], syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, 15*time.Second, func() error {
+		eventually(t, time.Minute, func() error {
 			if !strings.Contains(log.String(), "kube-scheduler ended: signal: killed") {
 				return fmt.Errorf("nothing about it in the log: %s", log.String())
 			}

@@ -84,7 +84,7 @@ func testWebhookService(t *testing.T, c *cluster.Cluster) {
 			t.Error(err)
 		}
 	}()
-	eventually(t, 30*time.Second, func() error { // until the API server has heard of the webhook, and then no failure
+	eventually(t, time.Minute, func() error { // until the API server has heard of the webhook, and then no failure
 		_, err := c.Client.CoreV1().ConfigMaps("webhooks").Create(ctx,
 			&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: "probe-"}}, metav1.CreateOptions{})
 		if err != nil {
