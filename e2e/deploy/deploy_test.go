@@ -1,0 +1,427 @@
+// Package deploy tests deploy/ and the commands of the README on a real control plane.
+package deploy
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"sigs.k8s.io/yaml"
+
+	"github.com/evenkeel/evenkeel/e2e/cluster"
+	"github.com/evenkeel/evenkeel/e2e/installation"
+)
+
+// root returns the directory of the repository.
+func root(t *testing.T) string {
+	t.Helper()
+	dir, err := installation.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// commands returns the shell commands between the markers of that name in README.md.
+func commands(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(root(t), "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "<!-- "+name+" -->\n```sh\n")
+	script, _, found := strings.Cut(rest, "```\n<!-- /"+name+" -->")
+	if !found {
+		t.Fatalf("README.md has no commands between <!-- %s --> and <!-- /%s -->", name, name)
+	}
+	return script
+}
+
+// user runs commands as the reader of the README would, in a directory of their own that looks like the repository.
+type user struct {
+	cluster *cluster.Cluster
+	dir     string
+}
+
+func newUser(t *testing.T, c *cluster.Cluster) *user {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.CopyFS(filepath.Join(dir, "deploy"), os.DirFS(filepath.Join(root(t), "deploy"))); err != nil {
+		t.Fatal(err)
+	}
+	return &user{cluster: c, dir: dir}
+}
+
+func (u *user) run(t *testing.T, script string) string {
+	t.Helper()
+	kubectl, err := u.cluster.KubectlCommand(t.Context(), "version", "--client")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shell := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", script)
+	shell.Dir = u.dir
+	shell.Env = append(kubectl.Env, "PATH="+filepath.Dir(kubectl.Path)+string(os.PathListSeparator)+os.Getenv("PATH"))
+	out, err := shell.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s\n%s", err, script, out)
+	}
+	return string(out)
+}
+
+func TestTheREADMEsCommandsInstallUpgradeAndUninstall(t *testing.T) {
+	ctx := t.Context()
+	c, err := cluster.Start(ctx, cluster.Config{Log: os.Stderr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := c.AddNodes(ctx, 6, cluster.NodeSpec{}); err != nil {
+		t.Fatal(err)
+	}
+	u := newUser(t, c)
+	u.run(t, "kubectl create namespace shop")
+
+	if out := u.run(t, commands(t, "install")); strings.Contains(out, "Warning") {
+		t.Errorf("the installation warns:\n%s", out)
+	}
+	spreadOverZones(ctx, t, c)
+	certificate, err := os.ReadFile(filepath.Join(u.dir, "tls.crt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	trusts(ctx, t, c, certificate)
+
+	// Applied again, as an upgrade is: the bundle stays, and evenkeel's own pods do.
+	was := own(ctx, t, c).Generation
+	u.run(t, "kubectl apply -k deploy/")
+	trusts(ctx, t, c, certificate)
+	if is := own(ctx, t, c).Generation; is != was {
+		t.Errorf("applying the same again changed evenkeel's own Deployment: generation %d, was %d", is, was)
+	}
+
+	listenAt := serve(ctx, t, c)
+
+	before := apply(ctx, t, c, "before")
+	if defaulted(before) {
+		t.Error("a Deployment got defaults before the namespace opted in")
+	}
+	u.run(t, commands(t, "opt in"))
+	reachable(ctx, t, c, listenAt)
+	after := apply(ctx, t, c, "after")
+	if !defaulted(after) {
+		t.Error("a Deployment of an opted-in namespace got no defaults")
+	}
+
+	u.run(t, commands(t, "uninstall"))
+	if got := read(ctx, t, c, "after"); got.Generation != after.Generation || !defaulted(got) {
+		t.Error("uninstalling changed a workload")
+	}
+	if defaulted(apply(ctx, t, c, "later")) {
+		t.Error("a Deployment got defaults after evenkeel was uninstalled")
+	}
+	if out := u.run(t, "kubectl get clusterrole,clusterrolebinding,mutatingwebhookconfiguration -o name"); strings.Contains(out, "evenkeel") {
+		t.Errorf("something is left after uninstalling:\n%s", out)
+	}
+	poll(ctx, t, "namespace evenkeel-system is gone", func(ctx context.Context) (bool, error) {
+		_, err := c.Client.CoreV1().Namespaces().Get(ctx, installation.Namespace, metav1.GetOptions{})
+		return apierrors.IsNotFound(err), nil
+	})
+}
+
+// poll waits at most a minute until the condition holds.
+func poll(ctx context.Context, t *testing.T, what string, condition wait.ConditionWithContextFunc) {
+	t.Helper()
+	if err := wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, time.Minute, true, condition); err != nil {
+		t.Fatalf("wait until %s: %v", what, err)
+	}
+}
+
+// own returns evenkeel's own Deployment.
+func own(ctx context.Context, t *testing.T, c *cluster.Cluster) *appsv1.Deployment {
+	t.Helper()
+	deployment, err := c.Client.AppsV1().Deployments(installation.Namespace).Get(ctx, "evenkeel", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return deployment
+}
+
+// spreadOverZones waits for evenkeel's own pods. That they are there at all shows that the namespace's pod security
+// level and quota admit them.
+func spreadOverZones(ctx context.Context, t *testing.T, c *cluster.Cluster) {
+	t.Helper()
+	poll(ctx, t, "evenkeel's pods are ready", func(ctx context.Context) (bool, error) {
+		return own(ctx, t, c).Status.ReadyReplicas == 3, nil
+	})
+	pods, err := c.Client.CoreV1().Pods(installation.Namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	zones := map[string]bool{}
+	for _, pod := range pods.Items {
+		node, err := c.Client.CoreV1().Nodes().Get(ctx, pod.Spec.NodeName, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		zones[node.Labels[corev1.LabelTopologyZone]] = true
+	}
+	if len(zones) != 3 {
+		t.Errorf("evenkeel's own 3 pods are in the zones %v, want 3", zones)
+	}
+}
+
+// serve runs evenkeel with the certificate that the README made, at the place where a pod of its would be, and points
+// the Service there. It returns its address.
+func serve(ctx context.Context, t *testing.T, c *cluster.Cluster) string {
+	t.Helper()
+	secret, err := c.Client.CoreV1().Secrets(installation.Namespace).Get(ctx, "evenkeel-tls", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, content := range secret.Data {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	program, err := installation.Build(ctx, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := listener.Addr().String()
+	if err := listener.Close(); err != nil {
+		t.Fatal(err)
+	}
+	err = c.StartProgram("evenkeel", program, "serve", "--listen="+address, "--metrics-listen=127.0.0.1:0", "--kubeconfig="+c.Kubeconfig,
+		"--tls-cert-file="+filepath.Join(dir, "tls.crt"), "--tls-key-file="+filepath.Join(dir, "tls.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := listener.Addr().(*net.TCPAddr).Port
+	if err := c.WebhookService(ctx, installation.Namespace, installation.Service, port); err != nil {
+		t.Fatal(err)
+	}
+	patch := []map[string]any{
+		{"op": "replace", "path": "/webhooks/0/clientConfig/service/port", "value": port},
+		{"op": "replace", "path": "/webhooks/1/clientConfig/service/port", "value": port},
+	}
+	body, err := yaml.Marshal(patch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if body, err = yaml.YAMLToJSON(body); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Patch(ctx, "evenkeel", types.JSONPatchType, body, metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return address
+}
+
+// reachable waits until the API server calls evenkeel: it has to notice the Namespace's new label first.
+func reachable(ctx context.Context, t *testing.T, c *cluster.Cluster, address string) {
+	t.Helper()
+	poll(ctx, t, "the API server calls "+address, func(ctx context.Context) (bool, error) {
+		created, err := c.Client.AppsV1().Deployments("shop").Create(ctx, deployment("probe"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		return err == nil && defaulted(created), err
+	})
+}
+
+// trusts fails the test unless every webhook is called at the certificate that the README made.
+func trusts(ctx context.Context, t *testing.T, c *cluster.Cluster, certificate []byte) {
+	t.Helper()
+	configuration, err := c.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, "evenkeel", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(configuration.Webhooks) != 2 {
+		t.Errorf("%d webhooks, want 2", len(configuration.Webhooks))
+	}
+	for _, webhook := range configuration.Webhooks {
+		if !bytes.Equal(webhook.ClientConfig.CABundle, certificate) {
+			t.Errorf("webhook %s has another bundle than the certificate", webhook.Name)
+		}
+	}
+}
+
+// deployment returns a Deployment that lacks every default.
+func deployment(name string) *appsv1.Deployment {
+	set := map[string]string{"app": name}
+	return &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: appsv1.DeploymentSpec{
+			Selector: &metav1.LabelSelector{MatchLabels: set},
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: set},
+				Spec: corev1.PodSpec{Containers: []corev1.Container{
+					{Name: "app", Image: "example.com/app:1", Ports: []corev1.ContainerPort{{ContainerPort: 8080}}},
+				}},
+			},
+		},
+	}
+}
+
+func apply(ctx context.Context, t *testing.T, c *cluster.Cluster, name string) *appsv1.Deployment {
+	t.Helper()
+	created, err := c.Client.AppsV1().Deployments("shop").Create(ctx, deployment(name), metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return created
+}
+
+func read(ctx context.Context, t *testing.T, c *cluster.Cluster, name string) *appsv1.Deployment {
+	t.Helper()
+	got, err := c.Client.AppsV1().Deployments("shop").Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+// defaulted reports whether a Deployment carries evenkeel's record.
+func defaulted(d *appsv1.Deployment) bool {
+	return d.Spec.Template.Annotations["evenkeel.dev/injected"] == "anti-affinity,pre-stop-sleep,readiness-probe"
+}
+
+// rendered returns the documents of a kustomization, by kind and name.
+func rendered(t *testing.T, directory string) map[string]string {
+	t.Helper()
+	bin, err := cluster.Build(t.Context(), os.Stderr, cluster.Kubectl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(t.Context(), filepath.Join(bin, cluster.Kubectl), "kustomize", filepath.Join(root(t), directory)).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	documents := map[string]string{}
+	for document := range strings.SplitSeq(string(out), "\n---\n") {
+		var meta metav1.PartialObjectMetadata
+		if err := yaml.Unmarshal([]byte(document), &meta); err != nil {
+			t.Fatal(err)
+		}
+		documents[meta.Kind+"/"+meta.Name] = document
+	}
+	return documents
+}
+
+// check returns the exit code of "evenkeel inject --check" for a manifest, 1 where something is missing.
+func check(t *testing.T, program, manifest string) (code int, report string) {
+	t.Helper()
+	inject := exec.CommandContext(t.Context(), program, "inject", "--check", "--kube-version=1.33", "-")
+	inject.Stdin = strings.NewReader(manifest)
+	out, err := inject.CombinedOutput()
+	if err != nil && inject.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return inject.ProcessState.ExitCode(), string(out)
+}
+
+func TestOurOwnDeploymentHasOurOwnDefaults(t *testing.T) {
+	program, err := installation.Build(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest := rendered(t, "deploy")["Deployment/evenkeel"]
+	if code, report := check(t, program, manifest); code != 0 {
+		t.Errorf("evenkeel would add something to its own Deployment:\n%s", report)
+	}
+	for _, field := range []string{"podAntiAffinity", "readinessProbe", "preStop"} { // negative controls
+		without := strings.Replace(manifest, field+":", "x-"+field+":", 1)
+		if code, _ := check(t, program, without); code != 1 {
+			t.Errorf("without %s the check exits with %d, want 1", field, code)
+		}
+	}
+}
+
+func TestTheWebhookConfigurationIsAsDesigned(t *testing.T) {
+	var configuration admissionregistrationv1.MutatingWebhookConfiguration
+	if err := yaml.UnmarshalStrict([]byte(rendered(t, "deploy")["MutatingWebhookConfiguration/evenkeel"]), &configuration); err != nil {
+		t.Fatal(err)
+	}
+	for _, webhook := range configuration.Webhooks {
+		if *webhook.FailurePolicy != admissionregistrationv1.Ignore || *webhook.TimeoutSeconds != 2 ||
+			*webhook.ReinvocationPolicy != admissionregistrationv1.IfNeededReinvocationPolicy ||
+			*webhook.SideEffects != admissionregistrationv1.SideEffectClassNone || *webhook.MatchPolicy != admissionregistrationv1.Equivalent {
+			t.Errorf("webhook %s may block, be slow or be passed over: %+v", webhook.Name, webhook)
+		}
+		if len(webhook.MatchConditions) > 0 {
+			t.Errorf("webhook %s has matchConditions, which cost even where they skip", webhook.Name)
+		}
+		selector, err := metav1.LabelSelectorAsSelector(webhook.NamespaceSelector)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, called := range map[string]bool{"shop": true, "kube-system": false, installation.Namespace: false} {
+			labelled := map[string]string{corev1.LabelMetadataName: name, "evenkeel.dev/inject": "enabled"}
+			if got := selector.Matches(labels.Set(labelled)); got != called {
+				t.Errorf("webhook %s is called for the labelled namespace %s: %v, want %v", webhook.Name, name, got, called)
+			}
+		}
+		if selector.Matches(labels.Set{corev1.LabelMetadataName: "shop"}) {
+			t.Errorf("webhook %s is called for a namespace without the label", webhook.Name)
+		}
+	}
+}
+
+func TestTheCertManagerOverlayFitsTheBase(t *testing.T) {
+	documents := rendered(t, "deploy/cert-manager")
+	if !strings.Contains(documents["MutatingWebhookConfiguration/evenkeel"], "cert-manager.io/inject-ca-from: evenkeel-system/evenkeel-tls\n") {
+		t.Error("the webhook configuration doesn't ask for the bundle of the certificate evenkeel-system/evenkeel-tls")
+	}
+	certificate := documents["Certificate/evenkeel-tls"]
+	if !strings.Contains(certificate, "secretName: evenkeel-tls\n") || !strings.Contains(certificate, "- evenkeel.evenkeel-system.svc\n") {
+		t.Errorf("the certificate is not for the Service, or not in the Secret that the Deployment mounts:\n%s", certificate)
+	}
+}
+
+// The Dockerfile names the directories that the program is built from.
+func TestTheDockerfileCopiesEveryPackage(t *testing.T) {
+	list := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{.ImportPath}}", ".")
+	list.Dir = root(t)
+	out, err := list.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dockerfile, err := os.ReadFile(filepath.Join(root(t), "Dockerfile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ignore, err := os.ReadFile(filepath.Join(root(t), ".dockerignore"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path := range strings.FieldsSeq(string(out)) {
+		name, ours := strings.CutPrefix(path, "github.com/evenkeel/evenkeel/")
+		if !ours {
+			continue
+		}
+		name, _, _ = strings.Cut(name, "/")
+		if !strings.Contains(string(dockerfile), "\nCOPY "+name+" "+name+"\n") || !strings.Contains(string(ignore), "\n!"+name+"\n") {
+			t.Errorf("the program needs %s, which the Dockerfile or .dockerignore leaves out", name)
+		}
+	}
+}
