@@ -1,0 +1,480 @@
+// Package pdb gives each workload of an opted-in namespace a PodDisruptionBudget,
+// so that draining nodes, one or all at once, never takes all pods of it, and
+// always can finish.
+//
+// Desired decides, as a pure function of what exists in a namespace; diff says
+// which writes lead there; Controller watches and writes. Manifests is the same
+// decision over manifests, without a cluster.
+//
+// Four rules stand above everything else. A budget of somebody else is never
+// changed, adopted or deleted, and always wins: with two budgets on a pod the API
+// server answers every eviction with 500 (registry/core/pod/storage/eviction.go).
+// No pod is under two budgets because of us. No budget of ours leaves nothing to
+// evict at the floor, the lowest number of replicas. And none lets a drain take
+// everything at the floor.
+package pdb
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/evenkeel/evenkeel/policy"
+)
+
+const (
+	// ManagedByLabel with the value Manager marks a budget as ours. Whoever removes
+	// the label takes the budget over.
+	ManagedByLabel = "app.kubernetes.io/managed-by"
+
+	// Manager is the value of ManagedByLabel, and the field manager of our writes.
+	Manager = "evenkeel"
+
+	// suffix ends the name of a budget, after that of its workload.
+	suffix = "-evenkeel"
+)
+
+// Workload is what a decision needs to know of a Deployment, a StatefulSet, or
+// another object with a scale subresource.
+type Workload struct {
+	APIVersion, Kind, Name string
+	UID                    types.UID
+	// Replicas is spec.replicas, or 1 where that is not set, as the API defaults it.
+	Replicas int32
+	// Selector is spec.selector, or what the scale subresource reports. Nil selects
+	// nothing, the empty selector every pod of the namespace.
+	Selector *metav1.LabelSelector
+	// TemplateLabels are the labels of the pod template; nil where the kind has none.
+	TemplateLabels map[string]string
+	// OptedOut is set by the label policy.InjectLabel with the value policy.Disabled on
+	// the workload or its pod template.
+	OptedOut bool
+	// Setting and TemplateSetting are the annotations policy.SettingDisruptionBudget of
+	// workload and pod template, or nil.
+	Setting, TemplateSetting *string
+	// NoAccess is set where we may not read the scale: then Replicas and Selector are
+	// not known.
+	NoAccess bool
+}
+
+// group returns the API group of the workload.
+func (w *Workload) group() string { return groupOf(w.APIVersion) }
+
+func groupOf(apiVersion string) string {
+	group, _, ok := strings.Cut(apiVersion, "/")
+	if !ok {
+		return "" // v1
+	}
+	return group
+}
+
+// Autoscaler is what a decision needs to know of a HorizontalPodAutoscaler.
+type Autoscaler struct {
+	// APIVersion, Kind and Name are those of spec.scaleTargetRef.
+	APIVersion, Kind, Name string
+	// MinReplicas is spec.minReplicas, or 1 where that is not set, as the API defaults
+	// it.
+	MinReplicas int32
+}
+
+// Budget is a PodDisruptionBudget, wanted or existing.
+type Budget struct {
+	Name string
+	// Ours is set by the label ManagedByLabel with the value Manager.
+	Ours bool
+	// Selector as policy/v1 reads it: nil selects nothing, the empty one everything.
+	Selector                     *metav1.LabelSelector
+	MinAvailable, MaxUnavailable *intstr.IntOrString
+	// AlwaysAllow is set where pods that are not ready may always be evicted.
+	AlwaysAllow bool
+	// Owners are the owner references.
+	Owners []metav1.OwnerReference
+
+	// UID, ResourceVersion and Terminating are those of an existing budget.
+	UID             types.UID
+	ResourceVersion string
+	Terminating     bool
+}
+
+// Pods are the pods of a namespace with the same labels.
+type Pods struct {
+	Labels map[string]string
+	// Unscalable is set where their controller has no scale: a Job, for example.
+	Unscalable bool
+}
+
+// Namespace is everything in a namespace that a decision depends on. Nothing outside
+// it does, since neither budgets nor selectors reach further.
+type Namespace struct {
+	Name string
+	// OptedIn is set by the label policy.InjectLabel with the value policy.Enabled.
+	OptedIn bool
+	// Setting is the annotation policy.SettingDisruptionBudget, or nil.
+	Setting     *string
+	Workloads   []Workload
+	Autoscalers []Autoscaler
+	// Budgets are all that exist, ours and others.
+	Budgets []Budget
+	// Pods need not be complete: the labels of the pod templates count too.
+	Pods []Pods
+}
+
+// Rules are what the operator says.
+type Rules struct {
+	Base   policy.Policy // built-in defaults and flags
+	Bounds policy.Bounds
+}
+
+// Decision is what a workload gets, and why.
+type Decision struct {
+	Workload *Workload
+	Code     Code
+	// Budget is nil where Code is a skip.
+	Budget *Budget
+	// Other is the name of the budget or workload (kind/name) that Code is about, or "".
+	Other string
+	// Asked is the value that could not be used where Code is about one, or "".
+	Asked string
+}
+
+// Desired decides about all workloads of a namespace. The decisions are sorted by
+// kind (Deployment and StatefulSet first) and name. There are none for a
+// namespace that has not opted in.
+//
+// The first row that applies decides:
+//
+//	opted out                                                   SkipOptedOut
+//	kind that we may not read                                   SkipNoAccess
+//	setting is off                                              SkipOff
+//	floor below 2                                               SkipBelowTwo
+//	selector nil or invalid                                     SkipNoSelector
+//	another's budget selects a pod, or template, it selects     SkipForeign
+//	another's budget has the name                               SkipNameTaken
+//	one of the remaining workloads selects the same pod         SkipOverlap for all but one
+//	selects pods without scale, asks for what needs it          AdjustedUnscalable
+//	value can't be parsed                                       AdjustedValue
+//	value can't be used at the floor                            see refusal
+//	otherwise                                                   Applied
+func Desired(n Namespace, rules Rules) []Decision {
+	if !n.OptedIn {
+		return nil
+	}
+	floors := floors(n.Autoscalers)
+	decisions := make([]Decision, len(n.Workloads))
+	for i := range n.Workloads {
+		decisions[i].Workload = &n.Workloads[i]
+	}
+	slices.SortFunc(decisions, func(a, b Decision) int { return compare(a.Workload, b.Workload) })
+
+	var candidates []*Decision // that may get a budget
+	var floor []int
+	var chosen []policy.Budget
+	for i := range decisions {
+		d := &decisions[i]
+		f := floors.of(d.Workload)
+		budget := d.first(n, rules, f)
+		if d.Code.Reason().Outcome == OutcomeSkipped {
+			continue
+		}
+		candidates, floor, chosen = append(candidates, d), append(floor, f), append(chosen, budget)
+	}
+
+	o := overlaps(n, candidates)
+	names := make(map[string]string, len(n.Budgets)) // of others' budgets
+	for _, b := range n.Budgets {
+		if !b.Ours {
+			names[b.Name] = b.Name
+		}
+	}
+	taken := make(map[string]bool, len(candidates))
+	for i, d := range candidates {
+		name := budgetName(d.Workload, taken)
+		taken[name] = true
+		switch {
+		case o.foreign[i] != "":
+			d.Code, d.Other = SkipForeign, o.foreign[i]
+		case names[name] != "":
+			d.Code, d.Other = SkipNameTaken, name
+		default:
+			d.Budget = &Budget{Name: name}
+		}
+	}
+	for _, i := range o.order() {
+		d := candidates[i]
+		if d.Budget == nil {
+			continue
+		}
+		if j := o.winner(i); j >= 0 {
+			d.Code, d.Other, d.Budget = SkipOverlap, candidates[j].Workload.Kind+"/"+candidates[j].Workload.Name, nil
+			d.Asked = ""
+			continue
+		}
+		o.win(i)
+		if o.unscalable[i] && (chosen[i].Kind != policy.BudgetMinAvailable || chosen[i].Percent) {
+			d.Code, d.Asked = AdjustedUnscalable, ""
+		}
+		a := write(chosen[i], floor[i], o.unscalable[i])
+		*d.Budget = Budget{Name: d.Budget.Name, Ours: true, Selector: d.Workload.Selector, AlwaysAllow: true,
+			MinAvailable: a.minAvailable, MaxUnavailable: a.maxUnavailable, Owners: []metav1.OwnerReference{owner(d.Workload)}}
+	}
+	return decisions
+}
+
+// first sets the code as far as the workload alone decides it, and returns the
+// budget for it.
+func (d *Decision) first(n Namespace, rules Rules, floor int) policy.Budget {
+	w := d.Workload
+	key := policy.Prefix + policy.SettingDisruptionBudget
+	annotations := func(source policy.Source, value *string) policy.Annotations {
+		a := policy.Annotations{Source: source}
+		if value != nil {
+			a.Values = map[string]string{key: *value}
+		}
+		return a
+	}
+	p, problems := policy.Resolve(rules.Base, rules.Bounds, annotations(policy.SourcePodTemplate, w.TemplateSetting),
+		annotations(policy.SourceWorkload, w.Setting), annotations(policy.SourceNamespace, n.Setting))
+	wanted := p.DisruptionBudget
+	switch {
+	case w.OptedOut:
+		d.Code = SkipOptedOut
+	case w.NoAccess:
+		d.Code = SkipNoAccess
+	case wanted.Kind == policy.BudgetOff:
+		d.Code = SkipOff
+	case floor < 2:
+		d.Code = SkipBelowTwo
+	case !usable(w.Selector):
+		d.Code = SkipNoSelector
+	default:
+		var budget policy.Budget
+		budget, d.Code = choose(wanted, rules.Base.DisruptionBudget, floor)
+		if d.Code != Applied {
+			d.Asked = text(wanted)
+		} else if unused := overridden(p.From(policy.SettingDisruptionBudget), problems); unused != "" {
+			d.Code, d.Asked = AdjustedValue, unused
+		}
+		return budget
+	}
+	return policy.Budget{}
+}
+
+// overridden returns the problem with a value that would have decided had it been
+// usable, or "": one that stands before the source that decides.
+func overridden(decides policy.Source, problems []policy.Problem) string {
+	precedence := []policy.Source{policy.SourcePodTemplate, policy.SourceWorkload, policy.SourceNamespace, policy.SourceFlag}
+	for _, p := range problems {
+		if slices.Index(precedence, p.Source) < slices.Index(precedence, decides) {
+			return p.String()
+		}
+	}
+	return ""
+}
+
+// text returns a budget as an annotation has it.
+func text(b policy.Budget) string {
+	if b.Kind == policy.BudgetQuorum || b.Kind == policy.BudgetOff {
+		return string(b.Kind)
+	}
+	return string(b.Kind) + "=" + value(b).String()
+}
+
+// usable reports whether a selector may be that of a budget.
+func usable(s *metav1.LabelSelector) bool {
+	_, err := metav1.LabelSelectorAsSelector(s)
+	return s != nil && err == nil
+}
+
+// owner returns the owner reference of a budget: the budget goes with the workload,
+// is not adopted by it, and does not hold its deletion up.
+func owner(w *Workload) metav1.OwnerReference {
+	return metav1.OwnerReference{APIVersion: w.APIVersion, Kind: w.Kind, Name: w.Name, UID: w.UID}
+}
+
+// rank orders kinds.
+func rank(w *Workload) string {
+	switch {
+	case w.Kind == "Deployment" && w.group() == "apps":
+		return "1"
+	case w.Kind == "StatefulSet" && w.group() == "apps":
+		return "2"
+	}
+	return "3" + w.Kind + "." + w.group()
+}
+
+func compare(a, b *Workload) int {
+	return cmp.Or(strings.Compare(rank(a), rank(b)), strings.Compare(a.Name, b.Name))
+}
+
+// target is what an autoscaler scales. The version is left out: the API reads
+// every one it serves.
+type target struct{ group, kind, name string }
+
+type floorTable map[target]int32
+
+// floors returns the lowest minReplicas by target.
+func floors(autoscalers []Autoscaler) floorTable {
+	t := floorTable{}
+	for _, a := range autoscalers {
+		key := target{groupOf(a.APIVersion), a.Kind, a.Name}
+		if least, ok := t[key]; !ok || a.MinReplicas < least {
+			t[key] = a.MinReplicas
+		}
+	}
+	return t
+}
+
+// of returns the lowest number of replicas that w may have. A workload scaled to
+// zero by hand stays there: its autoscaler is off then
+// (kubernetes/pkg/controller/podautoscaler/horizontal.go).
+func (t floorTable) of(w *Workload) int {
+	least, ok := t[target{w.group(), w.Kind, w.Name}]
+	if !ok || w.Replicas == 0 {
+		return int(w.Replicas)
+	}
+	return int(least)
+}
+
+// maxName is the longest name that the API takes for a budget, a DNS subdomain.
+const maxName = 253
+
+// budgetName returns the name of the budget of w: NAME-evenkeel, or where a workload
+// of another kind has that one already NAME-evenkeel-KIND.GROUP. Names that would be
+// too long are cut and told apart by a hash.
+func budgetName(w *Workload, taken map[string]bool) string {
+	name := shortened(w.Name, suffix)
+	if !taken[name] {
+		return name
+	}
+	end := suffix + "-" + strings.ToLower(w.Kind)
+	if w.group() != "" {
+		end += "." + w.group()
+	}
+	return shortened(w.Name, end)
+}
+
+func shortened(name, end string) string {
+	if len(name)+len(end) <= maxName {
+		return name + end
+	}
+	sum := sha256.Sum256([]byte(name + end))
+	hash := "-" + hex.EncodeToString(sum[:4])
+	if len(end) > maxName/2 {
+		end = suffix // the hash tells the kind apart
+	}
+	return strings.TrimRight(name[:maxName-len(hash)-len(end)], "-.") + hash + end
+}
+
+// overlap is which pods candidates share, by number of the candidate.
+type overlap struct {
+	foreign    []string // the name of another's budget that selects a pod of it, or ""
+	unscalable []bool   // whether it selects pods without scale
+	covers     []int    // how many pod templates it selects
+	groups     [][]int  // numbers of the groups that it is in
+	winners    []int    // by group, of candidates that select the same pods: the one with the budget, or -1
+}
+
+// overlaps compares selectors over the labels of pods and of the pod templates of
+// workloads that are to have pods, so that it holds before pods exist.
+func overlaps(n Namespace, candidates []*Decision) *overlap {
+	o := &overlap{foreign: make([]string, len(candidates)), unscalable: make([]bool, len(candidates)),
+		covers: make([]int, len(candidates)), groups: make([][]int, len(candidates))}
+	selectors := make([]*metav1.LabelSelector, len(candidates))
+	for i, d := range candidates {
+		selectors[i] = d.Workload.Selector
+	}
+	ours := newSelectorIndex(selectors)
+	var foreign []*metav1.LabelSelector
+	var names []string
+	for _, b := range n.Budgets {
+		if !b.Ours {
+			foreign, names = append(foreign, b.Selector), append(names, b.Name)
+		}
+	}
+	theirs := newSelectorIndex(foreign)
+
+	known := map[string]bool{} // groups, by their members
+	look := func(set map[string]string, template, unscalable bool) {
+		selecting := ours.matching(set)
+		if len(selecting) == 0 {
+			return
+		}
+		other := ""
+		for _, j := range theirs.matching(set) {
+			if other == "" || names[j] < other {
+				other = names[j]
+			}
+		}
+		for _, i := range selecting {
+			if other != "" && (o.foreign[i] == "" || other < o.foreign[i]) {
+				o.foreign[i] = other
+			}
+			o.unscalable[i] = o.unscalable[i] || unscalable
+			if template {
+				o.covers[i]++
+			}
+		}
+		if len(selecting) == 1 {
+			return
+		}
+		slices.Sort(selecting)
+		var key []byte
+		for _, i := range selecting {
+			key = binary.AppendUvarint(key, uint64(i))
+		}
+		if known[string(key)] {
+			return
+		}
+		known[string(key)] = true
+		for _, i := range selecting {
+			o.groups[i] = append(o.groups[i], len(o.winners))
+		}
+		o.winners = append(o.winners, -1)
+	}
+	for i := range n.Workloads {
+		if w := &n.Workloads[i]; w.Replicas > 0 && w.TemplateLabels != nil {
+			look(w.TemplateLabels, true, false)
+		}
+	}
+	for _, p := range n.Pods {
+		look(p.Labels, false, p.Unscalable)
+	}
+	return o
+}
+
+// order returns the candidates in the order in which they get budgets: those that
+// select the most workloads first, since their budget protects the others' pods too.
+func (o *overlap) order() []int {
+	order := make([]int, len(o.covers))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(o.covers[b], o.covers[a]) })
+	return order
+}
+
+// winner returns the first candidate with a budget that shares a pod with candidate
+// i, or -1.
+func (o *overlap) winner(i int) int {
+	first := -1
+	for _, g := range o.groups[i] {
+		if w := o.winners[g]; w >= 0 && (first < 0 || w < first) {
+			first = w
+		}
+	}
+	return first
+}
+
+// win records that candidate i has a budget.
+func (o *overlap) win(i int) {
+	for _, g := range o.groups[i] {
+		o.winners[g] = i
+	}
+}
