@@ -54,6 +54,9 @@ type setup struct {
 	AllowExecSleep  bool              `json:"allowExecSleep"`
 	Offline         bool              `json:"offline"`
 	Operation       string            `json:"operation"`
+	// OptedOut are the workloads of the Namespace that carry the label that opts
+	// them out, as KIND/NAME.
+	OptedOut []string `json:"optedOut"`
 }
 
 const separator = "=== "
@@ -148,6 +151,9 @@ func (c *testCase) configure(s setup) error {
 		c.request.Operation = Operation(s.Operation)
 	}
 	c.request.Offline, c.request.Namespace = s.Offline, s.Namespace
+	if len(s.OptedOut) > 0 {
+		c.request.OptedOut = func(kind, name string) bool { return slices.Contains(s.OptedOut, kind+"/"+name) }
+	}
 	var err error
 	c.injector, err = New(config)
 	return err
