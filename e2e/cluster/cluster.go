@@ -88,8 +88,8 @@ func Open(ctx context.Context, config Config) (*Cluster, error) {
 }
 
 // Start builds what isn't built yet, starts the components on free loopback ports and waits until the API server is
-// ready (at most three minutes, on a busy machine) and, with a controller manager, the namespace "default" can take Pods. When it returns an
-// error, which holds the end of the guilty component's log, nothing is left running.
+// ready (at most three minutes, on a busy machine) and, with a controller manager, the namespace "default" can take
+// Pods. When it returns an error, which holds the end of the guilty component's log, nothing is left running.
 func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 	if config.Log == nil {
 		config.Log = io.Discard
