@@ -1,0 +1,157 @@
+package pdb
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+)
+
+// The reasons of Events.
+const (
+	eventCreated  = "BudgetCreated"
+	eventAdjusted = "BudgetAdjusted"
+	eventChanged  = "BudgetChanged"
+	eventSkipped  = "BudgetSkipped"
+	eventShared   = "BudgetShared"
+)
+
+// events tells the authors of workloads what was decided, when it changes. The name
+// of an Event is made of what it says, so that another leader, or the same one
+// after a restart, does not say it again while the API server keeps it (an hour).
+// Events are a courtesy: where the API server does not take them they are lost,
+// and nothing waits for them.
+type events struct {
+	client kubernetes.Interface
+	log    *logrus.Entry
+	queue  chan *corev1.Event
+
+	mu   sync.Mutex
+	said map[string]map[types.UID]string // by namespace and workload: the decision last seen
+}
+
+func newEvents(client kubernetes.Interface, log *logrus.Entry) *events {
+	return &events{client: client, log: log, queue: make(chan *corev1.Event, 20_000), said: map[string]map[types.UID]string{}}
+}
+
+// decided queues Events for the decisions about a namespace that differ from those
+// before. What a leader finds when it begins is told only where it is a warning.
+func (e *events) decided(namespace string, decisions []Decision) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	before, known := e.said[namespace]
+	now := make(map[types.UID]string, len(decisions))
+	for i := range decisions {
+		d := &decisions[i]
+		reason, message := d.event()
+		now[d.Workload.UID] = reason + message
+		row := d.Code.Reason()
+		if before[d.Workload.UID] == now[d.Workload.UID] || row.Quiet || !known && !row.Warn || row.Outcome == OutcomeApplied {
+			continue
+		}
+		kind := corev1.EventTypeNormal
+		if row.Warn {
+			kind = corev1.EventTypeWarning
+		}
+		e.add(namespace, d.Workload, kind, reason, message)
+		if d.Code != SkipOverlap {
+			continue
+		}
+		for j := range decisions {
+			if w := decisions[j].Workload; decisions[j].Budget != nil && w.Kind+"/"+w.Name == d.Other {
+				e.add(namespace, w, kind, eventShared, fmt.Sprintf("the selector also selects pods of %s/%s, which gets no PodDisruptionBudget of its own", d.Workload.Kind, d.Workload.Name))
+			}
+		}
+	}
+	if len(now) == 0 {
+		delete(e.said, namespace)
+		return
+	}
+	e.said[namespace] = now
+}
+
+// wrote queues an Event for a budget that was created or changed. An adjusted one has
+// its Event from decided.
+func (e *events) wrote(namespace string, d *Decision, created bool) {
+	if d.Code != Applied {
+		return
+	}
+	reason := eventChanged
+	if created {
+		reason = eventCreated
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.add(namespace, d.Workload, corev1.EventTypeNormal, reason, d.Budget.String())
+}
+
+// event returns reason and message of the Event for a decision.
+func (d *Decision) event() (reason, message string) {
+	row := d.Code.Reason()
+	message = string(d.Code) + ": " + row.Text
+	if d.Other != "" {
+		message += " It is " + d.Other + "."
+	}
+	if d.Asked != "" {
+		message += " Asked for: " + d.Asked + "."
+	}
+	switch row.Outcome {
+	case OutcomeApplied:
+		return eventCreated, d.Budget.String()
+	case OutcomeAdjusted:
+		return eventAdjusted, message + " The budget: " + d.Budget.String()
+	}
+	return eventSkipped, message
+}
+
+// String returns name and amount of a budget.
+func (b *Budget) String() string {
+	if b.MinAvailable != nil {
+		return "PodDisruptionBudget " + b.Name + ", minAvailable " + b.MinAvailable.String()
+	}
+	return "PodDisruptionBudget " + b.Name + ", maxUnavailable " + b.MaxUnavailable.String()
+}
+
+// add queues one Event.
+func (e *events) add(namespace string, w *Workload, kind, reason, message string) {
+	if len(message) > 1024 { // what the API takes
+		message = message[:1021] + "..."
+	}
+	sum := sha256.Sum256([]byte(w.APIVersion + w.Kind + string(w.UID) + reason + message))
+	now := metav1.NewTime(time.Now())
+	event := &corev1.Event{
+		ObjectMeta:     metav1.ObjectMeta{Namespace: namespace, Name: shortened(w.Name, "."+hex.EncodeToString(sum[:8]))},
+		InvolvedObject: corev1.ObjectReference{APIVersion: w.APIVersion, Kind: w.Kind, Namespace: namespace, Name: w.Name, UID: w.UID},
+		Reason:         reason, Message: message, Type: kind, Source: corev1.EventSource{Component: Manager},
+		ReportingController: "evenkeel.dev/budgets", FirstTimestamp: now, LastTimestamp: now, Count: 1,
+	}
+	select {
+	case e.queue <- event:
+	default:
+		e.log.Debug("too many events")
+	}
+}
+
+// run sends queued Events until ctx ends.
+func (e *events) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case event := <-e.queue:
+			_, err := e.client.CoreV1().Events(event.Namespace).Create(ctx, event, metav1.CreateOptions{})
+			if err != nil && !apierrors.IsAlreadyExists(err) {
+				e.log.WithError(err).Debug("event not written")
+			}
+		}
+	}
+}

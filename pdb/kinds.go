@@ -1,0 +1,282 @@
+package pdb
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/dynamic/dynamicinformer"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/tools/cache"
+)
+
+// kinds finds workloads of kinds other than Deployment and StatefulSet by the owner
+// chain of the pods, as the disruption controller does, and watches the kinds that
+// have a scale subresource from then on. One ReplicaSet is looked up per
+// template of such a workload, so that the controller needs no cache of all
+// ReplicaSets.
+type kinds struct {
+	discovery discovery.DiscoveryInterface
+	mapper    meta.ResettableRESTMapper
+	dynamic   dynamic.Interface
+	metadata  metadata.Interface
+	changed   func(namespace string)
+	run       func(run func(context.Context)) // as a part of the term of leadership
+
+	mu          sync.Mutex
+	known       map[schema.GroupKind]*kind
+	replicaSets map[types.UID]reference // by ReplicaSet, its controller
+}
+
+// kind is a kind of pod owners.
+type kind struct {
+	// scalable is set where the kind has a scale subresource.
+	scalable bool
+	// noAccess is set where we may not list it.
+	noAccess bool
+	// informer is nil unless scalable and not noAccess.
+	informer cache.SharedIndexInformer
+	resource schema.GroupVersionResource
+	// until is when to look again, for kinds without an informer.
+	until time.Time
+
+	mu     sync.Mutex
+	scales map[types.UID]scale
+}
+
+// scale is the answer of a scale subresource for one generation of its object.
+type scale struct {
+	generation int64
+	replicas   int32
+	selector   *metav1.LabelSelector
+}
+
+// How long it is taken for granted that a kind has no scale, or may not be read.
+const kindPeriod = time.Minute
+
+// The most ReplicaSets that are remembered: some 100 bytes each.
+const maxReplicaSets = 50_000
+
+var (
+	deploymentKind = schema.GroupKind{Group: "apps", Kind: "Deployment"}
+	statefulKind   = schema.GroupKind{Group: "apps", Kind: "StatefulSet"}
+	replicaSetKind = schema.GroupKind{Group: "apps", Kind: "ReplicaSet"}
+)
+
+func (r reference) groupKind() schema.GroupKind {
+	return schema.GroupKind{Group: groupOf(r.apiVersion), Kind: r.kind}
+}
+
+// owner returns the workload that a pod belongs to, the zero value for none that
+// is looked for this way, and whether its controller has a scale. isDeployment says
+// whether the namespace has a Deployment of a name.
+func (k *kinds) owner(ctx context.Context, namespace string, pod podFacts, isDeployment func(string) bool) (reference, bool, error) {
+	c := pod.controller
+	switch gk := c.groupKind(); {
+	case c.kind == "", gk == statefulKind, gk == deploymentKind:
+		return reference{}, true, nil // pods of nobody are passed over by the disruption controller
+	case gk == schema.GroupKind{Group: "batch", Kind: "Job"}, gk == schema.GroupKind{Group: "apps", Kind: "DaemonSet"},
+		gk == schema.GroupKind{Kind: "Node"}:
+		return reference{}, false, nil
+	case gk == replicaSetKind:
+		if name, ok := strings.CutSuffix(c.name, "-"+pod.labels["pod-template-hash"]); ok && isDeployment(name) {
+			return reference{}, true, nil
+		}
+		above, found, err := k.replicaSetController(ctx, namespace, c)
+		if err != nil || !found {
+			return reference{}, false, err
+		}
+		if above.groupKind() == deploymentKind {
+			return reference{}, true, nil
+		}
+		if above.kind != "" {
+			known, err := k.find(ctx, above)
+			if err != nil {
+				return reference{}, false, err
+			}
+			if known.scalable {
+				return above, true, nil
+			}
+		}
+	}
+	known, err := k.find(ctx, c)
+	if err != nil || !known.scalable {
+		return reference{}, false, err
+	}
+	return c, true, nil
+}
+
+// replicaSetController returns the controller of a ReplicaSet, and whether there is
+// such a ReplicaSet.
+func (k *kinds) replicaSetController(ctx context.Context, namespace string, r reference) (reference, bool, error) {
+	k.mu.Lock()
+	above, ok := k.replicaSets[r.uid]
+	k.mu.Unlock()
+	if ok {
+		return above, true, nil
+	}
+	m, err := k.metadata.Resource(schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "replicasets"}).
+		Namespace(namespace).Get(ctx, r.name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || err == nil && m.UID != r.uid {
+		return reference{}, false, nil
+	}
+	if err != nil {
+		return reference{}, false, fmt.Errorf("look up ReplicaSet: %w", err)
+	}
+	above = controllerOf(m)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.replicaSets) >= maxReplicaSets {
+		clear(k.replicaSets)
+	}
+	k.replicaSets[r.uid] = above
+	return above, true, nil
+}
+
+// find returns what is known of the kind of an owner, and begins to watch it where it
+// has a scale.
+func (k *kinds) find(ctx context.Context, r reference) (*kind, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	gk := r.groupKind()
+	if known := k.known[gk]; known != nil && (known.informer != nil || time.Now().Before(known.until)) {
+		return known, nil
+	}
+	if _, retry := k.known[gk]; retry {
+		k.mapper.Reset()
+	}
+	found, err := k.discover(ctx, gk, r.apiVersion)
+	if err != nil {
+		return nil, fmt.Errorf("look for the scale of %s: %w", gk, err)
+	}
+	found.until = time.Now().Add(kindPeriod)
+	k.known[gk] = found
+	return found, nil
+}
+
+func (k *kinds) discover(ctx context.Context, gk schema.GroupKind, apiVersion string) (*kind, error) {
+	gv, err := schema.ParseGroupVersion(apiVersion)
+	if err != nil {
+		return &kind{}, nil //nolint:nilerr // an owner reference may say anything; nothing has such a version
+	}
+	mapping, err := k.mapper.RESTMapping(gk, gv.Version)
+	if meta.IsNoMatchError(err) {
+		return &kind{}, nil
+	} else if err != nil {
+		return nil, err
+	}
+	list, err := k.discovery.ServerResourcesForGroupVersion(mapping.Resource.GroupVersion().String())
+	if err != nil {
+		return nil, err
+	}
+	found := &kind{resource: mapping.Resource, scales: map[types.UID]scale{}}
+	for _, r := range list.APIResources {
+		found.scalable = found.scalable || r.Name == mapping.Resource.Resource+"/scale"
+	}
+	if !found.scalable || mapping.Scope.Name() != meta.RESTScopeNameNamespace {
+		return &kind{}, nil
+	}
+	_, err = k.dynamic.Resource(mapping.Resource).List(ctx, metav1.ListOptions{Limit: 1})
+	if apierrors.IsForbidden(err) {
+		found.noAccess = true
+		return found, nil
+	} else if err != nil {
+		return nil, err
+	}
+	found.informer = dynamicinformer.NewFilteredDynamicInformer(k.dynamic, mapping.Resource, metav1.NamespaceAll, 0, indexers(), nil).Informer()
+	if err := found.informer.SetTransform(trim(trimCustom)); err != nil {
+		return nil, err
+	}
+	if _, err := found.informer.AddEventHandler(handler[workloadFacts](k.changed)); err != nil {
+		return nil, err
+	}
+	k.run(found.informer.RunWithContext)
+	if !cache.WaitForCacheSync(ctx.Done(), found.informer.HasSynced) {
+		return nil, ctx.Err()
+	}
+	return found, nil
+}
+
+// workloads returns the workloads of a namespace of all kinds that are watched.
+func (k *kinds) workloads(ctx context.Context, namespace string) ([]Workload, error) {
+	k.mu.Lock()
+	var watched []*kind
+	for _, known := range k.known {
+		if known.informer != nil {
+			watched = append(watched, known)
+		}
+	}
+	k.mu.Unlock()
+	var all []Workload
+	for _, known := range watched {
+		objects, err := values[workloadFacts](known.informer, namespace)
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range objects {
+			w := o.value.Workload
+			if o.value.terminating || w.Kind == replicaSetKind.Kind && o.value.owned {
+				continue
+			}
+			s, err := known.scaleOf(ctx, k.dynamic, namespace, &o.value)
+			switch {
+			case apierrors.IsNotFound(err):
+				continue // deleted just now
+			case apierrors.IsForbidden(err):
+				w.NoAccess = true
+			case err != nil:
+				return nil, fmt.Errorf("read scale: %w", err)
+			}
+			w.Replicas, w.Selector = s.replicas, s.selector
+			all = append(all, w)
+		}
+	}
+	return all, nil
+}
+
+// scaleOf asks for the scale of an object, once per generation as soon as it has a
+// selector, which some controllers fill in later.
+func (k *kind) scaleOf(ctx context.Context, client dynamic.Interface, namespace string, w *workloadFacts) (scale, error) {
+	k.mu.Lock()
+	s, ok := k.scales[w.UID]
+	k.mu.Unlock()
+	if ok && s.generation == w.generation && s.selector != nil {
+		return s, nil
+	}
+	u, err := client.Resource(k.resource).Namespace(namespace).Get(ctx, w.Name, metav1.GetOptions{}, "scale")
+	if err != nil {
+		return scale{}, err
+	}
+	replicas, _, err := unstructured.NestedInt64(u.Object, "spec", "replicas")
+	if err != nil {
+		return scale{}, err
+	}
+	text, _, err := unstructured.NestedString(u.Object, "status", "selector")
+	if err != nil {
+		return scale{}, err
+	}
+	s = scale{generation: w.generation, replicas: int32(max(0, min(replicas, 1<<31-1)))}
+	if text != "" {
+		s.selector, err = metav1.ParseToLabelSelector(text)
+		if err != nil {
+			s.selector = nil // the workload's decision says so
+		}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.scales) >= maxReplicaSets {
+		clear(k.scales)
+	}
+	k.scales[w.UID] = s
+	return s, nil
+}

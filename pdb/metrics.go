@@ -1,0 +1,105 @@
+package pdb
+
+import (
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are what Prometheus sees. Label values come from closed sets: codes,
+// outcomes and operations.
+type metrics struct {
+	reconcile prometheus.Histogram
+	writes    *prometheus.CounterVec
+
+	mu     sync.Mutex
+	counts map[string]map[Code]int // workloads by namespace and code
+	depth  func() int
+	leader bool
+}
+
+var workloadsDescription = prometheus.NewDesc("evenkeel_budget_workloads",
+	"Workloads of opted-in namespaces, by what was decided about their budget: applied, adjusted or skipped, and the code of the reason. Zero where another replica leads.",
+	[]string{"outcome", "code"}, nil)
+
+func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		reconcile: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "evenkeel_budget_reconcile_seconds",
+			Help: "How long it took to look at a namespace and write its budgets, in seconds.", Buckets: []float64{.001, .003, .01, .03, .1, .3, 1, 3, 10, 30}}),
+		writes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "evenkeel_budget_writes_total",
+			Help: "Writes of budgets, by operation (create, update, delete) and result (ok, conflict, error)."}, []string{"operation", "result"}),
+		counts: map[string]map[Code]int{},
+	}
+	for _, operation := range []string{"create", "update", "delete"} {
+		for _, result := range []string{"ok", "conflict", "error"} {
+			m.writes.WithLabelValues(operation, result)
+		}
+	}
+	depth := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "evenkeel_budget_queue_depth", Help: "Namespaces that wait to be looked at."}, func() float64 {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.depth == nil {
+			return 0
+		}
+		return float64(m.depth())
+	})
+	leader := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "evenkeel_budget_leader", Help: "1 where this replica holds the Lease and writes budgets, else 0."}, func() float64 {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.leader {
+			return 1
+		}
+		return 0
+	})
+	if registerer == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{m.reconcile, m.writes, depth, leader, m} {
+		if err := registerer.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// Describe implements prometheus.Collector.
+func (*metrics) Describe(descriptions chan<- *prometheus.Desc) { descriptions <- workloadsDescription }
+
+// Collect implements prometheus.Collector.
+func (m *metrics) Collect(samples chan<- prometheus.Metric) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	sums := map[Code]int{}
+	for _, namespace := range m.counts {
+		for code, n := range namespace {
+			sums[code] += n
+		}
+	}
+	for _, r := range reasons {
+		samples <- prometheus.MustNewConstMetric(workloadsDescription, prometheus.GaugeValue, float64(sums[r.Code]), string(r.Outcome), string(r.Code))
+	}
+}
+
+// decided records the decisions about a namespace.
+func (m *metrics) decided(namespace string, decisions []Decision) {
+	counts := map[Code]int{}
+	for i := range decisions {
+		counts[decisions[i].Code]++
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(counts) == 0 {
+		delete(m.counts, namespace)
+		return
+	}
+	m.counts[namespace] = counts
+}
+
+// lead records that a term of leadership begins, with the depth of its queue, or
+// ends, with nil.
+func (m *metrics) lead(depth func() int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.leader, m.depth = depth != nil, depth
+	clear(m.counts)
+}
