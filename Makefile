@@ -13,7 +13,7 @@ UNIT_MODULES := . examples/recycle e2e/recycle
 MODULES := $(UNIT_MODULES) e2e
 
 # What the tests run beside Go, as COMMAND:PACKAGE of Debian. Installed where it is missing and we are root.
-PROGRAMS := gcc:gcc git:git openssl:openssl curl:curl
+PROGRAMS := gcc:gcc git:git openssl:openssl curl:curl wrk:wrk h2load:nghttp2-client nginx:nginx-light
 
 # How long each fuzz target runs: a minute in CI, a look otherwise.
 FUZZTIME ?= $(if $(filter true,$(CI)),60s,10s)
@@ -103,7 +103,8 @@ image: ## Write the container image to bin/evenkeel-image.tar, without Docker
 # Installs what is missing of PROGRAMS, or says what to install.
 .PHONY: packages
 packages:
-	@missing=()
+	@export PATH="$$PATH:/usr/sbin"
+	missing=()
 	for entry in $(PROGRAMS); do
 		command -v "$${entry%%:*}" >/dev/null || missing+=("$${entry##*:}")
 	done
@@ -114,7 +115,7 @@ packages:
 		exit 1
 	fi
 	echo "installing $${missing[*]}"
-	export DEBIAN_FRONTEND=noninteractive
+	export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 # no service of a package is started
 	apt-get update -qq
 	apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null
 
