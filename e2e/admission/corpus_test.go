@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
 
 	"github.com/evenkeel/evenkeel/e2e/corpus"
 )
@@ -46,8 +47,8 @@ func workloads(t *testing.T, kinds ...map[string]schema.GroupVersionResource) []
 	t.Helper()
 	objects, missing, err := corpus.Load()
 	must(t, err)
-	for _, dir := range missing {
-		t.Logf("NO CORPUS at %s: only the rest is tested; CORPUS=DIR names another directory", dir)
+	for _, what := range missing {
+		t.Logf("MISSING FROM THE CORPUS (CORPUS=DIR names another directory): %s", what)
 	}
 	var names []string
 	for _, k := range kinds {
@@ -65,7 +66,9 @@ func workloads(t *testing.T, kinds ...map[string]schema.GroupVersionResource) []
 // dryRun creates an object in a namespace without storing it.
 func dryRun(t *testing.T, object *unstructured.Unstructured, namespace string) (*unstructured.Unstructured, error) {
 	t.Helper()
-	client, err := dynamic.NewForConfig(shared.RESTConfig())
+	config := shared.RESTConfig()
+	config.WarningHandler = rest.NoWarnings{} // the API server's own, on ports that two containers share
+	client, err := dynamic.NewForConfig(config)
 	must(t, err)
 	resource, ok := admitted[object.GetKind()]
 	if !ok {

@@ -28,7 +28,8 @@ type Object struct {
 }
 
 // Load returns all objects of the project's own manifests (testdata/manifests) and of the directory CORPUS, or else
-// ../shared/corpus beside the repository. missing says which of the two is not there.
+// ../shared/corpus beside the repository. missing says which of the two is not there, and which files or rests of files
+// client-go's decoder can't read, as kubectl's can't.
 func Load() (objects []Object, missing []string, err error) {
 	root, err := installation.Root()
 	if err != nil {
@@ -40,7 +41,7 @@ func Load() (objects []Object, missing []string, err error) {
 	}
 	for _, dir := range []string{filepath.Join(root, "testdata", "manifests"), outside} {
 		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-			missing = append(missing, dir)
+			missing = append(missing, "no directory "+dir)
 			continue
 		}
 		err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
@@ -49,7 +50,10 @@ func Load() (objects []Object, missing []string, err error) {
 			}
 			found, err := read(path)
 			objects = append(objects, found...)
-			return err
+			if err != nil {
+				missing = append(missing, err.Error())
+			}
+			return nil
 		})
 		if err != nil {
 			return nil, nil, fmt.Errorf("read corpus: %w", err)
