@@ -28,6 +28,8 @@ type metadata struct {
 	// labels and annotations are nil where they are not set; of the annotations only
 	// those with our prefix are kept.
 	labels, annotations map[string]string
+	// annotationBytes is at least the size of all annotations, as the API counts it.
+	annotationBytes int
 	// controller and controllerName are kind and name of the controlling owner, ""
 	// without one.
 	controller, controllerName string
@@ -257,13 +259,15 @@ func (m *metadata) read(s *scanner) error {
 			return s.object(func(key []byte) error {
 				if !strings.HasPrefix(string(key), policy.Prefix) {
 					m.mirror = m.mirror || string(key) == mirrorAnnotation
-					_, err := s.skip()
+					raw, err := s.skip()
+					m.annotationBytes += len(key) + len(raw)
 					return err
 				}
 				if _, twice := m.annotations[string(key)]; twice {
 					return fmt.Errorf("has an annotation twice")
 				}
 				value, err := s.string()
+				m.annotationBytes += len(key) + len(value)
 				m.annotations[string(key)] = value
 				return err
 			})

@@ -12,7 +12,8 @@ import (
 // for the Pod webhook's objectSelector. Where nothing was added, nothing is noted.
 //
 // An earlier record is extended; a value that is no record of ours is the user's
-// and stays.
+// and stays. Where the annotations are about to be larger than the API allows, only
+// the label is written.
 func addRecord(in *input, out *output) {
 	if len(out.ops) == 0 {
 		return
@@ -34,7 +35,7 @@ func addRecord(in *input, out *output) {
 		slices.SortFunc(names, func(a, b string) int { return slices.Index(defaults, a) - slices.Index(defaults, b) })
 	}
 	record := strings.Join(names, ",")
-	annotate := !noted
+	annotate := !noted && pod.meta.annotationBytes <= maxAnnotationBytes
 	if _, ours := readRecord(was); noted && ours && was != record {
 		annotate = true
 	}
@@ -59,6 +60,10 @@ func addRecord(in *input, out *output) {
 		out.add(pod.path+"/metadata/labels/"+escape(policy.DefaultedLabel), "true")
 	}
 }
+
+// maxAnnotationBytes is how large annotations may be that a record is added to: the
+// API's limit of 256 KiB (apimachinery TotalAnnotationSizeLimitB) less a kibibyte.
+const maxAnnotationBytes = 255 << 10
 
 // defaults are the names of all defaults in the order of the record.
 var defaults = []string{DefaultAntiAffinity, DefaultPreStopSleep, DefaultReadinessProbe}
