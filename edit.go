@@ -619,7 +619,7 @@ type tree struct{ root *yaml.Node }
 // aliases of an anchor become copies, so that a change does not show elsewhere.
 func (t *tree) own(node *yaml.Node) *yaml.Node {
 	if node.Kind == yaml.AliasNode {
-		*node = *copyOf(node.Alias)
+		replaceAlias(node)
 	}
 	if node.Anchor != "" {
 		t.release(t.root, node)
@@ -631,12 +631,25 @@ func (t *tree) own(node *yaml.Node) *yaml.Node {
 // release turns the aliases of target below n into copies.
 func (t *tree) release(n, target *yaml.Node) {
 	if n.Kind == yaml.AliasNode && n.Alias == target {
-		*n = *copyOf(target)
+		replaceAlias(n)
 		return
 	}
 	for _, inner := range n.Content {
 		t.release(inner, target)
 	}
+}
+
+// replaceAlias turns an alias into a copy of what it stands for. The comments stay
+// its own.
+func replaceAlias(alias *yaml.Node) {
+	c := copyOf(alias.Alias)
+	c.HeadComment, c.LineComment, c.FootComment = alias.HeadComment, alias.LineComment, alias.FootComment
+	if c.Kind != yaml.ScalarNode && c.Style&yaml.FlowStyle == 0 && len(c.Content) > 0 { // a block has no line of its own
+		first := c.Content[0]
+		first.HeadComment = strings.TrimLeft(c.LineComment+"\n"+first.HeadComment, "\n")
+		c.LineComment = ""
+	}
+	*alias = *c
 }
 
 // copyOf returns a deep copy without anchors; aliases in it stay.

@@ -53,15 +53,42 @@ func manifestTexts(t testing.TB) (texts, corpus map[string]string) {
 	return texts, corpus
 }
 
+func TestDirectoriesAreFoundBehindSymbolicLinks(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Symlink(dir, filepath.Join(dir, ".link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte("a: 1\n"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("a.yaml", filepath.Join(dir, "b.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{dir, dir + "/", filepath.Join(dir, ".link")} {
+		paths, err := manifestPaths(name)
+		if want := []string{filepath.Join(name, "a.yaml"), filepath.Join(name, "b.yaml")}; err != nil || !slices.Equal(paths, want) {
+			t.Errorf("%s: %v, %q, want %q", name, err, paths, want)
+		}
+	}
+}
+
 func TestInjectKeepsItsPromisesOnEveryManifest(t *testing.T) {
 	texts, corpus := manifestTexts(t)
 	for name, text := range texts {
-		t.Run(name, func(t *testing.T) { checkLaws(t, text) })
+		t.Run(name, func(t *testing.T) {
+			if _, report, code := cli(t, text, "evenkeel", "inject", "-"); code != exitDone {
+				t.Errorf("exit %d\n%s", code, report)
+			}
+			checkLaws(t, text)
+		})
 	}
 	for name, text := range corpus {
 		t.Run("corpus "+name, func(t *testing.T) {
 			checkLaws(t, text)
-			changes, _, _ := cli(t, text, "evenkeel", "inject", "-q", "-o", "diff", "-")
+			changes, report, code := cli(t, text, "evenkeel", "inject", "-q", "-o", "diff", "-")
+			if code != exitDone || report != "" {
+				t.Errorf("exit %d\n%s", code, report)
+			}
 			for line := range strings.Lines(changes) {
 				if strings.HasPrefix(line, "-") && !strings.HasPrefix(line, "---") && !strings.Contains(line, "terminationGracePeriodSeconds") {
 					t.Errorf("a line of the user's is gone: %s", line)
