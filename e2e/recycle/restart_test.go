@@ -33,7 +33,7 @@ func TestRestartsLoseNoReview(t *testing.T) {
 		args     []string
 		fails    bool
 	}{
-		// A cap of 4 seconds was too short on a machine with 15 times more to do than it can: connections were still in use at its end.
+		// A cap of 4 seconds was too short on a machine with 15 times more to do than it could: connections were still in use at its end.
 		{"with Drain", restarts, []string{"-stop=drain", "-drain=20s", "-drain-quiet=500ms"}, false},
 		{"control: Shutdown once the balancer has let go", pick(6, 100), []string{"-stop=shutdown", "-shutdown-after=1s", "-drain=4s"}, true},
 		{"control: Shutdown at once", pick(2, 20), []string{"-stop=shutdown", "-drain=4s"}, true},
