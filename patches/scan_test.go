@@ -141,6 +141,9 @@ func viewOf(o *object) view {
 		Affinity: o.pod.affinity, PodAntiAffinity: o.pod.podAntiAffinity, Spread: o.pod.topologySpread,
 		Grace: o.pod.grace, RestartPolicy: o.pod.restartPolicy, Windows: o.pod.windows,
 	}
+	if !o.templated() {
+		v.TemplateLabels, v.Template = nil, nil
+	}
 	for _, c := range o.pod.containers {
 		cv := containerView{Name: c.name, Lifecycle: c.lifecycle, PreStop: c.preStop != nil, Probe: c.readinessProbe, Sleep: sleepOf(c.preStop)}
 		for _, p := range c.ports {
