@@ -113,7 +113,7 @@ func TestNothingIsLeftHoweverTheProcessEnds(t *testing.T) {
 			}
 			eventually(t, time.Minute, func() error {
 				if _, err := os.Stat(r.Dir); !os.IsNotExist(err) {
-					return fmt.Errorf("directory %s is still there: %v", r.Dir, err)
+					return fmt.Errorf("directory %s is still there", r.Dir)
 				}
 				return nil
 			})

@@ -18,7 +18,7 @@ type process struct {
 	pid  int
 	log  string        // path of the file with its output
 	done chan struct{} // closed when it has ended and was waited for
-	err  error         // how it ended; read after done
+	end  string        // how it ended: "exit status 1", "signal: killed"; read after done
 }
 
 // startProcess starts a component. On Linux the kernel kills it when this process dies, however it dies; that signal
@@ -44,7 +44,8 @@ func startProcess(name, logPath string, command ...string) (*process, error) {
 		}
 		p.pid = cmd.Process.Pid
 		started <- nil
-		p.err = cmd.Wait()
+		_ = cmd.Wait() // its error says no more than the state
+		p.end = cmd.ProcessState.String()
 		close(p.done)
 	}()
 	if err := <-started; err != nil {
@@ -94,7 +95,7 @@ func (p *process) lastLines() string {
 
 // exitError describes how a component ended that should still be running.
 func (p *process) exitError() error {
-	return fmt.Errorf("%s ended: %v; the end of its log:\n%s", p.name, p.err, p.lastLines())
+	return fmt.Errorf("%s ended: %s; the end of its log:\n%s", p.name, p.end, p.lastLines())
 }
 
 // A reaper is a shell that outlives this process: when the pipe to it closes, because this process was killed, it ends
