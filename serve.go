@@ -9,6 +9,7 @@ import (
 	stdlog "log"
 	"net"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/evenkeel/evenkeel/certs"
 	"github.com/evenkeel/evenkeel/patches"
+	"github.com/evenkeel/evenkeel/pdb"
 	"github.com/evenkeel/evenkeel/policy"
 	"github.com/evenkeel/evenkeel/recycle"
 	"github.com/evenkeel/evenkeel/webhook"
@@ -40,14 +42,16 @@ type serveOptions struct {
 	drainTimeout      time.Duration
 	recycleRequests   int
 	recycleAge        time.Duration
+	budgets           bool
+	leaseNamespace    string
 }
 
 func newServeCommand() *cobra.Command {
 	o := &serveOptions{}
 	command := &cobra.Command{
 		Use:   "serve",
-		Short: "Run the admission webhook",
-		Long: `Run the admission webhook.
+		Short: "Run the admission webhook and the budget controller",
+		Long: `Run the admission webhook and the controller of disruption budgets.
 
 Reviews are answered over HTTPS at /mutate. /livez, /readyz and /metrics are
 answered over plain HTTP on a port of their own. On SIGTERM the server reports
@@ -70,6 +74,8 @@ connection is left.`,
 	fs.DurationVar(&o.drainTimeout, "drain-timeout", 25*time.Second, "how long to go on answering after SIGTERM at most; less than the pod's grace period without its preStop sleep")
 	fs.IntVar(&o.recycleRequests, "recycle-requests", 1000, "requests after which a connection is closed, so that new replicas get their share; 0 is no limit")
 	fs.DurationVar(&o.recycleAge, "recycle-age", 5*time.Minute, "age at which a connection is closed; 0 is no limit")
+	fs.BoolVar(&o.budgets, "budgets", true, "keep a PodDisruptionBudget for each workload that can have one; one replica works, by leader election")
+	fs.StringVar(&o.leaseNamespace, "lease-namespace", "evenkeel-system", "`namespace` of the Lease for that election")
 	o.policy.register(fs)
 	return command
 }
@@ -127,6 +133,18 @@ func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
 	if err != nil {
 		return usageError{fmt.Errorf("recycle connections: %w", err)}
 	}
+	var budgets *pdb.Controller
+	if o.budgets {
+		identity, err := os.Hostname() // in a pod its name
+		if err != nil {
+			return fmt.Errorf("find own name for leader election: %w", err)
+		}
+		budgets, err = pdb.New(pdb.Config{REST: restConfig, Base: config.Base, Bounds: config.Bounds, NamespaceSelector: selector,
+			LeaseNamespace: o.leaseNamespace, Identity: fmt.Sprintf("%s-%d", identity, os.Getpid()), Log: log, Registerer: registry})
+		if err != nil {
+			return fmt.Errorf("keep budgets: %w", err)
+		}
+	}
 	ready := func() error {
 		if recycler.Draining() {
 			return errors.New("draining")
@@ -153,6 +171,9 @@ func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
 	group, failed := errgroup.WithContext(background)
 	group.Go(func() error { files.Run(background); return nil })
 	group.Go(func() error { facts.Run(background); return nil })
+	if budgets != nil {
+		group.Go(func() error { return budgets.Run(background) })
+	}
 	group.Go(func() error { return serveUntilClosed(server.ServeTLS(listener, "", "")) })
 	group.Go(func() error { return serveUntilClosed(metricsServer.Serve(metricsListener)) })
 	group.Go(func() error {

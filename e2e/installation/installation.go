@@ -96,6 +96,18 @@ type Installation struct {
 
 // Install starts evenkeel, waits until it is ready, and registers it with the API server.
 func Install(ctx context.Context, c *cluster.Cluster, options Options) (*Installation, error) {
+	i, err := Prepare(ctx, c, options)
+	if err != nil {
+		return nil, err
+	}
+	if err := i.Start(ctx); err != nil {
+		return nil, err
+	}
+	return i, i.Register(ctx)
+}
+
+// Prepare builds evenkeel, makes its certificate, and grants it its rights. It is not started.
+func Prepare(ctx context.Context, c *cluster.Cluster, options Options) (*Installation, error) {
 	if options.Name == "" {
 		options.Name = "evenkeel"
 	}
@@ -118,13 +130,7 @@ func Install(ctx context.Context, c *cluster.Cluster, options Options) (*Install
 			return nil, err
 		}
 	}
-	if err := i.grant(ctx); err != nil {
-		return nil, err
-	}
-	if err := i.Start(ctx); err != nil {
-		return nil, err
-	}
-	return i, i.Register(ctx)
+	return i, i.grant(ctx)
 }
 
 // Start starts the process, after Stop for example, with flags beside those of the Options, and waits until it is ready.
