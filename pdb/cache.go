@@ -10,7 +10,6 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -66,22 +65,13 @@ func handler[T any](changed func(namespace string)) cache.ResourceEventHandlerFu
 	}}
 }
 
-// byNamespace is the name of the only index of each informer.
-const byNamespace = "namespace"
-
 func indexers() cache.Indexers {
-	return cache.Indexers{byNamespace: func(object any) ([]string, error) {
-		m, err := meta.Accessor(object)
-		if err != nil {
-			return nil, err
-		}
-		return []string{m.GetNamespace()}, nil
-	}}
+	return cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc}
 }
 
 // values returns what an informer stores of a namespace.
 func values[T any](informer cache.SharedIndexInformer, namespace string) ([]*stored[T], error) {
-	objects, err := informer.GetIndexer().ByIndex(byNamespace, namespace)
+	objects, err := informer.GetIndexer().ByIndex(cache.NamespaceIndex, namespace)
 	if err != nil {
 		return nil, fmt.Errorf("read cache: %w", err)
 	}

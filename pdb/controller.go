@@ -261,7 +261,7 @@ func (t *term) watch() error {
 	factory := informers.NewSharedInformerFactory(t.client, 0)
 	partial := func(resource string, selector labels.Selector) cache.SharedIndexInformer {
 		return metadatainformer.NewFilteredMetadataInformer(t.metadata, corev1.SchemeGroupVersion.WithResource(resource), metav1.NamespaceAll, 0,
-			cache.Indexers{}, func(o *metav1.ListOptions) { o.LabelSelector = selector.String() }).Informer()
+			indexers(), func(o *metav1.ListOptions) { o.LabelSelector = selector.String() }).Informer()
 	}
 	t.namespaces = partial("namespaces", t.selector)
 	t.pods = partial("pods", labels.Everything())
@@ -286,7 +286,7 @@ func (t *term) watch() error {
 }
 
 func setUp(informer cache.SharedIndexInformer, transform cache.TransformFunc, handler cache.ResourceEventHandler) error {
-	if err := errors.Join(informer.AddIndexers(indexers()), informer.SetTransform(transform)); err != nil {
+	if err := informer.SetTransform(transform); err != nil {
 		return fmt.Errorf("set up informers: %w", err)
 	}
 	if _, err := informer.AddEventHandler(handler); err != nil {
