@@ -219,6 +219,7 @@ func TestNothingMovesWhenTheSameIsAppliedAgain(t *testing.T) {
 // TestReinvocationAddsNothing lets a second webhook change the object after us, so that the API server asks us again.
 func TestReinvocationAddsNothing(t *testing.T) {
 	ctx := t.Context()
+	ours(t) // the API server of another cluster can't reach a webhook of ours
 	other := startFake(t, func(r review) string {
 		return r.answer(`[{"op":"add","path":"/metadata/annotations","value":{"other":"webhook"}}]`)
 	})
@@ -241,7 +242,7 @@ func TestReinvocationAddsNothing(t *testing.T) {
 // TestOtherOperationsNeverBreak registers evenkeel for everything that there is, which deploy/ does not.
 func TestOtherOperationsNeverBreak(t *testing.T) {
 	ctx := t.Context()
-	evenkeel := shared.evenkeel
+	evenkeel := ours(t)
 	namespace := optedIn(t, nil)
 	client := shared.Client.AdmissionregistrationV1().MutatingWebhookConfigurations()
 	must(t, evenkeel.Register(ctx))

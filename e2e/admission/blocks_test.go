@@ -30,7 +30,7 @@ func createBoth(t *testing.T, namespace string) error {
 
 // TestNeverBlocks has evenkeel, or something in its place, fail in every way there is: objects are created all the same.
 func TestNeverBlocks(t *testing.T) {
-	evenkeel := shared.evenkeel
+	evenkeel := ours(t)
 	restore := func() {
 		evenkeel.Stop()
 		must(t, evenkeel.Start(context.Background()))
@@ -73,7 +73,7 @@ func TestNeverBlocks(t *testing.T) {
 	})
 	t.Run("when its certificate is of another CA", func(t *testing.T) {
 		f := startHandler(t, 24*time.Hour, http.NotFoundHandler())
-		f.ca = shared.evenkeel.CA
+		f.ca = evenkeel.CA
 		f.register(t, "evenkeel-in-its-place", func(*admissionregistrationv1.MutatingWebhookConfiguration) {})
 		created(t)
 	})
@@ -81,6 +81,7 @@ func TestNeverBlocks(t *testing.T) {
 
 // TestAFailureIsAFailureWithoutIgnore is the control of TestNeverBlocks: the failures there are real ones.
 func TestAFailureIsAFailureWithoutIgnore(t *testing.T) {
+	ours(t) // the API server of another cluster can't reach us
 	fail := admissionregistrationv1.Fail
 	startHandler(t, 24*time.Hour, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })).
 		register(t, "evenkeel-in-its-place", func(c *admissionregistrationv1.MutatingWebhookConfiguration) {
@@ -105,10 +106,11 @@ func TestAFailureIsAFailureWithoutIgnore(t *testing.T) {
 // the same generator and lacks the safeguard: there the API server refuses the request, even under Ignore.
 func TestABrokenPatchNeverLeaves(t *testing.T) {
 	ctx := t.Context()
-	shared.evenkeel.Stop()
+	evenkeel := ours(t)
+	evenkeel.Stop()
 	t.Cleanup(func() {
-		must(t, shared.evenkeel.Start(context.Background()))
-		must(t, shared.evenkeel.Register(context.Background()))
+		must(t, evenkeel.Start(context.Background()))
+		must(t, evenkeel.Register(context.Background()))
 	})
 	for _, c := range []struct {
 		name    string

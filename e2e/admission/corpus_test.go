@@ -145,7 +145,7 @@ func runInject(t *testing.T, object corpus.Object, flags ...string) []byte {
 	input, err := runtime.Encode(unstructured.UnstructuredJSONScheme, object.Unstructured)
 	must(t, err)
 	var stderr bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), shared.evenkeel.Program, append([]string{"inject", "-q", "-"}, flags...)...)
+	cmd := exec.CommandContext(t.Context(), shared.program, append([]string{"inject", "-q", "-"}, flags...)...)
 	cmd.Stdin, cmd.Stderr = bytes.NewReader(input), &stderr
 	out, err := cmd.Output()
 	if err != nil {
@@ -156,10 +156,11 @@ func runInject(t *testing.T, object corpus.Object, flags ...string) []byte {
 
 // TestTheWebhookAnswersAsInjectDoes posts each workload to the running webhook over HTTPS.
 func TestTheWebhookAnswersAsInjectDoes(t *testing.T) {
+	evenkeel := ours(t)
 	namespace, compared, patched := optedIn(t, nil), 0, 0
 	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(shared.evenkeel.CA)
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: shared.evenkeel.Host}}}
+	roots.AppendCertsFromPEM(evenkeel.CA)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: evenkeel.Host}}}
 	defer client.CloseIdleConnections()
 	for _, object := range workloads(t, admitted) {
 		raw, err := runtime.Encode(unstructured.UnstructuredJSONScheme, object.Unstructured)
@@ -190,7 +191,7 @@ func postReview(t *testing.T, client *http.Client, review admissionv1.AdmissionR
 	t.Helper()
 	body, err := json.Marshal(review)
 	must(t, err)
-	request, err := http.NewRequestWithContext(context.Background(), http.MethodPost, "https://"+shared.evenkeel.Address+"/mutate?timeout=2s", bytes.NewReader(body))
+	request, err := http.NewRequestWithContext(context.Background(), http.MethodPost, "https://"+ours(t).Address+"/mutate?timeout=2s", bytes.NewReader(body))
 	must(t, err)
 	request.Header.Set("Content-Type", "application/json")
 	response, err := client.Do(request)

@@ -17,7 +17,7 @@ import (
 // evenkeel, and to them but for their template.
 func TestNeverRestarts(t *testing.T) {
 	ctx := t.Context()
-	evenkeel := shared.evenkeel
+	evenkeel := ours(t)
 	must(t, evenkeel.Uninstall(ctx))
 	t.Cleanup(func() { // whatever happened, the other tests find evenkeel as it was
 		evenkeel.Stop()
