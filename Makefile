@@ -10,7 +10,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # Modules with Go code of ours. e2e/ needs a control plane and is tested last; tools/, e2e/kubernetes and e2e/kwok only
 # pin programs.
 UNIT_MODULES := . examples/recycle e2e/recycle
-MODULES := $(UNIT_MODULES) e2e
+MODULES := $(UNIT_MODULES) e2e/validation e2e
 
 # What the tests run beside Go, as COMMAND:PACKAGE of Debian. Installed where it is missing and we are root.
 PROGRAMS := gcc:gcc git:git openssl:openssl curl:curl wrk:wrk h2load:nghttp2-client nginx:nginx-light
@@ -90,6 +90,8 @@ e2e: packages ## Run the end-to-end tests on a real control plane (KUBECONFIG: o
 	@cd e2e
 	if [ -z "$${KUBECONFIG:-}" ]; then go run ./controlplane -build; fi
 	go test -p 1 -timeout $(E2E_TIMEOUT) ./...
+	cd validation
+	go test -timeout $(E2E_TIMEOUT) ./...
 
 .PHONY: cluster
 cluster: ## Run a control plane with fake nodes in three zones until Ctrl-C
