@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -51,6 +53,17 @@ func manifestTexts(t testing.TB) (texts, corpus map[string]string) {
 	}
 	read(corpus, dir)
 	return texts, corpus
+}
+
+func TestReadingStandardInputEndsWhenTheCommandIsCancelled(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	silent, writer := io.Pipe() // that nobody writes to
+	defer func() { _ = writer.Close() }()
+	var stdout, stderr bytes.Buffer
+	if code := run(ctx, []string{"evenkeel", "inject", "-"}, silent, &stdout, &stderr); code != exitFailed || stdout.Len() > 0 {
+		t.Errorf("exit %d, stdout %q", code, &stdout)
+	}
 }
 
 func TestDirectoriesAreFoundBehindSymbolicLinks(t *testing.T) {

@@ -152,6 +152,7 @@ func splitYAML(text string) ([]*document, error) {
 		at = len(byteOrderMark)
 		bodyStart = at
 	}
+	first := at
 	state, directive := prologue, false
 	line, bodyLine := 0, 1
 	finish := func(end int) {
@@ -179,7 +180,7 @@ func splitYAML(text string) ([]*document, error) {
 			switch {
 			case separator:
 				if state != prologue || !directive {
-					if at > start+len(byteOrderMark) || len(documents) > 0 {
+					if at > first {
 						finish(at)
 					}
 				}
