@@ -64,6 +64,10 @@ type scale struct {
 // How long it is taken for granted that a kind has no scale, or may not be read.
 const kindPeriod = time.Minute
 
+// How long the objects of a kind may take to be listed. A kind that may be listed but
+// not watched takes for ever.
+const syncTimeout = 10 * time.Second
+
 // The most ReplicaSets that are remembered: some 100 bytes each.
 const maxReplicaSets = 50_000
 
@@ -200,11 +204,26 @@ func (k *kinds) discover(ctx context.Context, gk schema.GroupKind, apiVersion st
 	if _, err := found.informer.AddEventHandler(handler[workloadFacts](k.changed)); err != nil {
 		return nil, err
 	}
-	k.run(found.informer.RunWithContext)
-	if !cache.WaitForCacheSync(ctx.Done(), found.informer.HasSynced) {
-		return nil, ctx.Err()
+	stop := make(chan struct{})
+	k.run(func(ctx context.Context) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		go func() {
+			select {
+			case <-stop:
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+		found.informer.RunWithContext(ctx)
+	})
+	soon, cancel := context.WithTimeout(ctx, syncTimeout)
+	defer cancel()
+	if !cache.WaitForCacheSync(soon.Done(), found.informer.HasSynced) {
+		close(stop) // other namespaces wait meanwhile
+		found.informer, found.noAccess = nil, true
 	}
-	return found, nil
+	return found, ctx.Err()
 }
 
 // workloads returns the workloads of a namespace of all kinds that are watched.
