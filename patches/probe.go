@@ -61,12 +61,9 @@ func addReadinessProbe(in *input, out *output) {
 			out.skip(DefaultReadinessProbe, c.name, SkipNotSelected)
 			continue
 		}
-		var h handler
-		skip := SkipNone
+		h, skip := obvious(c)
 		if target >= 0 {
-			h, skip = asked(probe, c)
-		} else {
-			h, skip = obvious(c)
+			h, skip = asked(probe, c), SkipNone
 		}
 		if skip != SkipNone {
 			out.skip(DefaultReadinessProbe, c.name, skip)
@@ -118,18 +115,18 @@ func (in *input) probed() int {
 }
 
 // asked returns the handler of an explicit probe of container c.
-func asked(probe policy.Probe, c *container) (handler, Skip) {
+func asked(probe policy.Probe, c *container) handler {
 	port := intstr.FromInt32(int32(probe.PortNumber))
 	if probe.PortName != "" {
 		port = intstr.FromString(probe.PortName)
 	}
 	switch probe.Kind {
 	case policy.ProbeTCP:
-		return handler{"tcpSocket", marshal(corev1.TCPSocketAction{Port: port})}, SkipNone
+		return handler{"tcpSocket", marshal(corev1.TCPSocketAction{Port: port})}
 	case policy.ProbeHTTP:
-		return handler{"httpGet", marshal(corev1.HTTPGetAction{Path: probe.Path, Port: port})}, SkipNone
+		return handler{"httpGet", marshal(corev1.HTTPGetAction{Path: probe.Path, Port: port})}
 	case policy.ProbeHTTPS:
-		return handler{"httpGet", marshal(corev1.HTTPGetAction{Path: probe.Path, Port: port, Scheme: corev1.URISchemeHTTPS})}, SkipNone
+		return handler{"httpGet", marshal(corev1.HTTPGetAction{Path: probe.Path, Port: port, Scheme: corev1.URISchemeHTTPS})}
 	}
 	number := int64(probe.PortNumber)
 	for _, p := range c.ports { // a gRPC probe takes no port name
@@ -137,7 +134,7 @@ func asked(probe policy.Probe, c *container) (handler, Skip) {
 			number = p.number
 		}
 	}
-	return handler{"grpc", marshal(corev1.GRPCAction{Port: int32(number), Service: &probe.Service})}, SkipNone
+	return handler{"grpc", marshal(corev1.GRPCAction{Port: int32(number), Service: &probe.Service})}
 }
 
 // obvious returns the handler that the container's own probes or ports suggest.

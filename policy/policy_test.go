@@ -252,7 +252,7 @@ func TestResolvePrecedence(t *testing.T) {
 			}
 			got, problems := Resolve(Default(), DefaultBounds(), Annotations{SourcePodTemplate, values(row.template)},
 				Annotations{SourceWorkload, values(row.workload)}, Annotations{SourceNamespace, values(row.namespace)})
-			if got.PreStopSleep != row.want*time.Second || got.From(SettingPreStopSleep) != row.from || len(problems) != row.problems {
+			if got.PreStopSleep.Seconds() != float64(row.want) || got.From(SettingPreStopSleep) != row.from || len(problems) != row.problems {
 				t.Errorf("is %v from the %s with problems %v; want %d s from the %s with %d", got.PreStopSleep,
 					got.From(SettingPreStopSleep), problems, row.want, row.from, row.problems)
 			}

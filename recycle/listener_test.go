@@ -151,7 +151,7 @@ func TestListenerCutsOnlyWhatIdlesPastItsAge(t *testing.T) {
 		server, _ := accept(t, options)
 		<-cut(server)
 		_ = server.SetReadDeadline(time.Time{})
-		if _, err := server.Read(make([]byte, 1)); err != io.EOF {
+		if _, err := server.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Errorf("got %v, want EOF", err)
 		}
 	})

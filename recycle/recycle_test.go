@@ -447,7 +447,7 @@ func TestHandlersKeepTheirWriter(t *testing.T) {
 			return err
 		},
 		"asks to be told when the client goes": func(w http.ResponseWriter) error {
-			w.(http.CloseNotifier).CloseNotify() //lint:ignore SA1019 gin does
+			w.(http.CloseNotifier).CloseNotify() //nolint:staticcheck // SA1019: gin does
 			_, err := w.Write([]byte("text"))
 			return err
 		},

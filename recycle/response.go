@@ -81,8 +81,7 @@ func (w *lastResponse) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 
 // CloseNotify is deprecated in net/http, but gin's writer asserts it without a check.
 func (w *lastResponse) CloseNotify() <-chan bool {
-	//lint:ignore SA1019 passed on, not used
-	if n, ok := w.ResponseWriter.(http.CloseNotifier); ok {
+	if n, ok := w.ResponseWriter.(http.CloseNotifier); ok { //nolint:staticcheck // SA1019: passed on, not used
 		return n.CloseNotify()
 	}
 	return nil

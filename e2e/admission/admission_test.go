@@ -259,7 +259,7 @@ func TestOtherOperationsNeverBreak(t *testing.T) {
 		everywhere.Webhooks[i].Rules = []admissionregistrationv1.RuleWithOperations{{Operations: []admissionregistrationv1.OperationType{"*"},
 			Rule: admissionregistrationv1.Rule{APIGroups: []string{"*"}, APIVersions: []string{"*"}, Resources: []string{"*/*"}}}}
 	}
-	everywhere, err = client.Update(ctx, everywhere, metav1.UpdateOptions{})
+	_, err = client.Update(ctx, everywhere, metav1.UpdateOptions{})
 	must(t, err)
 	t.Cleanup(func() { must(t, evenkeel.Register(context.Background())) })
 	eventually(t, "the changed configuration", func() error {
