@@ -277,7 +277,33 @@ func (g *generator) check(t *testing.T, seen map[string]int) error {
 		}
 		return nil
 	}
+	for what, workload := range map[string][]byte{"before": raw, "after": patched} {
+		pod, err := podOf(kind, workload)
+		if err != nil {
+			return err
+		}
+		if err := accepted(pod); err != nil {
+			return fmt.Errorf("its pod is invalid %s the patch: %w\n%s\n%s", what, err, result.Patch, raw)
+		}
+	}
 	return g.checkUpdate(injector, cluster, object, patched, seen)
+}
+
+// podOf makes the pod that the controllers make of a workload's template: a
+// Deployment's carry the hash of the template as a label.
+func podOf(kind string, workload []byte) ([]byte, error) {
+	var o struct {
+		Spec struct{ Template corev1.PodTemplateSpec }
+	}
+	if err := json.Unmarshal(workload, &o); err != nil {
+		return nil, err
+	}
+	pod := &corev1.Pod{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, ObjectMeta: o.Spec.Template.ObjectMeta, Spec: o.Spec.Template.Spec}
+	pod.Name, pod.Namespace = "web-x", "default"
+	if kind == "Deployment" && pod.Labels["pod-template-hash"] == "" {
+		pod.Labels["pod-template-hash"] = "6d4b"
+	}
+	return admitted(pod)
 }
 
 // withoutRaise applies all of a patch but the raised grace period.
