@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -10,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/evenkeel/evenkeel/pdb"
 )
 
 // readmeSection returns what stands between the markers of that name in README.md.
@@ -54,6 +57,21 @@ func TestTheManifestInTheREADMEIsWhatInjectMakes(t *testing.T) {
 	}
 	if diff := cmp.Diff(stdout.String(), after.String()); diff != "" {
 		t.Errorf("the manifest is not what inject makes (-inject +README):\n%s", diff)
+	}
+}
+
+func TestTheREADMEHasEveryBudgetCode(t *testing.T) {
+	var table strings.Builder
+	table.WriteString("| code | reason | Warning |\n|---|---|---|\n")
+	for _, reason := range pdb.Reasons() {
+		warning := ""
+		if reason.Warn {
+			warning = "yes"
+		}
+		fmt.Fprintf(&table, "| `%s` | %s | %s |\n", reason.Code, reason.Text, warning)
+	}
+	if diff := cmp.Diff(table.String(), readmeSection(t, "budget codes")); diff != "" {
+		t.Errorf("budget codes (-pdb +README):\n%s", diff)
 	}
 }
 
