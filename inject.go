@@ -78,6 +78,7 @@ type injectOptions struct {
 	quiet       bool
 	kubeVersion string
 	namespace   string
+	withBudgets bool
 	policy      policyFlags
 }
 
@@ -101,6 +102,7 @@ func newInjectCommand(program string) *cobra.Command {
 	fs.BoolVarP(&o.quiet, "quiet", "q", false, "No report; warnings and errors only.")
 	fs.StringVar(&o.kubeVersion, "kube-version", defaultKubeVersion, "Kubernetes `VERSION` of the oldest API server or node that the manifests are for.")
 	fs.StringVarP(&o.namespace, "namespace", "n", "", "`NAMESPACE` of objects that name none.")
+	fs.BoolVar(&o.withBudgets, "with-budgets", false, "Print a PodDisruptionBudget for each Deployment and StatefulSet that lacks one, behind the input.")
 	o.policy.register(fs)
 	_ = command.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(outputFormats, cobra.ShellCompDirectiveNoFileComp)) // fails for an unknown flag only
 	return command
@@ -124,7 +126,18 @@ func (o *injectOptions) run(command *cobra.Command, args []string) error {
 
 	stdout, stderr := command.OutOrStdout(), command.ErrOrStderr()
 	r := report{color: colored(stderr), check: o.check, quiet: o.quiet}
-	if _, err := stderr.Write(r.text(i)); err != nil {
+	text := r.text(i)
+	missing := slices.ContainsFunc(i.workloads, (*workload).changed)
+	if o.withBudgets {
+		budgets, lack, err := i.addBudgets()
+		if err != nil {
+			return err
+		}
+		if missing = missing || lack; !o.quiet {
+			text = append(budgets, text...)
+		}
+	}
+	if _, err := stderr.Write(text); err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
 	if !o.check || command.Flags().Changed("output") {
@@ -139,7 +152,7 @@ func (o *injectOptions) run(command *cobra.Command, args []string) error {
 			return fmt.Errorf("write output: %w", err)
 		}
 	}
-	if o.check && slices.ContainsFunc(i.workloads, (*workload).changed) {
+	if o.check && missing {
 		return errMissing
 	}
 	return nil
@@ -179,6 +192,9 @@ func (w *workload) changed() bool { return len(w.result.Operations) > 0 }
 func (o *injectOptions) injection() (*injection, error) {
 	if !slices.Contains(outputFormats, o.output) {
 		return nil, usageError{fmt.Errorf("--output=%q is no format; allowed: %s", o.output, strings.Join(outputFormats, ", "))}
+	}
+	if o.withBudgets && (o.output == "patch" || o.output == "diff") {
+		return nil, usageError{fmt.Errorf("--with-budgets adds objects, which --output=%s has no place for; allowed: yaml, json", o.output)}
 	}
 	v, err := patches.ParseVersion(o.kubeVersion)
 	if err != nil {
@@ -558,10 +574,47 @@ func (i *injection) encode(format string) ([]byte, error) {
 			if err != nil {
 				return nil, fmt.Errorf("write diff: %w", err)
 			}
-			b.WriteString(unified)
+			b.WriteString(renumbered(unified))
 		}
 	}
 	return b.Bytes(), nil
+}
+
+// renumbered returns a unified diff in which each hunk says rightly where it begins
+// in the result: udiff v0.4.1 forgets the lines between two edits of one hunk, and
+// "git apply" looks there first.
+func renumbered(unified string) string {
+	if unified == "" {
+		return ""
+	}
+	hunks := strings.SplitAfterN(unified, "\n", 3) // behind the two lines that name the files
+	var b strings.Builder
+	b.WriteString(hunks[0] + hunks[1])
+	added := 0 // lines, by the hunks so far
+	for line := range strings.Lines(hunks[2]) {
+		switch line[0] {
+		case '+':
+			added++
+		case '-':
+			added--
+		case '@':
+			var from, to string
+			if _, err := fmt.Sscanf(line, "@@ -%s +%s @@", &from, &to); err != nil {
+				break
+			}
+			begin, _, _ := strings.Cut(from, ",")
+			_, length, counted := strings.Cut(to, ",")
+			if number, err := strconv.Atoi(begin); err == nil && number > 0 {
+				to = strconv.Itoa(number + added)
+				if counted {
+					to += "," + length
+				}
+				line = fmt.Sprintf("@@ -%s +%s @@\n", from, to)
+			}
+		}
+		b.WriteString(line)
+	}
+	return b.String()
 }
 
 // patchLine is one line of "inject -o patch".

@@ -111,6 +111,35 @@ func TestInjectKeepsItsPromisesOnEveryManifest(t *testing.T) {
 	}
 }
 
+// TestTheDiffOfEveryManifestIsAsReviewed compares what is added to the manifests of
+// testdata, to the letter, with what somebody has looked at.
+func TestTheDiffOfEveryManifestIsAsReviewed(t *testing.T) {
+	paths, err := manifestPaths("testdata/manifests")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range paths {
+		got, _, code := cli(t, "", "evenkeel", "inject", "-q", "-o", "diff", path)
+		if code != exitDone {
+			t.Errorf("%s: exit %d", path, code)
+		}
+		golden := filepath.Join("testdata", "diffs", filepath.Base(path)+".diff")
+		if *update {
+			if err := os.WriteFile(golden, []byte(got), 0o666); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		want, err := os.ReadFile(golden)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(string(want), got); d != "" {
+			t.Errorf("%s: (-want +got)\n%s", path, d)
+		}
+	}
+}
+
 // checkLaws tests what holds for inject on any input.
 func checkLaws(t *testing.T, text string) {
 	t.Helper()
@@ -206,7 +235,7 @@ func checkLaws(t *testing.T, text string) {
 }
 
 // hunk matches the head of a hunk of a unified diff.
-var hunk = regexp.MustCompile(`^@@ -(\d+)(?:,(\d+))? \+\d+(?:,\d+)? @@`)
+var hunk = regexp.MustCompile(`^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,\d+)? @@`)
 
 // applyUnified applies a unified diff as patch(1) does, without any tolerance.
 func applyUnified(t *testing.T, unified, text string) string {
@@ -230,6 +259,9 @@ func applyUnified(t *testing.T, unified, text string) string {
 			}
 			result = append(result, lines[at:start]...)
 			at = start
+			if begin, _ := strconv.Atoi(match[3]); begin != len(result)+1 && begin != 0 {
+				t.Errorf("a hunk begins in line %d of the result, and says %s", len(result)+1, strings.TrimSpace(line))
+			}
 		case line[0] == '+':
 			result = append(result, content)
 		default:
