@@ -19,6 +19,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -86,7 +87,7 @@ func run(ctx context.Context, stdout, stderr io.Writer) (err error) {
 		return err
 	}
 
-	for _, step := range []func(context.Context) error{d.apply, d.showAdded, d.showReasons, d.showPlacement, d.showTime} {
+	for _, step := range []func(context.Context) error{d.apply, d.showAdded, d.showReasons, d.showBudgets, d.showPlacement, d.showTime} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -186,9 +187,37 @@ func (d *demo) showReasons(ctx context.Context) error {
 	return nil
 }
 
+// showBudgets shows the budgets that evenkeel keeps beside the workloads, once Kubernetes has counted their pods.
+func (d *demo) showBudgets(ctx context.Context) error {
+	d.page.title("4. How many of their pods a drain may take at once")
+	err := wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+		budgets, err := d.cluster.Client.PolicyV1().PodDisruptionBudgets(optedIn).List(ctx, metav1.ListOptions{})
+		if err != nil || len(budgets.Items) < 5 { // of the examples that say nothing against it
+			return false, err
+		}
+		return !slices.ContainsFunc(budgets.Items, func(b policyv1.PodDisruptionBudget) bool { return b.Status.DisruptionsAllowed == 0 }), nil
+	})
+	if err != nil {
+		return fmt.Errorf("wait for disruption budgets: %w", err)
+	}
+	for _, namespace := range []string{plain, optedIn} {
+		d.page.command("kubectl get pdb -n %s", namespace)
+		kubectl, err := d.cluster.KubectlCommand(ctx, "get", "pdb", "-n", namespace)
+		if err != nil {
+			return err
+		}
+		out, err := kubectl.CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("list disruption budgets: %w\n%s", err, out)
+		}
+		d.page.text("%s", strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
 // showPlacement shows where pods run, and how many workloads the loss of a zone or a node would end.
 func (d *demo) showPlacement(ctx context.Context) error {
-	d.page.title("4. Where the pods went")
+	d.page.title("5. Where the pods went")
 	small := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("50m"), corev1.ResourceMemory: resource.MustParse("64Mi")}
 	for i := range deployments {
 		for _, namespace := range []string{plain, optedIn} {
@@ -292,7 +321,7 @@ func (d *demo) placementRow(namespace string, nodes []string, zones map[string]s
 
 // showTime counts the calls so far, and times creations with and without evenkeel.
 func (d *demo) showTime(ctx context.Context) error {
-	d.page.title("5. What it cost")
+	d.page.title("6. What it cost")
 	forWorkloads, err := d.evenkeel.Metric(ctx, "evenkeel_admission_reviews_total", `operation="CREATE"`)
 	if err != nil {
 		return err

@@ -14,7 +14,8 @@ func TestTheDemoShowsWhatItIsFor(t *testing.T) {
 	for _, want := range []string{
 		"did you mean evenkeel.dev/readiness-probe?", // the typo is seen by its author
 		"+  affinity:", "+    readinessProbe:", "+      preStop:", // all three defaults are added
-		"-  terminationGracePeriodSeconds: 30",                            // and the only value that is raised
+		"-  terminationGracePeriodSeconds: 30", // and the only value that is raised
+		"nginx-evenkeel",                       // a budget of its own
 		"opted-in   0 to the loss of one zone, 0 to the loss of one node", // spread over zones and nodes
 	} {
 		if !strings.Contains(stdout.String(), want) {
