@@ -219,7 +219,7 @@ func (c *Controller) lead(ctx context.Context) error {
 	c.unsynced.Store(true)
 	defer c.unsynced.Store(false)
 	t := &term{Controller: c, unseen: map[string]map[string]unseen{}, events: newEvents(c.client, c.log)}
-	t.queue = workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](50*time.Millisecond, 30*time.Second))
+	t.queue = workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](50*time.Millisecond, 10*time.Second))
 	defer t.queue.ShutDown()
 	c.metrics.lead(t.queue.Len)
 	defer c.metrics.lead(nil)

@@ -1,0 +1,211 @@
+package pdb
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	budgets "github.com/evenkeel/evenkeel/pdb"
+)
+
+// disorder makes a namespace in which budgets are to be created, changed and deleted,
+// and one stands that is somebody else's.
+func disorder(t *testing.T) string {
+	t.Helper()
+	ns := namespace(t, nil)
+	for _, name := range []string{"web-evenkeel", "orphan-evenkeel"} {
+		b := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app.kubernetes.io/managed-by": "evenkeel"}},
+			Spec: policyv1.PodDisruptionBudgetSpec{Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}}}}
+		_, err := shared.Client.PolicyV1().PodDisruptionBudgets(ns).Create(t.Context(), b, metav1.CreateOptions{})
+		must(t, err)
+	}
+	create(t, ns, deployment("web", 2))
+	create(t, ns, deployment("api", 3))
+	create(t, ns, deployment("theirs", 2))
+	foreignBudget(t, ns, "theirs", &metav1.LabelSelector{MatchLabels: map[string]string{"app": "theirs"}})
+	return ns
+}
+
+// order checks that everything stands in the end, and nothing of somebody else's was
+// touched.
+func order(t *testing.T, ns string) {
+	t.Helper()
+	stand(t, ns, "api-evenkeel max 1", "web-evenkeel max 1")
+	b, err := shared.Client.PolicyV1().PodDisruptionBudgets(ns).Get(t.Context(), "theirs", metav1.GetOptions{})
+	must(t, err)
+	if b.Generation != 1 || len(b.Labels) > 0 || len(b.OwnerReferences) > 0 {
+		t.Errorf("the budget of somebody else was touched: %+v", b)
+	}
+}
+
+func settled(c *controller) func() error {
+	return func() error {
+		if !c.Synced() {
+			return fmt.Errorf("not synced")
+		}
+		return nil
+	}
+}
+
+// TestLeaderDiesAtEachCall ends the leader at its first, second, … call: the API server
+// does what it was asked, and the answer is lost. Another replica makes it good.
+func TestLeaderDiesAtEachCall(t *testing.T) {
+	for n := 1; ; n++ {
+		if n > 100 {
+			t.Fatal("a reconcile that takes more than 100 calls")
+		}
+		ns := disorder(t)
+		lease := fmt.Sprint("each-", n)
+		first := &transport{dieAt: n}
+		died := make(chan struct{})
+		first.died = func() { close(died) }
+		a := start(t, func(c *budgets.Config) { c.LeaseName, c.Identity = lease, "first"; first.through(c) })
+		finished := make(chan struct{})
+		watch, cancel := context.WithCancel(t.Context())
+		go func() {
+			defer close(finished)
+			for watch.Err() == nil {
+				got, err := ours(watch, ns)
+				if err == nil && len(got) == 2 && got[0] == "api-evenkeel max 1" && got[1] == "web-evenkeel max 1" {
+					return
+				}
+				time.Sleep(50 * time.Millisecond) // between two looks
+			}
+		}()
+		select {
+		case <-died:
+		case <-finished:
+		case <-time.After(30 * time.Second):
+			t.Fatalf("call %d: neither dead nor done", n)
+		}
+		cancel()
+		<-finished
+		whole := false
+		select {
+		case <-died:
+		default:
+			whole = first.writes() >= 4 // everything was written before that call
+		}
+		a.stop()
+		b := start(t, func(c *budgets.Config) { c.LeaseName, c.Identity = lease, "second" })
+		order(t, ns)
+		b.stop()
+		must(t, shared.Client.CoreV1().Namespaces().Delete(t.Context(), ns, metav1.DeleteOptions{}))
+		if whole {
+			t.Logf("the leader died at each of its first %d calls", n-1)
+			return
+		}
+	}
+}
+
+func TestAPIServerRestarts(t *testing.T) {
+	c := start(t, nil)
+	ns := disorder(t)
+	order(t, ns)
+	must(t, shared.StopAPIServer(t.Context()))
+	must(t, shared.StartAPIServer(t.Context()))
+	patch(t, ns, "deployments", "web", `{"spec":{"replicas":1}}`)
+	stand(t, ns, "api-evenkeel max 1")
+	patch(t, ns, "deployments", "web", `{"spec":{"replicas":2}}`)
+	order(t, ns)
+	eventually(t, "caches", settled(c))
+}
+
+func TestWatchesAreDropped(t *testing.T) {
+	tr := &transport{}
+	start(t, tr.through)
+	ns := disorder(t)
+	order(t, ns)
+	for i := range 3 {
+		if n := tr.drop(); n == 0 {
+			t.Fatal("no watch to drop")
+		}
+		patch(t, ns, "deployments", "web", fmt.Sprintf(`{"spec":{"replicas":%d}}`, i%2+1))
+		if i%2 == 0 {
+			stand(t, ns, "api-evenkeel max 1")
+		} else {
+			order(t, ns)
+		}
+	}
+	patch(t, ns, "deployments", "web", `{"spec":{"replicas":2}}`)
+	order(t, ns)
+}
+
+func TestStorms(t *testing.T) {
+	for _, status := range []int{409, 429} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			tr := &transport{refuse: 8, status: status}
+			start(t, tr.through)
+			ns := disorder(t)
+			order(t, ns)
+			tr.mu.Lock()
+			defer tr.mu.Unlock()
+			if tr.refuse > 0 {
+				t.Errorf("only %d of 8 writes refused", 8-tr.refuse)
+			}
+		})
+	}
+}
+
+// TestLeaseClockJumps writes times into the Lease that a clock which is wrong by a day
+// would have written.
+func TestLeaseClockJumps(t *testing.T) {
+	for _, jump := range []time.Duration{-24 * time.Hour, 24 * time.Hour} {
+		t.Run(jump.String(), func(t *testing.T) {
+			name := fmt.Sprint("jump-", time.Now().UnixNano())
+			one, ghost := int32(1), "ghost"
+			then := metav1.NewMicroTime(time.Now().Add(jump))
+			_, err := shared.Client.CoordinationV1().Leases("default").Create(t.Context(), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name},
+				Spec: coordinationv1.LeaseSpec{HolderIdentity: &ghost, LeaseDurationSeconds: &one, AcquireTime: &then, RenewTime: &then}}, metav1.CreateOptions{})
+			must(t, err)
+			a, b := &transport{}, &transport{}
+			start(t, func(c *budgets.Config) { c.LeaseName, c.Identity = name, "a"; a.through(c) })
+			start(t, func(c *budgets.Config) { c.LeaseName, c.Identity = name, "b"; b.through(c) })
+			ns := disorder(t)
+			order(t, ns)
+			lease, err := shared.Client.CoordinationV1().Leases("default").Get(t.Context(), name, metav1.GetOptions{})
+			must(t, err)
+			lease.Spec.RenewTime = &then
+			_, err = shared.Client.CoordinationV1().Leases("default").Update(t.Context(), lease, metav1.UpdateOptions{})
+			if err == nil { // else the leader was faster, which it may be
+				patch(t, ns, "deployments", "web", `{"spec":{"replicas":1}}`)
+				stand(t, ns, "api-evenkeel max 1")
+			}
+			if a.writes() > 0 && b.writes() > 0 {
+				t.Errorf("both have written: %d and %d", a.writes(), b.writes())
+			}
+		})
+	}
+}
+
+func TestOneOfTwoReplicasWrites(t *testing.T) {
+	a, b := &transport{}, &transport{}
+	lease := fmt.Sprint("two-", time.Now().UnixNano())
+	first := start(t, func(c *budgets.Config) { c.LeaseName, c.Identity = lease, "a"; a.through(c) })
+	ns := disorder(t)
+	order(t, ns)
+	start(t, func(c *budgets.Config) { c.LeaseName, c.Identity = lease, "b"; b.through(c) })
+	for i := range 6 {
+		patch(t, ns, "deployments", "web", fmt.Sprintf(`{"spec":{"replicas":%d}}`, i%2+1))
+		if i%2 == 0 {
+			stand(t, ns, "api-evenkeel max 1")
+		} else {
+			order(t, ns)
+		}
+	}
+	if a.writes() == 0 || b.writes() > 0 {
+		t.Errorf("the leader wrote %d times, the other %d times", a.writes(), b.writes())
+	}
+	before := a.writes()
+	first.stop()
+	patch(t, ns, "deployments", "web", `{"spec":{"replicas":1}}`)
+	stand(t, ns, "api-evenkeel max 1")
+	if a.writes() != before || b.writes() == 0 {
+		t.Errorf("after the change of leaders the first wrote %d times, the second %d times", a.writes()-before, b.writes())
+	}
+}
