@@ -236,7 +236,7 @@ func (e *editor) change(root *yaml.Node, c change) error {
 	case len(node.Content) > 0:
 		return e.insertFlow(node, member)
 	case e.style.isJSON || above == nil || above.Kind != yaml.MappingNode || above.Style&yaml.FlowStyle != 0:
-		return e.fillFlow(node, key, member)
+		return e.fillFlow(node, member)
 	}
 	return e.fillBlock(name, node, member)
 }
@@ -389,7 +389,7 @@ func (e *editor) insertFlow(node *yaml.Node, member map[string]json.RawMessage) 
 	if err != nil {
 		return err
 	}
-	text, err := e.flow(node, member)
+	text, err := e.flow(member)
 	if err != nil {
 		return err
 	}
@@ -427,7 +427,7 @@ func flowMember(text string) string {
 }
 
 // flow returns a member as a flow mapping on one line.
-func (e *editor) flow(node *yaml.Node, member map[string]json.RawMessage) (string, error) {
+func (e *editor) flow(member map[string]json.RawMessage) (string, error) {
 	if e.style.isJSON {
 		text, err := json.Marshal(member)
 		return string(text), err
@@ -442,12 +442,12 @@ func (e *editor) flow(node *yaml.Node, member map[string]json.RawMessage) (strin
 }
 
 // fillFlow adds the first member to an empty flow mapping inside another.
-func (e *editor) fillFlow(node *yaml.Node, key string, member map[string]json.RawMessage) error {
+func (e *editor) fillFlow(node *yaml.Node, member map[string]json.RawMessage) error {
 	at, length, err := e.empty(node)
 	if err != nil {
 		return err
 	}
-	text, err := e.flow(node, member)
+	text, err := e.flow(member)
 	if err != nil {
 		return err
 	}
@@ -682,7 +682,7 @@ func (t *tree) descend(node *yaml.Node, key string) *yaml.Node {
 		if source.Kind == yaml.AliasNode {
 			source = source.Alias
 		}
-		if value := t.find(source, key); value != nil {
+		if _, value := child(source, key); value != nil {
 			own := copyOf(value)
 			if own.Kind == yaml.AliasNode {
 				own = copyOf(own.Alias)
@@ -690,14 +690,6 @@ func (t *tree) descend(node *yaml.Node, key string) *yaml.Node {
 			t.set(node, key, own)
 			return own
 		}
-	}
-	return nil
-}
-
-// find returns the member of a mapping or of what is merged into it.
-func (t *tree) find(node *yaml.Node, key string) *yaml.Node {
-	if _, value := child(node, key); value != nil {
-		return value
 	}
 	return nil
 }
