@@ -54,10 +54,12 @@ vet: ## Run go vet over all modules, and over the builds of the negative control
 
 .PHONY: lint
 lint: bin/golangci-lint ## Run the linters of .golangci.yml over all modules
-	@for module in $(MODULES); do
+	@failed=0
+	for module in $(MODULES); do
 		echo "golangci-lint $$module"
-		(cd "$$module" && "$(CURDIR)/bin/golangci-lint" run --config "$(CURDIR)/.golangci.yml" ./...)
+		(cd "$$module" && "$(CURDIR)/bin/golangci-lint" run --allow-serial-runners --config "$(CURDIR)/.golangci.yml" ./...) || failed=1
 	done
+	exit $$failed
 
 bin/golangci-lint: tools/go.mod tools/go.sum
 	@echo "building golangci-lint, about two minutes the first time"
