@@ -1,0 +1,298 @@
+// Package spread counts how many workloads the loss of one node, or of one zone, would take down entirely, without
+// evenkeel and with it: with the real scheduler, in situations that clusters get into.
+package spread
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/evenkeel/evenkeel/e2e/cluster"
+	"github.com/evenkeel/evenkeel/e2e/installation"
+)
+
+// workloads is how many Deployments are created in each situation, of 2 to 5 replicas in turn.
+const workloads = 60
+
+// packing is a scheduler profile that fills nodes one after another, as clusters that scale in do.
+const packing = `apiVersion: kubescheduler.config.k8s.io/v1
+kind: KubeSchedulerConfiguration
+profiles:
+  - plugins:
+      multiPoint:
+        enabled: [{name: NodeResourcesFit, weight: 3}]
+    pluginConfig:
+      - name: NodeResourcesFit
+        args:
+          scoringStrategy:
+            type: MostAllocated
+            resources: [{name: cpu, weight: 1}, {name: memory, weight: 1}]
+`
+
+// situation is a state that a cluster is in when workloads are created.
+type situation struct {
+	name      string
+	scheduler string // configuration
+	prepare   func(*world)
+	// then happens after the Deployments are ready, nil for a rolling update.
+	then     string
+	thenDo   func(*world)
+	replicas func(i int) int32
+	// none is set where no workload may be in one place with evenkeel, by chance where it makes no difference.
+	none, byChance bool
+}
+
+// world is the cluster of one situation.
+type world struct {
+	*testing.T
+	*cluster.Cluster
+	nodes     []string // in three zones in turn
+	namespace string
+}
+
+func TestSpread(t *testing.T) {
+	twoToFive := func(i int) int32 { return int32(2 + i%4) }
+	for _, s := range []situation{
+		{name: "an even, empty cluster", prepare: func(*world) {}, replicas: twoToFive, none: true},
+		{name: "27 nodes four fifths full, 3 fresh ones in one zone", prepare: func(w *world) { fillBut(w, 3) }, replicas: twoToFive, none: true},
+		{name: "29 nodes four fifths full, one that came back empty", prepare: func(w *world) { fillBut(w, 1) }, replicas: twoToFive, none: true},
+		{name: "a scheduler profile that packs nodes (MostAllocated, weight 3)", scheduler: packing, prepare: uneven, replicas: twoToFive},
+		{name: "two zones' Spot nodes gone, fresh ones in one of them", prepare: func(w *world) { fillBut(w, 0) }, then: "the loss", thenDo: replaceZones, replicas: twoToFive},
+		{name: "scaled in from 10 replicas to 2", prepare: func(*world) {}, then: "scaling in", thenDo: scaleIn, replicas: func(int) int32 { return 10 }, byChance: true},
+	} {
+		t.Run(s.name, func(t *testing.T) {
+			lost := map[bool][2]count{}
+			for _, with := range []bool{false, true} {
+				lost[with] = s.run(t, with)
+			}
+			then := s.then
+			if then == "" {
+				then = "a rolling update"
+			}
+			// A row of the README's table.
+			for i, when := range []string{"on creation", "after " + then} {
+				t.Logf("| %s, %s | %d | %d | %d | %d |", s.name, when, lost[false][i].zone, lost[true][i].zone, lost[false][i].node, lost[true][i].node)
+			}
+			for i, c := range lost[true] {
+				if !s.byChance && (c.node > lost[false][i].node || c.zone > lost[false][i].zone) {
+					t.Errorf("evenkeel made it worse: %+v without, %+v with", lost[false][i], c)
+				}
+				if s.none && (c.zone > 0 || c.node > 0) {
+					t.Errorf("with evenkeel one zone holds %d and one node %d of %d workloads entirely, want none", c.zone, c.node, workloads)
+				}
+			}
+		})
+	}
+}
+
+// count is how many workloads have all of their pods on one node, or in one zone.
+type count struct{ node, zone int }
+
+// run goes through a situation on a cluster of its own.
+func (s *situation) run(t *testing.T, with bool) (lost [2]count) {
+	ctx := t.Context()
+	c, err := cluster.Start(ctx, cluster.Config{Log: os.Stderr, SchedulerConfig: s.scheduler})
+	must(t, err)
+	defer func() { must(t, c.Stop()) }()
+	w := &world{T: t, Cluster: c, namespace: "shop"}
+	w.nodes, err = c.AddNodes(ctx, 30, cluster.NodeSpec{})
+	must(t, err)
+	labels := map[string]string{}
+	if with {
+		_, err = installation.Install(ctx, c, installation.Options{})
+		must(t, err)
+		labels["evenkeel.dev/inject"] = "enabled"
+	}
+	w.makeNamespace("filler", nil)
+	w.makeNamespace(w.namespace, labels)
+	s.prepare(w)
+	for i := range workloads {
+		w.create(fmt.Sprintf("w-%d", i), s.replicas(i))
+	}
+	w.waitReady()
+	lost[0] = w.count()
+	if s.thenDo != nil {
+		s.thenDo(w)
+	} else {
+		w.each(`{"spec":{"template":{"metadata":{"annotations":{"restarted":"now"}}}}}`)
+	}
+	w.waitReady()
+	lost[1] = w.count()
+	return lost
+}
+
+// fillBut fills all nodes but so many of the first zone to four fifths.
+func fillBut(w *world, fresh int) {
+	for i, node := range w.nodes {
+		if i%3 == 0 && fresh > 0 {
+			fresh--
+			continue
+		}
+		w.fill(node, "6400m", "25Gi")
+	}
+}
+
+// uneven fills nodes to between a tenth and six tenths.
+func uneven(w *world) {
+	for i, node := range w.nodes {
+		tenths := 1 + i%6
+		w.fill(node, fmt.Sprintf("%dm", 800*tenths), fmt.Sprintf("%dMi", 3276*tenths))
+	}
+}
+
+// replaceZones takes the nodes of two zones away at once, and adds fresh ones in the first of them, on which the
+// controllers' new pods have room.
+func replaceZones(w *world) {
+	ctx := w.Context()
+	_, err := w.AddNodes(ctx, 10, cluster.NodeSpec{Zones: []string{"zone-a"}, NamePrefix: "fresh"})
+	must(w.T, err)
+	zero := int64(0)
+	for i, node := range w.nodes {
+		if i%3 == 2 {
+			continue
+		}
+		must(w.T, w.Client.CoreV1().Nodes().Delete(ctx, node, metav1.DeleteOptions{}))
+		pods, err := w.Client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
+		must(w.T, err)
+		for _, p := range pods.Items {
+			must(w.T, w.Client.CoreV1().Pods(p.Namespace).Delete(ctx, p.Name, metav1.DeleteOptions{GracePeriodSeconds: &zero}))
+		}
+	}
+}
+
+// scaleIn has the ReplicaSet controller choose which pods go: it looks at their age and at how many share a node, never at
+// zones or affinity.
+func scaleIn(w *world) { w.each(`{"spec":{"replicas":2}}`) }
+
+func (w *world) makeNamespace(name string, labels map[string]string) {
+	w.Helper()
+	_, err := w.Client.CoreV1().Namespaces().Create(w.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}, metav1.CreateOptions{})
+	must(w.T, err)
+	w.eventually("service account of namespace "+name, func() error {
+		_, err := w.Client.CoreV1().ServiceAccounts(name).Get(w.Context(), "default", metav1.GetOptions{})
+		return err
+	})
+}
+
+// fill puts a pod with these requests on a node, past the scheduler.
+func (w *world) fill(node, cpu, memory string) {
+	w.Helper()
+	_, err := w.Client.CoreV1().Pods("filler").Create(w.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "on-" + node},
+		Spec: corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "filler", Image: "filler", Resources: requests(cpu, memory)}}}}, metav1.CreateOptions{})
+	must(w.T, err)
+}
+
+func requests(cpu, memory string) corev1.ResourceRequirements {
+	return corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu), corev1.ResourceMemory: resource.MustParse(memory)}}
+}
+
+func (w *world) create(name string, replicas int32) {
+	w.Helper()
+	labels := map[string]string{"app": name}
+	_, err := w.Client.AppsV1().Deployments(w.namespace).Create(w.Context(), &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: appsv1.DeploymentSpec{Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{
+				Name: "web", Image: "web", Ports: []corev1.ContainerPort{{ContainerPort: 80}}, Resources: requests("50m", "64Mi")}}}}}}, metav1.CreateOptions{})
+	must(w.T, err)
+}
+
+// each sends a merge patch to every Deployment.
+func (w *world) each(patch string) {
+	w.Helper()
+	if !json.Valid([]byte(patch)) {
+		w.Fatalf("patch %s is no JSON", patch)
+	}
+	for i := range workloads {
+		_, err := w.Client.AppsV1().Deployments(w.namespace).Patch(w.Context(), fmt.Sprintf("w-%d", i), types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+		must(w.T, err)
+	}
+}
+
+// waitReady waits until every Deployment is rolled out and no pod too many is left.
+func (w *world) waitReady() {
+	w.Helper()
+	w.eventually("all Deployments are rolled out", func() error {
+		list, err := w.Client.AppsV1().Deployments(w.namespace).List(w.Context(), metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		want := 0
+		for _, d := range list.Items {
+			want += int(*d.Spec.Replicas)
+			if d.Status.ObservedGeneration < d.Generation || d.Status.UpdatedReplicas != *d.Spec.Replicas || d.Status.AvailableReplicas != *d.Spec.Replicas {
+				return fmt.Errorf("%s has %d of %d replicas", d.Name, d.Status.AvailableReplicas, *d.Spec.Replicas)
+			}
+		}
+		pods, err := w.Client.CoreV1().Pods(w.namespace).List(w.Context(), metav1.ListOptions{})
+		if err == nil && len(pods.Items) != want {
+			err = fmt.Errorf("%d pods, want %d", len(pods.Items), want)
+		}
+		return err
+	})
+}
+
+// count looks where the pods are.
+func (w *world) count() count {
+	w.Helper()
+	nodes, err := w.Client.CoreV1().Nodes().List(w.Context(), metav1.ListOptions{})
+	must(w.T, err)
+	zones := map[string]string{}
+	for _, n := range nodes.Items {
+		zones[n.Name] = n.Labels[corev1.LabelTopologyZone]
+	}
+	pods, err := w.Client.CoreV1().Pods(w.namespace).List(w.Context(), metav1.ListOptions{})
+	must(w.T, err)
+	onNodes, inZones := map[string]map[string]bool{}, map[string]map[string]bool{}
+	for _, p := range pods.Items {
+		app := p.Labels["app"]
+		if onNodes[app] == nil {
+			onNodes[app], inZones[app] = map[string]bool{}, map[string]bool{}
+		}
+		onNodes[app][p.Spec.NodeName] = true
+		inZones[app][zones[p.Spec.NodeName]] = true
+	}
+	var c count
+	for app := range onNodes {
+		if len(onNodes[app]) == 1 {
+			c.node++
+		}
+		if len(inZones[app]) == 1 {
+			c.zone++
+		}
+	}
+	return c
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// eventually fails the test when check still returns an error after three minutes.
+func (w *world) eventually(what string, check func() error) {
+	w.Helper()
+	ctx, cancel := context.WithTimeout(w.Context(), 3*time.Minute)
+	defer cancel()
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			w.Fatalf("%s: %v", what, err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
