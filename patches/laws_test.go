@@ -443,10 +443,11 @@ func TestLawsHoldForEveryCase(t *testing.T) {
 			if err := checkLaws(c.injector, c.request); err != nil {
 				t.Error(err)
 			}
-			for _, offline := range []bool{true, false} {
-				req := c.request
-				req.Offline = offline
-				checkAllLaws(t, worlds(t), req)
+			checkAllLaws(t, worlds(t), c.request)
+			other := c.request
+			other.Offline = !other.Offline
+			if !reflect.DeepEqual(c.injector.Review(other), c.injector.Review(c.request)) {
+				checkAllLaws(t, worlds(t), other)
 			}
 		})
 	}
@@ -462,9 +463,7 @@ func TestLawsHoldForEveryWorkloadOfTheCorpus(t *testing.T) {
 		}
 		counts[head.Kind]++
 		t.Run(name, func(t *testing.T) {
-			for _, offline := range []bool{true, false} {
-				checkAllLaws(t, worlds(t), Request{Operation: Create, Object: raw, Offline: offline})
-			}
+			checkAllLaws(t, worlds(t), Request{Operation: Create, Object: raw, Offline: true})
 		})
 	}
 	t.Logf("documents of the corpus: %v", counts)
