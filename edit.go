@@ -89,7 +89,7 @@ func (d *document) proves(edits []udiff.Edit, want []byte) error {
 		return fmt.Errorf("read result: %w", err)
 	}
 	if len(m.documents) != 1 || m.documents[0].isJSON != d.isJSON || !sameValue(m.documents[0].value, want) {
-		return errors.New("the additions can't be written into this YAML; please report it")
+		return errNoPlace
 	}
 	return nil
 }
@@ -120,8 +120,8 @@ func (d *document) encodeJSON(value []byte) ([]udiff.Edit, error) {
 	return udiff.Lines(d.body, b.String()+rest), err
 }
 
-// errNoPlace says that a change can't be written as text.
-var errNoPlace = errors.New("no place in the text")
+// errNoPlace says that a change can't be written.
+var errNoPlace = errors.New("the additions can't be written into this YAML; write out its anchors and merge keys, and please report it")
 
 // editor writes changes into the text of a document.
 type editor struct {
@@ -670,25 +670,37 @@ func (t *tree) descend(node *yaml.Node, key string) *yaml.Node {
 	if _, value := child(node, key); value != nil {
 		return t.own(value)
 	}
-	_, merged := child(node, "<<")
-	if merged == nil || node.Kind != yaml.MappingNode {
+	value := merged(node, key)
+	if value == nil {
 		return nil
 	}
-	sources := []*yaml.Node{merged}
-	if merged.Kind == yaml.SequenceNode {
-		sources = merged.Content
+	if value.Kind == yaml.AliasNode {
+		value = value.Alias
+	}
+	own := copyOf(value)
+	t.set(node, key, own)
+	return own
+}
+
+// merged returns the member that the merge key of a mapping brings, nil without one.
+func merged(node *yaml.Node, key string) *yaml.Node {
+	_, merge := child(node, "<<")
+	if merge == nil || node.Kind != yaml.MappingNode {
+		return nil
+	}
+	sources := []*yaml.Node{merge}
+	if merge.Kind == yaml.SequenceNode {
+		sources = merge.Content
 	}
 	for _, source := range sources {
 		if source.Kind == yaml.AliasNode {
 			source = source.Alias
 		}
 		if _, value := child(source, key); value != nil {
-			own := copyOf(value)
-			if own.Kind == yaml.AliasNode {
-				own = copyOf(own.Alias)
-			}
-			t.set(node, key, own)
-			return own
+			return value
+		}
+		if value := merged(source, key); value != nil {
+			return value
 		}
 	}
 	return nil
