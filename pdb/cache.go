@@ -3,8 +3,11 @@ package pdb
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
+	"unique"
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -41,7 +44,7 @@ func trim[O metav1.Object, T any](read func(O) T) cache.TransformFunc {
 		if !ok {
 			return object, nil
 		}
-		return &stored[T]{namespace: o.GetNamespace(), name: o.GetName(), resourceVersion: o.GetResourceVersion(), value: read(o)}, nil
+		return &stored[T]{namespace: unique.Make(o.GetNamespace()).Value(), name: o.GetName(), resourceVersion: o.GetResourceVersion(), value: read(o)}, nil
 	}
 }
 
@@ -192,10 +195,36 @@ func FromBudget(b *policyv1.PodDisruptionBudget) Budget {
 		Owners:      b.OwnerReferences, UID: b.UID, Terminating: b.DeletionTimestamp != nil}
 }
 
-// podFacts is what is stored of a pod: its labels and its controller.
-type podFacts struct {
-	labels     map[string]string
+// podFacts is what is stored of a pod: its labels and its controller. Pods of one
+// ReplicaSet have the same, and share them.
+type podFacts = unique.Handle[podClass]
+
+// podClass is what pods have in common.
+type podClass struct {
+	labels     string // by encode
 	controller reference
+}
+
+// encode writes labels as one string that is the same for the same labels. The API
+// takes no control characters in labels.
+func encode(labels map[string]string) string {
+	var b strings.Builder
+	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		b.WriteString(key + "\x00" + labels[key] + "\x00")
+	}
+	return b.String()
+}
+
+// decode is the inverse of encode.
+func decode(text string) map[string]string {
+	labels := map[string]string{}
+	for text != "" {
+		var key, value string
+		key, text, _ = strings.Cut(text, "\x00")
+		value, text, _ = strings.Cut(text, "\x00")
+		labels[key] = value
+	}
+	return labels
 }
 
 // reference is an owner reference that controls.
@@ -212,5 +241,5 @@ func controllerOf(o metav1.Object) reference {
 }
 
 func trimPod(m *metav1.PartialObjectMetadata) podFacts {
-	return podFacts{labels: m.Labels, controller: controllerOf(m)}
+	return unique.Make(podClass{labels: encode(m.Labels), controller: controllerOf(m)})
 }

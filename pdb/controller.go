@@ -397,12 +397,19 @@ func (t *term) list(ctx context.Context, name string) (*Namespace, error) {
 		return nil, err
 	}
 	noAccess := map[string]Workload{}
+	looked := map[podFacts]bool{}
 	for _, p := range pods {
-		owner, scalable, err := t.kinds.owner(ctx, name, p.value, func(name string) bool { return deploymentNames[name] })
+		if looked[p.value] {
+			continue
+		}
+		looked[p.value] = true
+		class := p.value.Value()
+		labels := decode(class.labels)
+		owner, scalable, err := t.kinds.owner(ctx, name, class.controller, labels["pod-template-hash"], func(name string) bool { return deploymentNames[name] })
 		if err != nil {
 			return nil, err
 		}
-		n.Pods = append(n.Pods, Pods{Labels: p.value.labels, Unscalable: !scalable})
+		n.Pods = append(n.Pods, Pods{Labels: labels, Unscalable: !scalable})
 		if owner.kind == "" {
 			continue
 		}
@@ -464,6 +471,11 @@ func older(a, b string) bool {
 func (t *term) wrote(namespace string, b Budget, removed bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	// The cache may have been faster than the answer; it is changed before saw is called.
+	object, exists, err := t.budgets.GetIndexer().GetByKey(namespace + "/" + b.Name)
+	if s, ok := object.(*stored[Budget]); err == nil && (removed && !exists || ok && !removed && !older(s.resourceVersion, b.ResourceVersion)) {
+		return
+	}
 	if t.unseen[namespace] == nil {
 		t.unseen[namespace] = map[string]unseen{}
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"hash/maphash"
 	"sync"
 	"time"
 
@@ -36,11 +37,12 @@ type events struct {
 	queue  chan *corev1.Event
 
 	mu   sync.Mutex
-	said map[string]map[types.UID]string // by namespace and workload: the decision last seen
+	seed maphash.Seed
+	said map[string]map[types.UID]uint64 // by namespace and workload: a hash of the decision last seen
 }
 
 func newEvents(client kubernetes.Interface, log *logrus.Entry) *events {
-	return &events{client: client, log: log, queue: make(chan *corev1.Event, 20_000), said: map[string]map[types.UID]string{}}
+	return &events{client: client, log: log, queue: make(chan *corev1.Event, 20_000), seed: maphash.MakeSeed(), said: map[string]map[types.UID]uint64{}}
 }
 
 // decided queues Events for the decisions about a namespace that differ from those
@@ -49,11 +51,11 @@ func (e *events) decided(namespace string, decisions []Decision) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	before, known := e.said[namespace]
-	now := make(map[types.UID]string, len(decisions))
+	now := make(map[types.UID]uint64, len(decisions))
 	for i := range decisions {
 		d := &decisions[i]
 		reason, message := d.event()
-		now[d.Workload.UID] = reason + message
+		now[d.Workload.UID] = maphash.String(e.seed, reason+message)
 		row := d.Code.Reason()
 		if before[d.Workload.UID] == now[d.Workload.UID] || row.Quiet || !known && !row.Warn || row.Outcome == OutcomeApplied {
 			continue

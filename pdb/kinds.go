@@ -81,11 +81,11 @@ func (r reference) groupKind() schema.GroupKind {
 	return schema.GroupKind{Group: groupOf(r.apiVersion), Kind: r.kind}
 }
 
-// owner returns the workload that a pod belongs to, the zero value for none that
-// is looked for this way, and whether its controller has a scale. isDeployment says
-// whether the namespace has a Deployment of a name.
-func (k *kinds) owner(ctx context.Context, namespace string, pod podFacts, isDeployment func(string) bool) (reference, bool, error) {
-	c := pod.controller
+// owner returns the workload that pods with controller c belong to, the zero value
+// for none that is looked for this way, and whether c has a scale. hash is the label
+// pod-template-hash of the pods; isDeployment says whether the namespace has a
+// Deployment of a name.
+func (k *kinds) owner(ctx context.Context, namespace string, c reference, hash string, isDeployment func(string) bool) (reference, bool, error) {
 	switch gk := c.groupKind(); {
 	case c.kind == "", gk == statefulKind, gk == deploymentKind:
 		return reference{}, true, nil // pods of nobody are passed over by the disruption controller
@@ -93,7 +93,7 @@ func (k *kinds) owner(ctx context.Context, namespace string, pod podFacts, isDep
 		gk == schema.GroupKind{Kind: "Node"}:
 		return reference{}, false, nil
 	case gk == replicaSetKind:
-		if name, ok := strings.CutSuffix(c.name, "-"+pod.labels["pod-template-hash"]); ok && isDeployment(name) {
+		if name, ok := strings.CutSuffix(c.name, "-"+hash); ok && isDeployment(name) {
 			return reference{}, true, nil
 		}
 		above, found, err := k.replicaSetController(ctx, namespace, c)

@@ -209,3 +209,60 @@ func TestOneOfTwoReplicasWrites(t *testing.T) {
 		t.Errorf("after the change of leaders the first wrote %d times, the second %d times", a.writes()-before, b.writes())
 	}
 }
+
+// TestSomebodyElseIsFaster makes a budget somebody else's in the last moment before we write.
+func TestSomebodyElseIsFaster(t *testing.T) {
+	t.Run("under the name that we create", func(t *testing.T) {
+		ns := namespace(t, nil)
+		tr := &transport{before: func() {
+			foreignBudget(t, ns, "web-evenkeel", &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}})
+		}}
+		start(t, tr.through)
+		create(t, ns, deployment("web", 2))
+		untouched(t, ns, tr, 1)
+	})
+	t.Run("taking over what we change", func(t *testing.T) {
+		ns := namespace(t, nil)
+		first := start(t, nil)
+		create(t, ns, deployment("web", 2))
+		stand(t, ns, "web-evenkeel max 1")
+		first.stop()
+		patch(t, ns, "deployments", "web", `{"spec":{"replicas":4},"metadata":{"annotations":{"evenkeel.dev/disruption-budget":"maxUnavailable=2"}}}`)
+		tr := &transport{before: func() {
+			patch(t, ns, "poddisruptionbudgets", "web-evenkeel", `{"metadata":{"labels":null,"ownerReferences":null}}`)
+		}}
+		start(t, tr.through)
+		untouched(t, ns, tr, 1)
+	})
+	t.Run("taking over what we delete", func(t *testing.T) {
+		ns := namespace(t, nil)
+		first := start(t, nil)
+		create(t, ns, deployment("web", 2))
+		stand(t, ns, "web-evenkeel max 1")
+		first.stop()
+		patch(t, ns, "deployments", "web", `{"spec":{"replicas":1}}`)
+		tr := &transport{before: func() {
+			patch(t, ns, "poddisruptionbudgets", "web-evenkeel", `{"metadata":{"labels":null,"ownerReferences":null}}`)
+		}}
+		start(t, tr.through)
+		untouched(t, ns, tr, 1)
+	})
+}
+
+// untouched waits for the first write and a while longer, and checks that web-evenkeel
+// is somebody else's and as it was.
+func untouched(t *testing.T, ns string, tr *transport, generation int64) {
+	t.Helper()
+	eventually(t, "a write", func() error {
+		if tr.writes() == 0 {
+			return fmt.Errorf("none")
+		}
+		return nil
+	})
+	stand(t, ns)
+	b, err := shared.Client.PolicyV1().PodDisruptionBudgets(ns).Get(t.Context(), "web-evenkeel", metav1.GetOptions{})
+	must(t, err)
+	if b.Generation != generation || len(b.Labels) > 0 || len(b.OwnerReferences) > 0 || b.Spec.MaxUnavailable.IntValue() != 1 {
+		t.Errorf("the budget of somebody else was touched: %+v", b)
+	}
+}

@@ -75,6 +75,8 @@ func start(t *testing.T, change func(*budgets.Config)) *controller {
 	if change != nil {
 		change(&config)
 	}
+	config.REST.ContentType = "application/vnd.kubernetes.protobuf" // as serve has it
+	config.REST.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
 	c, err := budgets.New(config)
 	must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -78,7 +78,7 @@ func scale(t *testing.T, n int) float64 {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d of %d budgets", remaining(), n)
 		}
-		time.Sleep(20 * time.Millisecond) // between two looks
+		time.Sleep(200 * time.Millisecond) // between two looks
 	}
 	took := time.Since(began)
 	writes := tr.writes()

@@ -25,6 +25,7 @@ type transport struct {
 	refuse  int // the next writes of budgets are answered with status
 	status  int
 	watches map[*watchBody]bool
+	before  func() // is called once, before the first write of a budget gets through
 }
 
 var errDead = errors.New("connection lost")
@@ -49,7 +50,14 @@ func (tr *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		tr.refuse--
 	}
 	status := tr.status
+	var before func()
+	if write {
+		before, tr.before = tr.before, nil
+	}
 	tr.mu.Unlock()
+	if before != nil {
+		before()
+	}
 	if dead {
 		return nil, errDead
 	}
