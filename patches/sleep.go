@@ -78,6 +78,12 @@ func addHooks(in *input, out *output, grace int64) (raise int64) {
 	native := in.cluster.nativeSleep()
 	before := recorded(pod, DefaultPreStopSleep) && !in.unchangedManifest(grace)
 	sleep, raise := fit(grace, seconds, int64(in.config.MaxGracePeriod/time.Second), before)
+	switch unraised := raise == 0 && in.unchangedManifest(grace); {
+	case unraised && sleep > 1: // another hook than the earlier one, or a further review would raise the grace period
+		sleep--
+	case unraised && sleep == 1:
+		sleep++
+	}
 	switch {
 	case !slices.Contains(skips, SkipNone):
 		raise = 0
@@ -136,7 +142,7 @@ func setGrace(pod *podTemplate, out *output, seconds int64) {
 //	the update's grace period        | is raised to
 //	the earlier one minus a sleep    | the earlier one: kubectl apply wrote the
 //	                                 | manifest's value, which has not changed
-//	shorter than a sleep             | itself and the sleep, at most the maximum,
+//	shorter than a native sleep      | itself and the sleep, at most the maximum,
 //	                                 | but to the sleep at least: the API rejects less
 //	any other                        | not raised
 func (in *input) raisedAgain(grace int64) int64 {
@@ -155,7 +161,7 @@ func (in *input) raisedAgain(grace int64) int64 {
 		case sleep <= 0 || !stood:
 		case grace >= 0 && grace+sleep == *in.old.pod.grace:
 			return sleep
-		default:
+		case isNative(pod.containers[i].preStop):
 			longest = max(longest, sleep)
 		}
 	}
@@ -198,6 +204,13 @@ func sleepOf(preStop []byte) int64 {
 		}
 	}
 	return 0
+}
+
+// isNative reports whether a hook that sleeps is one that the API compares with the
+// grace period, rather than a command.
+func isNative(preStop []byte) bool {
+	var hook corev1.LifecycleHandler
+	return json.Unmarshal(preStop, &hook) == nil && hook.Sleep != nil
 }
 
 // fit returns how long to sleep within the grace period and by how much to raise
