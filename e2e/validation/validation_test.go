@@ -383,6 +383,9 @@ func (g *generator) checkUpdate(injector *patches.Injector, cluster patches.Clus
 		return fmt.Errorf("apply %s: %w\n%s", result.Patch, err, raw)
 	}
 	err = acceptedUpdate(patched, old)
+	if again := injector.Review(patches.Request{Operation: patches.Update, Object: patched, Old: old, Cluster: cluster}); len(again.Operations) > 0 && err == nil {
+		return fmt.Errorf("reinvocation adds %s after %s\n%s\n%s", again.Patch, result.Patch, raw, old)
+	}
 	if plain != nil && err == nil {
 		seen["update that is invalid without"]++
 	}
