@@ -16,8 +16,6 @@ type changes struct {
 	create []Budget
 }
 
-func (c *changes) empty() bool { return len(c.remove)+len(c.update)+len(c.create) == 0 }
-
 // diff compares the budgets that exist in a namespace with those that decisions
 // want. Only ours are ever removed or updated. One that belongs to another workload
 // than before, of the same name for example, is removed and made anew, so that the

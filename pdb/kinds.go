@@ -171,7 +171,7 @@ func (k *kinds) find(ctx context.Context, r reference) (*kind, error) {
 func (k *kinds) discover(ctx context.Context, gk schema.GroupKind, apiVersion string) (*kind, error) {
 	gv, err := schema.ParseGroupVersion(apiVersion)
 	if err != nil {
-		return &kind{}, nil //nolint:nilerr // an owner reference may say anything; nothing has such a version
+		return &kind{}, nil // an owner reference may say anything; nothing has such a version
 	}
 	mapping, err := k.mapper.RESTMapping(gk, gv.Version)
 	if meta.IsNoMatchError(err) {
