@@ -25,7 +25,9 @@ type transport struct {
 	refuse  int // the next writes of budgets are answered with status
 	status  int
 	watches map[*watchBody]bool
-	before  func() // is called once, before the first write of a budget gets through
+	// answered is the number of writes of budgets that the API server has answered.
+	answered int
+	before   func() // is called once, before the first write of a budget gets through
 }
 
 var errDead = errors.New("connection lost")
@@ -70,6 +72,11 @@ func (tr *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	response, err := tr.next.RoundTrip(r)
 	if err != nil {
 		return nil, err
+	}
+	if write {
+		tr.mu.Lock()
+		tr.answered++
+		tr.mu.Unlock()
 	}
 	if dies {
 		_, _ = io.Copy(io.Discard, io.LimitReader(response.Body, 1)) // the API server has begun to answer
