@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -148,7 +149,7 @@ func warnings(result *patches.Result) []string {
 		}
 		place := ""
 		if d.Container != "" {
-			place = " to container " + clip(d.Container)
+			place = " to container " + strconv.QuoteToASCII(clip(d.Container)) // not validated yet
 		}
 		all = append(all, fmt.Sprintf("evenkeel: %s not added%s (%s): %s", d.Default, place, d.Skip, reason.Text))
 	}

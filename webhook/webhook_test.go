@@ -221,6 +221,16 @@ func TestWarningsAreFewAndShort(t *testing.T) {
 	}
 }
 
+func TestWarningsHoldNoControlCharacters(t *testing.T) {
+	handler, _ := newHandler(t)
+	pod := `{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"app":"web"}},"spec":{"containers":[{"name":"web\r\nx","ports":[{"containerPort":80,"name":"a"},{"containerPort":81,"name":"b"}]}]}}`
+	status, body := post(handler, reviewOf(pod))
+	warnings := answered(t, status, body).Warnings
+	if len(warnings) != 1 || strings.ContainsAny(warnings[0], "\r\n") || !strings.Contains(warnings[0], "ambiguous-port") {
+		t.Errorf("warnings %q, want one without a line break", warnings)
+	}
+}
+
 // FuzzBody sends any body: the answer is a review that allows the request, or a short refusal.
 func FuzzBody(f *testing.F) {
 	for _, seed := range []string{
