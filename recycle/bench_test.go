@@ -91,7 +91,7 @@ func BenchmarkOpen(b *testing.B) {
 		server := new(http.Server)
 		b.ReportAllocs()
 		for b.Loop() {
-			newHTTP2(server)
+			newHTTP2(server, nil, nil)
 		}
 	})
 }
