@@ -89,9 +89,13 @@ func BenchmarkOpen(b *testing.B) {
 	})
 	b.Run("small server", func(b *testing.B) {
 		server := new(http.Server)
+		client, nc := net.Pipe()
+		defer client.Close()
+		defer nc.Close()
 		b.ReportAllocs()
 		for b.Loop() {
-			newHTTP2(server, nil, nil)
+			h := newHTTP2(server, nc, nil)
+			_ = h.own.Serve(noListener{}) // sets up HTTP/2
 		}
 	})
 }

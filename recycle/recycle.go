@@ -27,6 +27,10 @@
 // [http.Server.Protocols] with [http.Protocols.SetUnencryptedHTTP2] instead. Where golang.org/x/net/http2.ConfigureServer has
 // set up HTTP/2, GOAWAY is sent with the next answer, and an idle connection isn't told.
 //
+// Every HTTP/2 connection is served by an [http.Server] of its own, which has the settings of the wrapped one and is what
+// [http.ServerContextKey] leads to. [http.Server.SetKeepAlivesEnabled] doesn't reach it: use [Recycler.Drain]. With Go 1.27, HTTP/2
+// over TLS from a listener whose connections aren't [*tls.Conn] isn't served, as with Go 1.26.
+//
 // Go's HTTP/2 server sends a single GOAWAY that names the last stream it has seen. A request that was already on its way is
 // not processed, and clients are to send it again over a new connection, whatever its method. Go's client does unless the request
 // has a body that can't be read twice: [http.Request.GetBody] is set by [http.NewRequest] for bytes.Buffer, bytes.Reader and

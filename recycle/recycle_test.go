@@ -733,6 +733,24 @@ func TestWrapKeepsWhatTheServerHad(t *testing.T) {
 	}
 }
 
+func TestHTTP2KeepsTheSettingsOfTheServer(t *testing.T) {
+	for _, p := range []protocol{http2TLS, h2c} {
+		t.Run(string(p), func(t *testing.T) {
+			s := serve(t, p, Options{}, remote, func(server *http.Server) {
+				server.MaxHeaderBytes = 1000
+				server.IdleTimeout = 50 * time.Millisecond
+			})
+			mustFetch(t, s, "/")
+			if got := s.ended(t, 1)[0].Reason; got != Other {
+				t.Errorf("an idle connection ended for the reason %v, want other: IdleTimeout", got)
+			}
+			if _, err := fetch(t.Context(), s.client, http.MethodGet, s.URL+"/"+strings.Repeat("x", 10_000), nil); err == nil {
+				t.Error("a request of 10,000 bytes was answered in spite of MaxHeaderBytes 1000")
+			}
+		})
+	}
+}
+
 func TestHTTP2StaysOffWhereItWasOff(t *testing.T) {
 	off := map[string]func(*http.Server){
 		"by an empty TLSNextProto": func(s *http.Server) { s.TLSNextProto = make(map[string]nextProto) },
