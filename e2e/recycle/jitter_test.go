@@ -29,13 +29,14 @@ func TestJitter(t *testing.T) {
 			t.Run(variant.title, func(t *testing.T) {
 				t.Parallel()
 				var mu sync.Mutex
+				var ended []ending
 				begin := time.Now()
 				server := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})}
 				_, err := library.Wrap(server, library.Options{MaxAge: age, Jitter: variant.jitter, OnClose: func(c library.Closed) {
 					if c.Reason == library.Age {
 						mu.Lock()
 						defer mu.Unlock()
-						endings[v] = append(endings[v], ending{time.Since(begin), c.Age})
+						ended = append(ended, ending{time.Since(begin), c.Age})
 					}
 				}})
 				if err != nil {
@@ -62,6 +63,9 @@ func TestJitter(t *testing.T) {
 					})
 				}
 				wg.Wait()
+				mu.Lock() // connections go on ending
+				defer mu.Unlock()
+				endings[v] = slices.Clone(ended)
 			})
 		}
 	})

@@ -97,9 +97,12 @@ func TestScaleOut(t *testing.T) {
 			}
 			text += fmt.Sprintf(" %.1f%%", mean)
 			switch {
+			// 64 dice: each server's share at any moment is 25 % with a standard deviation of 5.4, and a short run sees few throws.
+			case variant.random && (mean < 5 || mean > 50):
+				t.Errorf("%s: server %d carries %.1f %% from %v after the scale-out on", variant.title, server, mean, settle)
 			case variant.name == "without" && server >= 2 && mean > 0:
 				t.Errorf("server %d got %.1f %% without recycling: the control is no control", server, mean)
-			case variant.name != "without" && (mean < 20 || mean > 30):
+			case variant.name == "with" && (mean < 20 || mean > 30):
 				t.Errorf("%s: server %d carries %.1f %% from %v after the scale-out on", variant.title, server, mean, settle)
 			}
 		}
