@@ -36,6 +36,9 @@ func (r *Recycler) Draining() bool { return r.draining.Load() }
 //
 // The error is that of closing the listener, or says that requests had to be cut. Drain is to be called once.
 func (r *Recycler) Drain(ctx context.Context) error {
+	r.mu.Lock()
+	r.lastSeen = r.now() // load balancers learn of the drain only now, however quiet it was before
+	r.mu.Unlock()
 	r.draining.Store(true)
 	r.tellAll(Drain)
 	r.waitQuiet(ctx)

@@ -20,6 +20,21 @@ func drain(t *testing.T, s *testServer, cap time.Duration) <-chan error {
 	return done
 }
 
+// TestDrainGoesOnAcceptingWhereNobodyWasConnected has a server that nobody has connected to for long: load balancers know as little of
+// its drain as of a busy one's.
+func TestDrainGoesOnAcceptingWhereNobodyWasConnected(t *testing.T) {
+	s := serve(t, http1, Options{DrainQuiet: 500 * time.Millisecond}, remote)
+	begin := time.Now()
+	done := drain(t, s, time.Minute)
+	mustFetch(t, s, "/")
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(begin); took < 500*time.Millisecond {
+		t.Errorf("stopped listening after %v, want at least the quiet time", took)
+	}
+}
+
 func TestDrainGoesOnAnswering(t *testing.T) {
 	for _, p := range everyProtocol {
 		t.Run(string(p), func(t *testing.T) {

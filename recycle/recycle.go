@@ -131,7 +131,7 @@ type Recycler struct {
 
 	mu       sync.Mutex
 	conns    map[net.Conn]*conn
-	lastSeen time.Time // when a connection was last added or removed
+	lastSeen time.Time // when a connection was last added or removed, or Drain began
 
 	// The clock and the random source, replaced by tests.
 	now       func() time.Time

@@ -56,7 +56,9 @@ func TestRestartsOfEvenkeelLoseNoReview(t *testing.T) {
 				if c.signal == syscall.SIGKILL {
 					must(t, replica.Signal(syscall.SIGKILL))
 				}
+				begin := time.Now()
 				replica.Stop()
+				t.Logf("ended after %v", time.Since(begin).Round(time.Millisecond))
 				must(t, replica.Start(ctx))
 				eventually(t, "the balancer sends to the replica again", func() error {
 					if !balancer.ready(n % 3) {

@@ -162,8 +162,8 @@ func (i *Installation) StartUnready(flags ...string) error {
 		"--drain-timeout=1s"}, i.options.Flags, flags)...)
 }
 
-// Stop ends the process with SIGTERM.
-func (i *Installation) Stop() { i.cluster.StopProgram(i.options.Name, syscall.SIGTERM, 10*time.Second) }
+// Stop ends the process with SIGTERM, and kills it only when it drains for longer than any --drain-timeout of the tests.
+func (i *Installation) Stop() { i.cluster.StopProgram(i.options.Name, syscall.SIGTERM, time.Minute) }
 
 // Signal sends a signal to the process, SIGSTOP for example.
 func (i *Installation) Signal(signal syscall.Signal) error {
