@@ -82,7 +82,7 @@ fuzz: ## Run every fuzz target for FUZZTIME (10s; 60s with CI=true)
 			targets=$$(go test -list '^Fuzz' "$$dir")
 			for target in $$(grep '^Fuzz' <<<"$$targets"); do
 				echo "fuzz $${dir#"$(CURDIR)/"} $$target for $(FUZZTIME)"
-				go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$dir"
+				go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s "$$dir"
 			done
 		done
 	done
