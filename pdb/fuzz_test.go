@@ -90,7 +90,10 @@ func (d *draw) namespace() Namespace {
 			b.Name = n.Workloads[d.below(len(n.Workloads))].Name + "-evenkeel"
 			b.Ours = d.below(2) == 1
 		}
-		n.Budgets = append(n.Budgets, b)
+		// No two objects of a kind have one name.
+		if !slices.ContainsFunc(n.Budgets, func(other Budget) bool { return other.Name == b.Name }) {
+			n.Budgets = append(n.Budgets, b)
+		}
 	}
 	for range d.below(8) {
 		n.Pods = append(n.Pods, Pods{Labels: d.labels(), Unscalable: d.below(8) == 7})

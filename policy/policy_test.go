@@ -429,7 +429,7 @@ func FuzzResolve(f *testing.F) {
 	f.Add("evenkeel.dev/\x1b[31m\xff", "\u202e\n", byte(2))
 	f.Fuzz(func(t *testing.T, key, value string, choice byte) {
 		source := []Source{SourcePodTemplate, SourceWorkload, SourceNamespace}[choice%3]
-		bounds := Bounds{MaxPreStopSleep: time.Duration(1+choice) * time.Second}
+		bounds := Bounds{MaxPreStopSleep: (1 + time.Duration(choice)) * time.Second}
 		base := Default()
 		base.PreStopSleep = time.Second
 		p, problems := Resolve(base, bounds, Annotations{source, map[string]string{key: value}})
