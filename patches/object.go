@@ -354,32 +354,12 @@ func (p *podTemplate) readSpec(s *scanner) error {
 			if err := once.check(4, "os"); err != nil {
 				return err
 			}
-			var once seen
-			return s.object(func(key []byte) error {
-				if string(key) != "name" {
-					_, err := s.skip()
-					return err
-				}
-				var name string
-				err := once.string(s, 0, &name)
-				p.windows = p.windows || name == "windows"
-				return err
-			})
+			return p.readSystem(s, "name")
 		case "nodeSelector":
 			if err := once.check(6, "nodeSelector"); err != nil {
 				return err
 			}
-			var once seen
-			return s.object(func(key []byte) error {
-				if string(key) != "kubernetes.io/os" {
-					_, err := s.skip()
-					return err
-				}
-				var name string
-				err := once.string(s, 0, &name)
-				p.windows = p.windows || name == "windows"
-				return err
-			})
+			return p.readSystem(s, "kubernetes.io/os")
 		case "containers":
 			if err := once.check(5, "containers"); err != nil {
 				return err
@@ -390,6 +370,21 @@ func (p *podTemplate) readSpec(s *scanner) error {
 			})
 		}
 		_, err := s.skip()
+		return err
+	})
+}
+
+// readSystem reads the operating system that a member of an object names.
+func (p *podTemplate) readSystem(s *scanner, member string) error {
+	var once seen
+	return s.object(func(key []byte) error {
+		if string(key) != member {
+			_, err := s.skip()
+			return err
+		}
+		var name string
+		err := once.string(s, 0, &name)
+		p.windows = p.windows || name == "windows"
 		return err
 	})
 }
