@@ -73,19 +73,27 @@ unit: packages ## Run the unit tests with the race detector
 	done
 
 .PHONY: fuzz
-fuzz: ## Run every fuzz target for FUZZTIME (10s; 60s with CI=true)
-	@for module in $(UNIT_MODULES); do
-		cd "$(CURDIR)/$$module"
-		dirs=$$(go list -f '{{.Dir}}' ./...)
-		for dir in $$dirs; do
+fuzz: ## Run every fuzz target for FUZZTIME (10s; 60s with CI=true), two at a time
+	@list=()
+	for module in $(UNIT_MODULES); do
+		for dir in $$(cd "$$module" && go list -f '{{.Dir}}' ./...); do
 			grep -qs '^func Fuzz' "$$dir"/*_test.go || continue
-			targets=$$(go test -list '^Fuzz' "$$dir")
-			for target in $$(grep '^Fuzz' <<<"$$targets"); do
-				echo "fuzz $${dir#"$(CURDIR)/"} $$target for $(FUZZTIME)"
-				go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s "$$dir"
-			done
+			targets=$$(go test -C "$$dir" -list '^Fuzz' .)
+			for target in $$(grep '^Fuzz' <<<"$$targets"); do list+=("$$dir" "$$target"); done
 		done
 	done
+	one() { # the output of a target is printed when it has ended, and with a failure the input
+		if output=$$(go test -C "$$1" -run '^$$' -fuzz "^$$2\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s -parallel 1 . 2>&1); then
+			echo "$$2 ran for $(FUZZTIME):$$(grep -o ' execs: [0-9]*' <<<"$$output" | tail -1)"
+			return
+		fi
+		echo "$$2 in $$1 failed:"
+		grep -v '^fuzz: elapsed' <<<"$$output"
+		grep -o 'testdata/fuzz/[^ ]*' <<<"$$output" | while read -r input; do tail -n +1 "$$1/$$input"; done
+		return 1
+	}
+	export -f one
+	printf '%s\n' "$${list[@]}" | xargs -r -n 2 -P 2 bash -euo pipefail -c 'one "$$@"' fuzz
 
 .PHONY: e2e
 e2e: packages ## Run the end-to-end tests on a real control plane (KUBECONFIG: on that cluster)
