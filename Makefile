@@ -3,6 +3,11 @@ SHELL := bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
+# The same flags everywhere, so that a package is compiled once for the control plane, the tests and the linters. The race
+# detector has its own.
+export CGO_ENABLED ?= 0
+export GOFLAGS ?= -trimpath
+
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
@@ -34,7 +39,7 @@ test: packages fmt vet lint unit fuzz e2e ## Everything that CI checks, on a mac
 
 .PHONY: build
 build: ## Build bin/evenkeel
-	CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -o bin/evenkeel .
+	go build -ldflags "$(LDFLAGS)" -o bin/evenkeel .
 
 .PHONY: fmt
 fmt: ## Check that the code is gofmt'ed
@@ -63,7 +68,7 @@ lint: bin/golangci-lint ## Run the linters of .golangci.yml over all modules
 
 bin/golangci-lint: tools/go.mod tools/go.sum
 	@echo "building golangci-lint, about two minutes the first time"
-	cd tools && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o ../bin/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	cd tools && go build -ldflags "-s -w" -o ../bin/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
 .PHONY: unit
 unit: packages ## Run the unit tests with the race detector

@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/aymanbagabas/go-udiff"
+	yamlv2 "go.yaml.in/yaml/v2"
 	"go.yaml.in/yaml/v3"
 	kjson "sigs.k8s.io/json"
 	kyaml "sigs.k8s.io/yaml"
@@ -252,8 +253,49 @@ func (d *document) read() error {
 	if err != nil {
 		return d.lineError(err)
 	}
+	if err := checkMembers(d.body, value); err != nil {
+		return lineError{d.line, err}
+	}
 	d.root, d.value = root, value
 	return nil
+}
+
+// checkMembers returns an error when value, which is text converted to JSON, has fewer members than text has keys: 1 and 0x1
+// are two keys of YAML and one of JSON, and which of them stays is chance.
+func checkMembers(text string, value []byte) error {
+	var before any
+	if err := yamlv2.Unmarshal([]byte(text), &before); err != nil { // as the conversion reads it
+		return err
+	}
+	after, err := decodeJSON(value)
+	if err != nil {
+		return err
+	}
+	if countMembers(before) != countMembers(after) {
+		return errors.New(`two keys of a mapping are the same text in JSON, as 1 and 0x1, or yes and "true"; leave one of them`)
+	}
+	return nil
+}
+
+// countMembers counts the members of all mappings in value.
+func countMembers(value any) (n int) {
+	switch value := value.(type) {
+	case map[any]any:
+		n = len(value)
+		for _, inner := range value {
+			n += countMembers(inner)
+		}
+	case map[string]any:
+		n = len(value)
+		for _, inner := range value {
+			n += countMembers(inner)
+		}
+	case []any:
+		for _, inner := range value {
+			n += countMembers(inner)
+		}
+	}
+	return n
 }
 
 // checkKeys returns an error when a mapping in n has a key twice. kubectl takes the

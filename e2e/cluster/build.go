@@ -83,7 +83,7 @@ func Build(ctx context.Context, log io.Writer, tools ...string) (string, error) 
 			return "", fmt.Errorf("build %q: no such tool, allowed are %s", name, strings.Join(names, ", "))
 		}
 	}
-	e2e, err := moduleDir()
+	e2e, err := ModuleDir()
 	if err != nil {
 		return "", err
 	}
@@ -196,8 +196,8 @@ func lock(ctx context.Context, path string, log io.Writer) (func(), error) {
 	}
 }
 
-// moduleDir finds e2e/: beside this source file, or above the working directory if the test was built with -trimpath.
-func moduleDir() (string, error) {
+// ModuleDir returns the directory e2e/: beside this source file, or above the working directory if the test was built with -trimpath.
+func ModuleDir() (string, error) {
 	if _, file, _, ok := runtime.Caller(0); ok && filepath.IsAbs(file) {
 		dir := filepath.Dir(filepath.Dir(file))
 		if _, err := os.Stat(filepath.Join(dir, "kubernetes", "go.mod")); err == nil {

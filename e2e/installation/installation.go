@@ -20,7 +20,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,11 +45,8 @@ const (
 
 // Root returns the directory of the repository.
 func Root() (string, error) {
-	_, file, _, ok := runtime.Caller(0)
-	if !ok {
-		return "", errors.New("find the repository: the build has no file names")
-	}
-	return filepath.Abs(filepath.Join(filepath.Dir(file), "..", ".."))
+	e2e, err := cluster.ModuleDir()
+	return filepath.Dir(e2e), err
 }
 
 // Build builds evenkeel into dir with the build tags and returns the path of the program.
