@@ -108,6 +108,17 @@ e2e: packages ## Run the end-to-end tests on a real control plane (KUBECONFIG: o
 	cd validation
 	go test -timeout $(E2E_TIMEOUT) ./...
 
+# Minor versions with their latest patch that is published as a module.
+API_SERVERS ?= v1.33.13 v1.34.4 v1.35.4
+
+.PHONY: versions
+versions: ## Test admission on the API servers of API_SERVERS (six minutes each to build, the first time)
+	@cd e2e
+	for version in $(API_SERVERS); do
+		echo "API server $$version"
+		go test -count=1 -timeout $(E2E_TIMEOUT) ./admission -args -api-server "$$version"
+	done
+
 .PHONY: cluster
 cluster: ## Run a control plane with fake nodes in three zones until Ctrl-C
 	@cd e2e && go run ./controlplane

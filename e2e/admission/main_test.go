@@ -30,6 +30,8 @@ var shared struct {
 	program  string                     // evenkeel, for its inject command
 }
 
+var apiServer = flag.String("api-server", "", "version of the API server to test with, such as v1.33.13; "+cluster.Version+" if empty")
+
 func TestMain(m *testing.M) {
 	flag.Parse()
 	os.Exit(run(m))
@@ -41,7 +43,7 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	c, err := cluster.Open(ctx, cluster.Config{Log: os.Stderr})
+	c, err := cluster.Open(ctx, cluster.Config{Log: os.Stderr, APIServerVersion: *apiServer})
 	if err != nil {
 		return fail(err)
 	}

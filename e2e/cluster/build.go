@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -38,19 +39,25 @@ type tool struct {
 	pkg     string
 	ldflags string
 	cold    time.Duration // what its first build took on two cores, in the order of the table
+	update  bool          // the build completes its go.mod and go.sum; ldflags name the version
+}
+
+// versionFlags are the linker's flags that tell a program of Kubernetes its version; without them it calls itself v0.0.0.
+func versionFlags(version string) string {
+	flags := []string{"-s", "-w"}
+	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
+		major, minor, _ := strings.Cut(strings.TrimPrefix(version, "v"), ".")
+		minor, _, _ = strings.Cut(minor, ".")
+		flags = append(flags,
+			"-X "+pkg+".gitVersion="+version, "-X "+pkg+".gitMajor="+major, "-X "+pkg+".gitMinor="+minor,
+			"-X "+pkg+".gitTreeState=clean")
+	}
+	return strings.Join(flags, " ")
 }
 
 func toolTable() map[string]tool {
-	version := []string{"-s", "-w"}
-	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
-		major, minor, _ := strings.Cut(strings.TrimPrefix(Version, "v"), ".")
-		minor, _, _ = strings.Cut(minor, ".")
-		version = append(version,
-			"-X "+pkg+".gitVersion="+Version, "-X "+pkg+".gitMajor="+major, "-X "+pkg+".gitMinor="+minor,
-			"-X "+pkg+".gitTreeState=clean")
-	}
 	kubernetes := func(name string, cold time.Duration) tool {
-		return tool{module: "kubernetes", pkg: "k8s.io/kubernetes/cmd/" + name, ldflags: strings.Join(version, " "), cold: cold}
+		return tool{module: "kubernetes", pkg: "k8s.io/kubernetes/cmd/" + name, ldflags: versionFlags(Version), cold: cold}
 	}
 	return map[string]tool{
 		Etcd:              {module: "kubernetes", pkg: "go.etcd.io/etcd/server/v3", ldflags: "-s -w", cold: 20 * time.Second},
@@ -109,13 +116,18 @@ func Build(ctx context.Context, log io.Writer, tools ...string) (string, error) 
 func buildTool(ctx context.Context, log io.Writer, e2e, name string, t tool) error {
 	module := filepath.Join(e2e, t.module)
 	args := []string{"build", "-trimpath", "-ldflags", t.ldflags}
+	if t.update {
+		args = append(args, "-mod=mod")
+	}
 	hash := sha256.New()
 	fmt.Fprintln(hash, runtime.Version(), runtime.GOOS, runtime.GOARCH, t.pkg, args)
-	versions, err := os.ReadFile(filepath.Join(module, "go.mod"))
-	if err != nil {
-		return err
+	if !t.update { // or else pkg and ldflags say all
+		versions, err := os.ReadFile(filepath.Join(module, "go.mod"))
+		if err != nil {
+			return err
+		}
+		hash.Write(versions)
 	}
-	hash.Write(versions)
 	want := hex.EncodeToString(hash.Sum(nil))
 	binary, stamp := filepath.Join(e2e, "bin", name), filepath.Join(e2e, "bin", "."+name+".stamp")
 	if have, err := os.ReadFile(stamp); err == nil && string(have) == want {
@@ -149,7 +161,7 @@ func buildTool(ctx context.Context, log io.Writer, e2e, name string, t tool) err
 			}
 		}
 	}()
-	err = cmd.Run()
+	err := cmd.Run()
 	close(done)
 	<-stopped
 	if err != nil {
@@ -166,6 +178,75 @@ func buildTool(ctx context.Context, log io.Writer, e2e, name string, t tool) err
 		return err
 	}
 	fmt.Fprintf(log, "built %s in %s\n", name, time.Since(started).Round(100*time.Millisecond))
+	return nil
+}
+
+// buildAPIServer makes the API server of another version into e2e/bin and returns its path. Its module is written there as
+// well: what a version is built with says its own go.mod, but for the staging modules, which that replaces by directories and
+// which are published as v0.MINOR.PATCH.
+func buildAPIServer(ctx context.Context, log io.Writer, version string) (string, error) {
+	staging, ok := strings.CutPrefix(version, "v1.")
+	if !ok {
+		return "", fmt.Errorf("version %q of the API server: allowed are versions such as %s", version, Version)
+	}
+	e2e, err := ModuleDir()
+	if err != nil {
+		return "", err
+	}
+	module := filepath.Join(e2e, "bin", "kubernetes-"+version)
+	if err := os.MkdirAll(module, 0o755); err != nil {
+		return "", err
+	}
+	unlock, err := lock(ctx, filepath.Join(e2e, "bin", ".lock"), log)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if _, err := os.Stat(filepath.Join(module, "go.mod")); errors.Is(err, os.ErrNotExist) {
+		var download struct{ GoMod string }
+		if err := goJSON(ctx, &download, "mod", "download", "-json", "k8s.io/kubernetes@"+version); err != nil {
+			return "", err
+		}
+		var own struct {
+			Go      string
+			Replace []struct{ Old, New struct{ Path string } }
+		}
+		if err := goJSON(ctx, &own, "mod", "edit", "-json", download.GoMod); err != nil {
+			return "", err
+		}
+		var text strings.Builder
+		fmt.Fprintf(&text, "module kubernetes\n\ngo %s\n\nrequire k8s.io/kubernetes %s\n\n", own.Go, version)
+		for _, r := range own.Replace {
+			if strings.HasPrefix(r.New.Path, "./staging/") {
+				fmt.Fprintf(&text, "replace %s => %s v0.%s\n", r.Old.Path, r.Old.Path, staging)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(module, "go.mod"), []byte(text.String()), 0o644); err != nil {
+			return "", err
+		}
+	}
+	name := APIServer + "-" + version
+	t := tool{module: filepath.Join("bin", "kubernetes-"+version), pkg: "k8s.io/kubernetes/cmd/" + APIServer,
+		ldflags: versionFlags(version), cold: 6 * time.Minute, update: true}
+	if err := buildTool(ctx, log, e2e, name, t); err != nil {
+		return "", fmt.Errorf("build %s: %w", name, err)
+	}
+	return filepath.Join(e2e, "bin", name), nil
+}
+
+// goJSON decodes what a go command prints.
+func goJSON(ctx context.Context, into any, args ...string) error {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off")
+	var stderr tail
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err == nil {
+		err = json.Unmarshal(out, into)
+	}
+	if err != nil {
+		return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, stderr.String())
+	}
 	return nil
 }
 

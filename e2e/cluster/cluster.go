@@ -47,6 +47,11 @@ type Config struct {
 	// and leaderElection are filled in.
 	SchedulerConfig string
 
+	// APIServerVersion is the version of the API server, such as "v1.33.13"; empty means Version. Another one takes minutes to
+	// build, the first time. The other components are always of Version, which a controller manager newer than its API server
+	// isn't supported for: what they do to workloads is enough to test admission.
+	APIServerVersion string
+
 	// LogDir is where each component's output goes, as NAME.log; it is made if necessary and kept. Empty means a
 	// directory that Stop removes.
 	LogDir string
@@ -65,11 +70,12 @@ type Cluster struct {
 	Embedded   bool                  // false for an existing cluster
 	Client     *kubernetes.Clientset // made from RESTConfig
 
-	config    Config
-	rest      *rest.Config
-	ports     *portBlock
-	reaper    *reaper
-	apiServer []string // its command line, for a restart
+	config        Config
+	rest          *rest.Config
+	ports         *portBlock
+	reaper        *reaper
+	apiServerPath string
+	apiServer     []string // its flags, for a restart
 
 	mu        sync.Mutex
 	processes map[string]*process
@@ -113,7 +119,14 @@ func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 		return nil, err
 	}
 
-	c := &Cluster{BinDir: bin, Embedded: true, config: config, processes: map[string]*process{}}
+	apiServer := filepath.Join(bin, APIServer)
+	if v := config.APIServerVersion; v != "" && v != Version {
+		if apiServer, err = buildAPIServer(ctx, config.Log, v); err != nil {
+			return nil, err
+		}
+	}
+
+	c := &Cluster{BinDir: bin, Embedded: true, apiServerPath: apiServer, config: config, processes: map[string]*process{}}
 	if c.Dir, err = os.MkdirTemp("", "evenkeel-cluster-"); err != nil {
 		return nil, fmt.Errorf("make cluster directory: %w", err)
 	}
@@ -237,7 +250,11 @@ func (c *Cluster) startOthers() error {
 
 // start starts one component with these flags and those of the Config, and watches over it.
 func (c *Cluster) start(name string, flags ...string) error {
-	return c.StartProgram(name, slices.Concat([]string{filepath.Join(c.BinDir, name)}, flags, c.config.Flags[name])...)
+	program := filepath.Join(c.BinDir, name)
+	if name == APIServer {
+		program = c.apiServerPath
+	}
+	return c.StartProgram(name, slices.Concat([]string{program}, flags, c.config.Flags[name])...)
 }
 
 // StartProgram starts a program beside the components, a webhook for example: it ends with the cluster, its output goes
