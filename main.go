@@ -243,7 +243,7 @@ func (p *policyFlags) register(fs *pflag.FlagSet) {
 	p.maxPreStop, p.maxGrace = seconds(defaults.Bounds.MaxPreStopSleep), seconds(defaults.MaxGracePeriod)
 	for _, s := range policy.Settings() {
 		if s.Flag {
-			fs.String(s.Name, s.Default, s.Effect+" Allowed: "+strings.ReplaceAll(s.Values, "`", "")+".")
+			fs.String(s.Name, s.Default, s.Effect+" Allowed: "+s.Allowed()+".")
 		}
 	}
 	fs.Var(&p.maxPreStop, "max-pre-stop-sleep", "Longest preStop sleep that an annotation or flag may ask for.")

@@ -201,7 +201,7 @@ func (p *Policy) apply(s Annotations, bounds Bounds) []Problem {
 		clamped, err := settings[i].parse(p, value, bounds)
 		if err != nil {
 			problems = append(problems, Problem{Code: ProblemValue, Source: s.Source, Key: key, Value: value,
-				Reason: err.Error(), Allowed: settings[i].Values})
+				Reason: err.Error(), Allowed: settings[i].Allowed()})
 			continue
 		}
 		if clamped != "" {

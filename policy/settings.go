@@ -23,7 +23,7 @@ const (
 type Setting struct {
 	// Name is the annotation key without Prefix and, where Flag is set, the flag.
 	Name string
-	// Values says what is allowed, for problems and the README.
+	// Values says what is allowed, in Markdown; Allowed in plain text.
 	Values string
 	// Default is the built-in value as it would be written.
 	Default string
@@ -106,6 +106,9 @@ func Default() Policy {
 	return p
 }
 
+// Allowed says what values the setting may have, for a terminal or a warning.
+func (s *Setting) Allowed() string { return strings.ReplaceAll(s.Values, "`", "") }
+
 // Set overrides one setting of p as a flag does. It returns an error that names
 // the flag, the value and what is allowed when the setting has no flag, the
 // value can't be used, or it is above its bound.
@@ -121,7 +124,7 @@ func (p *Policy) Set(name, value string, bounds Bounds) error {
 			err = fmt.Errorf("is above the bound of %s", clamped)
 		}
 		if err != nil {
-			return fmt.Errorf("--%s=%q %w; allowed: %s", name, shorten(value, 64), err, s.Values)
+			return fmt.Errorf("--%s=%q %w; allowed: %s", name, shorten(value, 64), err, s.Allowed())
 		}
 		*p = set
 		return nil

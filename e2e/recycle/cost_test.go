@@ -39,7 +39,7 @@ func TestCost(t *testing.T) {
 		{"HTTP/1.1 over TLS, wrk, 32 connections", "https", http1Rate("https"), []string{"-tls"}, []int{1000, 100, 10}},
 		{"HTTP/2, h2load, 40 connections x 10 streams", "http", http2Rate, nil, []int{1000}},
 	} {
-		plain := append(c.args, "-plain", "-stop=shutdown", "-name=hello")
+		plain := slices.Concat(c.args, []string{"-plain", "-stop=shutdown", "-name=hello"})
 		servers, names := []*process{startFast(t, plain...), startFast(t, plain...)}, []string{"plain", "plain again"}
 		for _, limit := range c.limits {
 			servers = append(servers, startFast(t, append(c.args, "-max-requests="+strconv.Itoa(limit), "-max-age=5m", "-name=hello")...))
