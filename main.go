@@ -1,8 +1,9 @@
 // Command evenkeel gives Kubernetes workloads high-availability defaults: as an
-// admission webhook (evenkeel serve) and over manifests (evenkeel inject).
+// admission webhook (evenkeel serve) and over manifests (evenkeel inject); and says
+// how well they are protected (evenkeel audit).
 //
-// Exit codes: 0, all is well; 1, "inject --check" found something missing; 2, the
-// command line or the input can't be used, or a command failed.
+// Exit codes: 0, all is well; 1, "inject --check" or "audit --fail-on" found
+// something; 2, the command line or the input can't be used, or a command failed.
 package main
 
 import (
@@ -33,7 +34,7 @@ var version, commit string
 // The exit codes, for scripts.
 const (
 	exitDone    = 0
-	exitMissing = 1 // "inject --check" found something missing
+	exitMissing = 1 // "inject --check" or "audit --fail-on" found something
 	exitFailed  = 2 // wrong usage, unusable input, or a failure
 )
 
@@ -90,8 +91,8 @@ To see what it would add to your manifests, without any cluster:
 In a cluster it runs as an admission webhook ("serve") and looks after every
 workload of the namespaces with the label evenkeel.dev/inject=enabled.
 
-Exit codes: 0 all is well, 1 "inject --check" found something missing, 2 the
-command line or the input can't be used, or the command failed.`
+Exit codes: 0 all is well, 1 "inject --check" or "audit --fail-on" found something,
+2 the command line or the input can't be used, or the command failed.`
 
 // newRootCommand returns the whole command tree for a program of that name or
 // path. A name such as kubectl-evenkeel is shown as kubectl does: kubectl evenkeel.
@@ -113,6 +114,7 @@ func newRootCommand(program string) *cobra.Command {
 	root.AddCommand(
 		newServeCommand(),
 		newInjectCommand(name),
+		newAuditCommand(name),
 		newVersionCommand(),
 	)
 	return root
@@ -286,5 +288,6 @@ func (s *seconds) Set(text string) error {
 	return nil
 }
 
-// errMissing is the outcome of "inject --check" when something is missing.
+// errMissing is the outcome of "inject --check" when something is missing, and of
+// "audit --fail-on" when something is found.
 var errMissing = errors.New("something is missing")

@@ -1,0 +1,83 @@
+package audit
+
+import (
+	"slices"
+
+	"github.com/evenkeel/evenkeel/patches"
+	"github.com/evenkeel/evenkeel/policy"
+)
+
+// Code is the kind of a finding. Report, exit code and documentation use these
+// codes.
+type Code string
+
+// The values of Code. Codes explains each in one sentence.
+const (
+	MissingAntiAffinity   Code = "missing-anti-affinity"
+	MissingPreStopSleep   Code = "missing-pre-stop-sleep"
+	MissingReadinessProbe Code = "missing-readiness-probe"
+	MissingBudget         Code = "missing-disruption-budget"
+	MissedInjection       Code = "missed-injection"
+	OneNode               Code = "one-node"
+	OneZone               Code = "one-zone"
+	SingleReplica         Code = "single-replica"
+	BarePod               Code = "bare-pod"
+	NoneReady             Code = "none-ready"
+	DrainWaits            Code = "drain-waits"
+	DrainBlocked          Code = "drain-blocked"
+	BudgetsOverlap        Code = "budgets-overlap"
+)
+
+// Explanation is one row of the table of codes.
+type Explanation struct {
+	Code Code
+	// Text says in one sentence what was found.
+	Text string
+	// Advice says in one sentence what to do about it.
+	Advice string
+}
+
+// explanations is the table of all codes, the most pressing first. It never changes.
+var explanations = [...]Explanation{
+	{NoneReady, "Pods are wanted and none is ready: it is down already.", "Look at its pods with kubectl describe."},
+	{OneNode, "All of its ready pods are on one node, whose loss would take it down.", "Spread it: opt the namespace in, and restart the workload with kubectl rollout restart."},
+	{OneZone, "All of its ready pods are in one zone, whose loss would take it down.", "Spread it: opt the namespace in, and restart the workload with kubectl rollout restart."},
+	{DrainBlocked, "Its budget leaves nothing to evict even when all pods are ready, so no drain of their nodes can ever finish.", "Lower minAvailable, raise maxUnavailable, or run more replicas."},
+	{BudgetsOverlap, "Two budgets select the same pod, and the API server answers every eviction of it with an error (500), so no drain of its node can finish.", "Delete one of the budgets, or narrow its selector."},
+	{DrainWaits, "Its budget allows no eviction now, so a drain of their nodes waits until more of its pods are ready.", "Find out why pods are not ready."},
+	{SingleReplica, "It may run as one replica, so every update, drain and lost node interrupts it.", "Run at least two replicas, or set minReplicas of its HorizontalPodAutoscaler to two."},
+	{BarePod, "The pod has no controller, so nothing puts it back when it is gone.", "Make it a Deployment or a StatefulSet."},
+	{MissedInjection, "Its namespace is opted in, and yet it lacks what it would get today: it is older than that, or evenkeel was away.", "Restart it with kubectl rollout restart; a bare pod has to be made anew."},
+	{MissingAntiAffinity, "Nothing keeps its replicas apart.", "evenkeel adds it on the next change of the pod template in an opted-in namespace."},
+	{MissingPreStopSleep, "Containers that serve stop at once, while load balancers still send them requests.", "evenkeel adds it on the next change of the pod template in an opted-in namespace."},
+	{MissingReadinessProbe, "Containers that serve get requests before they can answer.", "evenkeel adds it on the next change of the pod template in an opted-in namespace."},
+	{MissingBudget, "No budget keeps a drain from taking all of its pods at once.", "evenkeel makes one in an opted-in namespace."},
+}
+
+// Codes returns a copy of the table of all codes.
+func Codes() []Explanation { return slices.Clone(explanations[:]) }
+
+// Explain returns the row of the table for code c.
+func (c Code) Explain() Explanation {
+	for _, e := range explanations {
+		if e.Code == c {
+			return e
+		}
+	}
+	return Explanation{Code: c}
+}
+
+// missing returns the code for a default that is missing.
+func missing(name string) Code {
+	switch name {
+	case patches.DefaultAntiAffinity:
+		return MissingAntiAffinity
+	case patches.DefaultPreStopSleep:
+		return MissingPreStopSleep
+	case patches.DefaultReadinessProbe:
+		return MissingReadinessProbe
+	case policy.SettingDisruptionBudget:
+		return MissingBudget
+	}
+	return Code("missing-" + name)
+}
