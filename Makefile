@@ -18,7 +18,7 @@ UNIT_MODULES := . examples/recycle e2e/recycle
 MODULES := $(UNIT_MODULES) e2e/validation e2e
 
 # What the tests run beside Go, as COMMAND:PACKAGE of Debian. Installed where it is missing and we are root.
-PROGRAMS := gcc:gcc git:git openssl:openssl curl:curl wrk:wrk h2load:nghttp2-client nginx:nginx-light
+PROGRAMS := gcc:gcc git:git openssl:openssl curl:curl wrk:wrk h2load:nghttp2-client nginx:nginx-light promtool:prometheus
 
 # How long each fuzz target runs: a minute in CI, a look otherwise.
 FUZZTIME ?= $(if $(filter true,$(CI)),60s,10s)

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -151,6 +152,7 @@ func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
 		}
 		return errors.Join(files.Ready(), facts.Ready())
 	}
+	registerState(registry, ready)
 	metricsServer := o.server(operations(ready, registry), log)
 
 	listener, err := net.Listen("tcp", o.listen)
@@ -251,6 +253,26 @@ func operations(ready func() error, registry *prometheus.Registry) http.Handler 
 	})
 	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	return mux
+}
+
+// registerState registers what can be known of a replica before it has done
+// anything: which build it is, and whether it can serve.
+func registerState(registry *prometheus.Registry, ready func() error) {
+	v, _ := build()
+	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "evenkeel_build_info",
+		Help: "Always 1, with the version of evenkeel and the version of Go that built it.",
+	}, []string{"version", "go"})
+	info.WithLabelValues(v, runtime.Version()).Set(1)
+	registry.MustRegister(info, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "evenkeel_ready",
+		Help: "1 where this replica can serve, as /readyz says, else 0.",
+	}, func() float64 {
+		if ready() != nil {
+			return 0
+		}
+		return 1
+	}))
 }
 
 // countClosed returns a hook that counts connections that have ended.
