@@ -10,6 +10,7 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY *.go ./
 COPY certs certs
+COPY lease lease
 COPY patches patches
 COPY pdb pdb
 COPY policy policy

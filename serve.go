@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,12 +19,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/evenkeel/evenkeel/certs"
+	"github.com/evenkeel/evenkeel/lease"
 	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/pdb"
 	"github.com/evenkeel/evenkeel/policy"
@@ -44,7 +47,8 @@ type serveOptions struct {
 	recycleRequests   int
 	recycleAge        time.Duration
 	budgets           bool
-	leaseNamespace    string
+	namespace         string
+	authorities       authorityFlags
 }
 
 func newServeCommand() *cobra.Command {
@@ -66,8 +70,9 @@ connection is left.`,
 	fs := command.Flags()
 	fs.StringVar(&o.listen, "listen", ":8443", "`address` of the webhook, HTTPS")
 	fs.StringVar(&o.metricsListen, "metrics-listen", ":8080", "`address` of /livez, /readyz and /metrics, HTTP")
-	fs.StringVar(&o.certFile, "tls-cert-file", "/etc/evenkeel/tls/tls.crt", "PEM `file` with the serving certificate; read again when it changes")
-	fs.StringVar(&o.keyFile, "tls-key-file", "/etc/evenkeel/tls/tls.key", "PEM `file` with its key")
+	fs.StringVar(&o.certFile, "tls-cert-file", "", "PEM `file` with the serving certificate, read again when it changes; without it evenkeel makes its own")
+	fs.StringVar(&o.keyFile, "tls-key-file", "", "PEM `file` with its key")
+	o.authorities.register(fs)
 	fs.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig `file`; without it the pod's service account, or else KUBECONFIG")
 	fs.StringVar(&o.namespaceSelector, "namespace-selector", policy.InjectLabel+"="+policy.Enabled,
 		"label `selector` of the opted-in Namespaces; the same as in the webhook configuration")
@@ -76,9 +81,33 @@ connection is left.`,
 	fs.IntVar(&o.recycleRequests, "recycle-requests", 1000, "requests after which a connection is closed, so that new replicas get their share; 0 is no limit")
 	fs.DurationVar(&o.recycleAge, "recycle-age", 5*time.Minute, "age at which a connection is closed; 0 is no limit")
 	fs.BoolVar(&o.budgets, "budgets", true, "keep a PodDisruptionBudget for each workload that can have one; one replica works, by leader election")
-	fs.StringVar(&o.leaseNamespace, "lease-namespace", "evenkeel-system", "`namespace` of the Lease for that election")
+	fs.StringVar(&o.namespace, "namespace", "evenkeel-system", "`namespace` that evenkeel runs in: that of its Lease, its Service and its Secret")
 	o.policy.register(fs)
 	return command
+}
+
+// leaseName is the Lease that the replicas elect a leader by.
+const leaseName = "evenkeel"
+
+// authorityFlags are the flags of self-managed certificates.
+type authorityFlags struct {
+	secret, webhookConfiguration, service string
+	lifetimes                             certs.Lifetimes
+}
+
+func (a *authorityFlags) register(fs *pflag.FlagSet) {
+	fs.StringVar(&a.secret, "authority-secret", "evenkeel-authority", "`name` of the Secret with the certificate authorities that evenkeel makes")
+	fs.StringVar(&a.webhookConfiguration, "webhook-configuration", "evenkeel", "`name` of the MutatingWebhookConfiguration that gets their caBundle")
+	fs.StringVar(&a.service, "service", "evenkeel", "`name` of the Service that the API server calls")
+	fs.DurationVar(&a.lifetimes.Authority, "authority-lifetime", 365*24*time.Hour, "how long a certificate authority lasts; it is replaced when two thirds are over")
+	fs.DurationVar(&a.lifetimes.Leaf, "certificate-lifetime", 24*time.Hour, "how long a serving certificate lasts; it is replaced when two thirds are over")
+	fs.DurationVar(&a.lifetimes.Settle, "settle-time", time.Minute, "how long an authority stands in the caBundle before anybody serves with it")
+}
+
+// certificates is where the serving certificate comes from.
+type certificates interface {
+	Certificate(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	Ready() error
 }
 
 // run serves until ctx ends and the drain after it is done.
@@ -116,9 +145,27 @@ func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("watch the cluster: %w", err)
 	}
-	files, err := certs.NewFiles(o.certFile, o.keyFile, log)
-	if err != nil {
-		return usageError{err}
+	var serving certificates
+	var keepServing func(context.Context)
+	var lead []func(context.Context) error // what the leader does
+	if o.certFile != "" || o.keyFile != "" {
+		files, err := certs.NewFiles(o.certFile, o.keyFile, log)
+		if err != nil {
+			return usageError{err}
+		}
+		if err := files.Register(registry); err != nil {
+			return err
+		}
+		serving, keepServing = files, files.Run
+	} else {
+		own, err := certs.NewSelfManaged(certs.SelfManagedConfig{REST: restConfig, Namespace: o.namespace, Secret: o.authorities.secret,
+			WebhookConfiguration: o.authorities.webhookConfiguration, Host: o.authorities.service + "." + o.namespace + ".svc",
+			Lifetimes: o.authorities.lifetimes, Log: log, Registerer: registry})
+		if err != nil {
+			return usageError{err}
+		}
+		serving, keepServing = own, own.Run
+		lead = append(lead, own.Lead)
 	}
 	handler, err := webhook.Handler(webhook.Config{Injector: injector, Namespace: facts.Namespace, OptedOut: facts.OptedOut, Cluster: facts.Cluster,
 		Log: log, Registerer: registry})
@@ -128,29 +175,32 @@ func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
 	mux := http.NewServeMux()
 	mux.Handle("/mutate", handler)
 	server := o.server(mux, log)
-	server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: files.Certificate}
+	server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: serving.Certificate}
 	recycler, err := recycle.Wrap(server, recycle.Options{MaxRequests: o.recycleRequests, MaxAge: o.recycleAge,
 		OnClose: countClosed(registry)})
 	if err != nil {
 		return usageError{fmt.Errorf("recycle connections: %w", err)}
 	}
-	var budgets *pdb.Controller
 	if o.budgets {
-		identity, err := os.Hostname() // in a pod its name
-		if err != nil {
-			return fmt.Errorf("find own name for leader election: %w", err)
-		}
-		budgets, err = pdb.New(pdb.Config{REST: restConfig, Base: config.Base, Bounds: config.Bounds, NamespaceSelector: selector,
-			LeaseNamespace: o.leaseNamespace, Identity: fmt.Sprintf("%s-%d", identity, os.Getpid()), Log: log, Registerer: registry})
+		budgets, err := pdb.New(pdb.Config{REST: restConfig, Base: config.Base, Bounds: config.Bounds, NamespaceSelector: selector, Log: log, Registerer: registry})
 		if err != nil {
 			return fmt.Errorf("keep budgets: %w", err)
 		}
+		lead = append(lead, budgets.Lead)
+	}
+	hostname, err := os.Hostname() // in a pod its name
+	if err != nil {
+		return fmt.Errorf("find own name for leader election: %w", err)
+	}
+	election, err := lease.New(lease.Config{REST: restConfig, Namespace: o.namespace, Name: leaseName, Identity: fmt.Sprintf("%s-%d", hostname, os.Getpid()), Log: log})
+	if err != nil {
+		return usageError{err}
 	}
 	ready := func() error {
 		if recycler.Draining() {
 			return errors.New("draining")
 		}
-		return errors.Join(files.Ready(), facts.Ready())
+		return errors.Join(serving.Ready(), facts.Ready())
 	}
 	registerState(registry, ready)
 	metricsServer := o.server(operations(ready, registry), log)
@@ -171,10 +221,12 @@ func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	group, failed := errgroup.WithContext(background)
-	group.Go(func() error { files.Run(background); return nil })
+	group.Go(func() error { keepServing(background); return nil })
 	group.Go(func() error { facts.Run(background); return nil })
-	if budgets != nil {
-		group.Go(func() error { return budgets.Run(background) })
+	if len(lead) > 0 {
+		group.Go(func() error {
+			return election.Run(background, func(ctx context.Context) { together(ctx, lead, log) })
+		})
 	}
 	group.Go(func() error { return serveUntilClosed(server.ServeTLS(listener, "", "")) })
 	group.Go(func() error { return serveUntilClosed(metricsServer.Serve(metricsListener)) })
@@ -194,6 +246,20 @@ func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
 	err = group.Wait()
 	log.Info("stopped")
 	return err
+}
+
+// together calls all functions at once, logs their errors, and returns when all are
+// over. An error of one does not end the others.
+func together(ctx context.Context, functions []func(context.Context) error, log *logrus.Entry) {
+	var group sync.WaitGroup
+	for _, f := range functions {
+		group.Go(func() {
+			if err := f(ctx); err != nil && ctx.Err() == nil {
+				log.WithError(err).Error("part of the leader's work not done")
+			}
+		})
+	}
+	group.Wait()
 }
 
 // restConfig returns how to reach the API server.

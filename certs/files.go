@@ -1,5 +1,3 @@
-// Package certs provides the serving certificate: from files that somebody else
-// renews (cert-manager, a script, a Secret mounted into the pod).
 package certs
 
 import (
@@ -12,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 )
 
@@ -95,6 +94,11 @@ func (f *Files) read() (changed bool, err error) {
 	f.certPEM, f.keyPEM = certPEM, keyPEM
 	f.pair.Store(&pair)
 	return true, nil
+}
+
+// Register registers the metric of when the certificate ends.
+func (f *Files) Register(registerer prometheus.Registerer) error {
+	return registerExpiry(registerer, f.pair.Load)
 }
 
 // Certificate is a tls.Config.GetCertificate.

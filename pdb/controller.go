@@ -34,8 +34,6 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/tools/leaderelection"
-	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/evenkeel/evenkeel/policy"
@@ -52,31 +50,22 @@ type Config struct {
 	// NamespaceSelector selects the opted-in Namespaces; nil means
 	// policy.InjectLabel=policy.Enabled.
 	NamespaceSelector labels.Selector
-	// LeaseNamespace and LeaseName are the place of the Lease that replicas elect a
-	// leader by. The name is "evenkeel-budgets" where it is not set.
-	LeaseNamespace, LeaseName string
-	// Identity tells replicas apart: the name of the pod.
-	Identity string
-	// LeaseDuration is how long the Lease of a leader that died holds the others up; 0
-	// means 15 s. At least 1 s, since the API keeps whole seconds.
-	LeaseDuration time.Duration
-	Log           *logrus.Entry
+	Log               *logrus.Entry
 	// Registerer takes the metrics; nil means none.
 	Registerer prometheus.Registerer
 }
 
 // Controller keeps the budgets of all opted-in namespaces as Desired says. Of all
-// replicas one works, by leader election; the others keep no caches.
+// replicas only the leader should call Lead; the others keep no caches.
 type Controller struct {
-	config     Config
-	rules      Rules
-	client     kubernetes.Interface
-	metadata   metadata.Interface
-	dynamic    dynamic.Interface
-	metrics    *metrics
-	log        *logrus.Entry
-	selector   labels.Selector
-	newElector func(leaderelection.LeaderCallbacks) (*leaderelection.LeaderElector, error)
+	config   Config
+	rules    Rules
+	client   kubernetes.Interface
+	metadata metadata.Interface
+	dynamic  dynamic.Interface
+	metrics  *metrics
+	log      *logrus.Entry
+	selector labels.Selector
 
 	unsynced atomic.Bool // leads, and its caches are not complete yet
 }
@@ -88,16 +77,6 @@ func New(config Config) (*Controller, error) {
 		return nil, errors.New("budget controller: no API server is configured")
 	case config.Log == nil:
 		return nil, errors.New("budget controller: no log is configured")
-	case config.Identity == "" || config.LeaseNamespace == "":
-		return nil, errors.New("budget controller: leader election needs an identity and the namespace of the Lease")
-	case config.LeaseDuration != 0 && config.LeaseDuration < time.Second:
-		return nil, fmt.Errorf("budget controller: a lease of %s is too short; allowed: 1s or more", config.LeaseDuration)
-	}
-	if config.LeaseName == "" {
-		config.LeaseName = "evenkeel-budgets"
-	}
-	if config.LeaseDuration == 0 {
-		config.LeaseDuration = 15 * time.Second
 	}
 	c := &Controller{config: config, rules: Rules{Base: config.Base, Bounds: config.Bounds}, log: config.Log, selector: config.NamespaceSelector}
 	if c.selector == nil {
@@ -120,72 +99,12 @@ func New(config Config) (*Controller, error) {
 	if c.metrics, err = newMetrics(config.Registerer); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
-	lock := &resourcelock.LeaseLock{LeaseMeta: metav1.ObjectMeta{Namespace: config.LeaseNamespace, Name: config.LeaseName},
-		Client: c.client.CoordinationV1(), LockConfig: resourcelock.ResourceLockConfig{Identity: config.Identity}}
-	c.newElector = func(callbacks leaderelection.LeaderCallbacks) (*leaderelection.LeaderElector, error) {
-		// The proportions of kube-controller-manager: 15 s, 10 s, 2 s.
-		return leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{Lock: lock, Name: config.LeaseName, ReleaseOnCancel: true,
-			LeaseDuration: config.LeaseDuration, RenewDeadline: config.LeaseDuration * 2 / 3, RetryPeriod: config.LeaseDuration * 2 / 15, Callbacks: callbacks})
-	}
-	if _, err := c.newElector(leaderelection.LeaderCallbacks{OnStartedLeading: func(context.Context) {}, OnStoppedLeading: func() {}}); err != nil {
-		return nil, fmt.Errorf("set up leader election: %w", err)
-	}
 	return c, nil
 }
 
 // Synced reports whether the controller does its work: it leads and its caches are
 // complete, or it stands by.
 func (c *Controller) Synced() bool { return !c.unsynced.Load() }
-
-// Run stands for election, works while it leads, and stands again when it lost the
-// Lease, until ctx ends. Then it stops writing before it releases the Lease.
-func (c *Controller) Run(ctx context.Context) error {
-	for ctx.Err() == nil {
-		if err := c.stand(ctx); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// stand takes part in one election, and the term after it.
-func (c *Controller) stand(ctx context.Context) error {
-	var led atomic.Bool
-	over := make(chan struct{})
-	elector, err := c.newElector(leaderelection.LeaderCallbacks{
-		OnStartedLeading: func(term context.Context) {
-			defer close(over)
-			led.Store(true)
-			work, cancel := context.WithCancel(term)
-			defer cancel()
-			defer context.AfterFunc(ctx, cancel)()
-			c.log.Info("leading")
-			if err := c.lead(work); err != nil && work.Err() == nil {
-				c.log.WithError(err).Error("budgets not kept")
-				<-work.Done()
-			}
-			c.log.Info("no longer leading")
-		},
-		OnStoppedLeading: func() {},
-	})
-	if err != nil {
-		return fmt.Errorf("set up leader election: %w", err)
-	}
-	// The Lease is released at the end of election, so that has to outlast the work.
-	election, release := context.WithCancel(context.WithoutCancel(ctx))
-	defer release()
-	defer context.AfterFunc(ctx, func() {
-		if led.Load() {
-			<-over
-		}
-		release()
-	})()
-	elector.Run(election)
-	if led.Load() {
-		<-over
-	}
-	return nil
-}
 
 // delays of the queue. What changes together is looked at together.
 const (
@@ -214,8 +133,8 @@ type unseen struct {
 	removed bool
 }
 
-// lead works until ctx ends.
-func (c *Controller) lead(ctx context.Context) error {
+// Lead keeps the budgets until ctx ends, and returns when the last write is over.
+func (c *Controller) Lead(ctx context.Context) error {
 	c.unsynced.Store(true)
 	defer c.unsynced.Store(false)
 	t := &term{Controller: c, unseen: map[string]map[string]unseen{}, events: newEvents(c.client, c.log)}

@@ -73,7 +73,9 @@ func TestNeverBlocks(t *testing.T) {
 	})
 	t.Run("when its certificate is of another CA", func(t *testing.T) {
 		f := startHandler(t, 24*time.Hour, http.NotFoundHandler())
-		f.ca = evenkeel.CA
+		var err error
+		f.ca, err = evenkeel.CA(t.Context())
+		must(t, err)
 		f.register(t, "evenkeel-in-its-place", func(*admissionregistrationv1.MutatingWebhookConfiguration) {})
 		created(t)
 	})

@@ -159,7 +159,9 @@ func TestTheWebhookAnswersAsInjectDoes(t *testing.T) {
 	evenkeel := ours(t)
 	namespace, compared, patched := optedIn(t, nil), 0, 0
 	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(evenkeel.CA)
+	ca, err := evenkeel.CA(t.Context())
+	must(t, err)
+	roots.AppendCertsFromPEM(ca)
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: evenkeel.Host}}}
 	defer client.CloseIdleConnections()
 	for _, object := range workloads(t, admitted) {

@@ -4,11 +4,13 @@ package deploy
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -104,21 +106,20 @@ func TestTheREADMEsCommandsInstallUpgradeAndUninstall(t *testing.T) {
 		t.Errorf("the installation warns:\n%s", out)
 	}
 	spreadOverZones(ctx, t, c)
-	certificate, err := os.ReadFile(filepath.Join(u.dir, "tls.crt"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	trusts(ctx, t, c, certificate)
+	listenAt := freeAddress(t)
+	serve(ctx, t, c, listenAt)
+	certificate := trusted(ctx, t, c)
 
 	// Applied again, as an upgrade is: the bundle stays, and evenkeel's own pods do.
 	was := own(ctx, t, c).Generation
 	u.run(t, "kubectl apply -k deploy/")
-	trusts(ctx, t, c, certificate)
+	if !bytes.Equal(trusted(ctx, t, c), certificate) {
+		t.Error("applying the same again changed the bundle")
+	}
 	if is := own(ctx, t, c).Generation; is != was {
 		t.Errorf("applying the same again changed evenkeel's own Deployment: generation %d, was %d", is, was)
 	}
-
-	listenAt := serve(ctx, t, c)
+	route(ctx, t, c, listenAt)
 
 	before := apply(ctx, t, c, "before")
 	if defaulted(before) {
@@ -189,56 +190,56 @@ func spreadOverZones(ctx context.Context, t *testing.T, c *cluster.Cluster) {
 	}
 }
 
-// serve runs evenkeel with the certificate that the README made, at the place where a pod of its would be, and points
-// the Service there. It returns its address.
-func serve(ctx context.Context, t *testing.T, c *cluster.Cluster) string {
+// serve runs evenkeel, with the rights that deploy/ gives it, in place of its pods, which fake nodes only claim to run.
+func serve(ctx context.Context, t *testing.T, c *cluster.Cluster, address string) {
 	t.Helper()
-	secret, err := c.Client.CoreV1().Secrets(installation.Namespace).Get(ctx, "evenkeel-tls", metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
 	dir := t.TempDir()
-	for name, content := range secret.Data {
-		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
 	program, err := installation.Build(ctx, dir)
 	if err != nil {
 		t.Fatal(err)
 	}
+	kubeconfig := filepath.Join(dir, "kubeconfig")
+	if err := installation.WriteKubeconfig(ctx, c, kubeconfig); err != nil {
+		t.Fatal(err)
+	}
+	err = c.StartProgram("evenkeel", program, "serve", "--listen="+address, "--metrics-listen=127.0.0.1:0", "--kubeconfig="+kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// route points the Service, and the webhooks, to the process that serve started.
+func route(ctx context.Context, t *testing.T, c *cluster.Cluster, address string) {
+	t.Helper()
+	_, text, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.WebhookService(ctx, installation.Namespace, installation.Service, port); err != nil {
+		t.Fatal(err)
+	}
+	body := fmt.Appendf(nil, `[{"op":"replace","path":"/webhooks/0/clientConfig/service/port","value":%[1]d},
+		{"op":"replace","path":"/webhooks/1/clientConfig/service/port","value":%[1]d}]`, port)
+	if _, err := c.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Patch(ctx, "evenkeel", types.JSONPatchType, body, metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// freeAddress returns a loopback address that nobody listens on now.
+func freeAddress(t *testing.T) string {
+	t.Helper()
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := listener.Addr().String()
 	if err := listener.Close(); err != nil {
 		t.Fatal(err)
 	}
-	err = c.StartProgram("evenkeel", program, "serve", "--listen="+address, "--metrics-listen=127.0.0.1:0", "--kubeconfig="+c.Kubeconfig,
-		"--tls-cert-file="+filepath.Join(dir, "tls.crt"), "--tls-key-file="+filepath.Join(dir, "tls.key"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := listener.Addr().(*net.TCPAddr).Port
-	if err := c.WebhookService(ctx, installation.Namespace, installation.Service, port); err != nil {
-		t.Fatal(err)
-	}
-	patch := []map[string]any{
-		{"op": "replace", "path": "/webhooks/0/clientConfig/service/port", "value": port},
-		{"op": "replace", "path": "/webhooks/1/clientConfig/service/port", "value": port},
-	}
-	body, err := yaml.Marshal(patch)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if body, err = yaml.YAMLToJSON(body); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Patch(ctx, "evenkeel", types.JSONPatchType, body, metav1.PatchOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	return address
+	return listener.Addr().String()
 }
 
 // reachable waits until the API server calls evenkeel: it has to notice the Namespace's new label first.
@@ -250,21 +251,22 @@ func reachable(ctx context.Context, t *testing.T, c *cluster.Cluster, address st
 	})
 }
 
-// trusts fails the test unless every webhook is called at the certificate that the README made.
-func trusts(ctx context.Context, t *testing.T, c *cluster.Cluster, certificate []byte) {
+// trusted waits until evenkeel has told the API server which certificate it serves with, for every webhook, and returns
+// it.
+func trusted(ctx context.Context, t *testing.T, c *cluster.Cluster) (certificate []byte) {
 	t.Helper()
-	configuration, err := c.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, "evenkeel", metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(configuration.Webhooks) != 2 {
-		t.Errorf("%d webhooks, want 2", len(configuration.Webhooks))
-	}
-	for _, webhook := range configuration.Webhooks {
-		if !bytes.Equal(webhook.ClientConfig.CABundle, certificate) {
-			t.Errorf("webhook %s has another bundle than the certificate", webhook.Name)
+	poll(ctx, t, "every webhook has the same bundle", func(ctx context.Context) (bool, error) {
+		configuration, err := c.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, "evenkeel", metav1.GetOptions{})
+		if err != nil {
+			return false, err
 		}
-	}
+		if len(configuration.Webhooks) != 2 {
+			return false, fmt.Errorf("%d webhooks, want 2", len(configuration.Webhooks))
+		}
+		certificate = configuration.Webhooks[0].ClientConfig.CABundle
+		return len(certificate) > 0 && bytes.Equal(certificate, configuration.Webhooks[1].ClientConfig.CABundle), nil
+	})
+	return certificate
 }
 
 // deployment returns a Deployment that lacks every default.
@@ -394,6 +396,14 @@ func TestTheCertManagerOverlayFitsTheBase(t *testing.T) {
 		t.Error("the webhook configuration doesn't ask for the bundle of the certificate evenkeel-system/evenkeel-tls")
 	}
 	certificate := documents["Certificate/evenkeel-tls"]
+	if !strings.Contains(documents["Deployment/evenkeel"], "secretName: evenkeel-tls") || !strings.Contains(documents["Deployment/evenkeel"], "- --tls-cert-file=/etc/evenkeel/tls/tls.crt\n") {
+		t.Errorf("the Deployment does not serve with the certificate:\n%s", documents["Deployment/evenkeel"])
+	}
+	for name := range documents {
+		if strings.HasSuffix(name, "/evenkeel-certificates") {
+			t.Errorf("%s gives rights that only certificates of evenkeel's own need", name)
+		}
+	}
 	if !strings.Contains(certificate, "secretName: evenkeel-tls\n") || !strings.Contains(certificate, "- evenkeel.evenkeel-system.svc\n") {
 		t.Errorf("the certificate is not for the Service, or not in the Secret that the Deployment mounts:\n%s", certificate)
 	}

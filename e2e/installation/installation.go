@@ -72,16 +72,13 @@ type Options struct {
 	Flags []string // of evenkeel serve, added to those that it needs here
 	// Configure changes the webhook configuration before it is stored.
 	Configure func(*admissionregistrationv1.MutatingWebhookConfiguration)
-	// Lifetime of the serving certificate; 0 means a day, negative values one that expired.
-	Lifetime time.Duration
 }
 
 // Installation is a running evenkeel.
 type Installation struct {
 	// Address is where it answers reviews, MetricsAddress where /livez, /readyz and /metrics are.
 	Address, MetricsAddress string
-	// CA verifies Address under the name Host.
-	CA      []byte
+	// Host is the name of the certificate at Address.
 	Host    string
 	Program string
 
@@ -90,7 +87,7 @@ type Installation struct {
 	dir     string
 }
 
-// Install starts evenkeel, waits until it is ready, and registers it with the API server.
+// Install starts evenkeel, registers it with the API server, and waits until it is ready.
 func Install(ctx context.Context, c *cluster.Cluster, options Options) (*Installation, error) {
 	i, err := Prepare(ctx, c, options)
 	if err != nil {
@@ -102,13 +99,10 @@ func Install(ctx context.Context, c *cluster.Cluster, options Options) (*Install
 	return i, i.Register(ctx)
 }
 
-// Prepare builds evenkeel, makes its certificate, and grants it its rights. It is not started.
+// Prepare builds evenkeel and grants it its rights. It is not started.
 func Prepare(ctx context.Context, c *cluster.Cluster, options Options) (*Installation, error) {
 	if options.Name == "" {
 		options.Name = "evenkeel"
-	}
-	if options.Lifetime == 0 {
-		options.Lifetime = 24 * time.Hour
 	}
 	i := &Installation{Host: Host(Service), cluster: c, options: options, dir: filepath.Join(c.Dir, options.Name)}
 	if err := os.MkdirAll(i.dir, 0o700); err != nil {
@@ -116,9 +110,6 @@ func Prepare(ctx context.Context, c *cluster.Cluster, options Options) (*Install
 	}
 	var err error
 	if i.Program, err = Build(ctx, i.dir, options.Tags...); err != nil {
-		return nil, err
-	}
-	if i.CA, err = WriteCertificate(i.dir, i.Host, options.Lifetime); err != nil {
 		return nil, err
 	}
 	for _, address := range []*string{&i.Address, &i.MetricsAddress} {
@@ -129,17 +120,31 @@ func Prepare(ctx context.Context, c *cluster.Cluster, options Options) (*Install
 	return i, i.grant(ctx)
 }
 
-// Start starts the process, after Stop for example, with flags beside those of the Options, and waits until it is ready.
+// Start starts the process, after Stop for example, with flags beside those of the Options, and waits until it is ready
+// or, where it isn't registered and so can't be, until it answers.
 func (i *Installation) Start(ctx context.Context, flags ...string) error {
 	if err := i.StartUnready(flags...); err != nil {
 		return err
 	}
-	if i.options.Lifetime < 0 {
-		return nil // an expired certificate is never ready
+	path := "/readyz"
+	configuration, err := i.configuration(ctx)
+	if err != nil {
+		return err
 	}
-	deadline := time.Now().Add(30 * time.Second)
+	_, err = i.cluster.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, configuration.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		path = "/livez"
+	} else if err != nil {
+		return err
+	}
+	return i.wait(ctx, path)
+}
+
+// wait waits until a path of the operations port answers 200.
+func (i *Installation) wait(ctx context.Context, path string) error {
+	deadline := time.Now().Add(time.Minute)
 	for {
-		_, err := i.fetch(ctx, "/readyz")
+		_, err := i.fetch(ctx, path)
 		if err == nil {
 			return nil
 		}
@@ -154,7 +159,6 @@ func (i *Installation) Start(ctx context.Context, flags ...string) error {
 func (i *Installation) StartUnready(flags ...string) error {
 	return i.cluster.StartProgram(i.options.Name, slices.Concat([]string{i.Program, "serve",
 		"--listen=" + i.Address, "--metrics-listen=" + i.MetricsAddress, "--kubeconfig=" + filepath.Join(i.dir, "kubeconfig"),
-		"--tls-cert-file=" + filepath.Join(i.dir, "tls.crt"), "--tls-key-file=" + filepath.Join(i.dir, "tls.key"),
 		"--drain-timeout=1s"}, i.options.Flags, flags)...)
 }
 
@@ -237,16 +241,57 @@ func (i *Installation) fetch(ctx context.Context, path string) (string, error) {
 	return string(body), err
 }
 
-// Register stores the webhook configuration of deploy/, which then calls this process through a Service.
+// Register stores the webhook configuration of deploy/, which then calls this process through a Service, and waits until
+// the process, if it runs, has said which certificate it has and is ready.
 func (i *Installation) Register(ctx context.Context) error {
 	configuration, err := i.configuration(ctx)
 	if err != nil {
 		return err
 	}
-	return Register(ctx, i.cluster, configuration, Target{Service: Service, Address: i.Address, CA: i.CA})
+	if err := Register(ctx, i.cluster, configuration, Target{Service: Service, Address: i.Address}); err != nil {
+		return err
+	}
+	if _, runs := i.cluster.PIDs()[i.options.Name]; !runs {
+		return nil
+	}
+	deadline := time.Now().Add(time.Minute)
+	for {
+		ca, err := i.CA(ctx)
+		if err != nil {
+			return err
+		}
+		if len(ca) > 0 {
+			return i.wait(ctx, "/readyz")
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("evenkeel wrote no caBundle; its log:\n%s", i.Log())
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 }
 
-// Target is where a webhook listens: at a loopback address, with a certificate of CA for Host(Service).
+// CA returns the certificates that verify Address under the name Host, as the API server has them; none where they
+// aren't in every webhook of the configuration.
+func (i *Installation) CA(ctx context.Context) ([]byte, error) {
+	configuration, err := i.configuration(ctx)
+	if err != nil {
+		return nil, err
+	}
+	configuration, err = i.cluster.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, configuration.Name, metav1.GetOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("read webhook configuration: %w", err)
+	}
+	var ca []byte
+	for n := range configuration.Webhooks {
+		if ca = configuration.Webhooks[n].ClientConfig.CABundle; len(ca) == 0 {
+			return nil, nil
+		}
+	}
+	return ca, nil
+}
+
+// Target is where a webhook listens: at a loopback address, with a certificate of CA for Host(Service). Without a CA the
+// webhook is to write its own.
 type Target struct {
 	Service, Address string
 	CA               []byte
@@ -351,20 +396,25 @@ func (i *Installation) grant(ctx context.Context) error {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("apply rights of deploy/: %w\n%s", err, out)
 	}
+	return WriteKubeconfig(ctx, i.cluster, filepath.Join(i.dir, "kubeconfig"))
+}
+
+// WriteKubeconfig writes a kubeconfig file for evenkeel's service account, which has to exist.
+func WriteKubeconfig(ctx context.Context, c *cluster.Cluster, file string) error {
 	seconds := int64(24 * 60 * 60)
-	token, err := i.cluster.Client.CoreV1().ServiceAccounts(Namespace).CreateToken(ctx, Service,
+	token, err := c.Client.CoreV1().ServiceAccounts(Namespace).CreateToken(ctx, Service,
 		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}, metav1.CreateOptions{})
 	if err != nil {
 		return fmt.Errorf("make token of evenkeel's service account: %w", err)
 	}
-	config, err := clientcmd.LoadFromFile(i.cluster.Kubeconfig)
+	config, err := clientcmd.LoadFromFile(c.Kubeconfig)
 	if err != nil {
 		return fmt.Errorf("read kubeconfig: %w", err)
 	}
 	for _, user := range config.AuthInfos {
 		*user = clientcmdapi.AuthInfo{Token: token.Status.Token}
 	}
-	return clientcmd.WriteToFile(*config, filepath.Join(i.dir, "kubeconfig"))
+	return clientcmd.WriteToFile(*config, file)
 }
 
 // freeAddress returns a loopback address that nobody listens on now, below the ports that systems pick for outgoing

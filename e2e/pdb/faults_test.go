@@ -9,8 +9,6 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	budgets "github.com/evenkeel/evenkeel/pdb"
 )
 
 // disorder makes a namespace in which budgets are to be created, changed and deleted,
@@ -64,7 +62,7 @@ func TestLeaderDiesAtEachCall(t *testing.T) {
 		first := &transport{dieAt: n}
 		died := make(chan struct{})
 		first.died = func() { close(died) }
-		a := start(t, func(c *budgets.Config) { c.LeaseName, c.Identity = lease, "first"; first.through(c) })
+		a := start(t, func(c *settings) { c.LeaseName, c.Identity = lease, "first"; first.through(c) })
 		finished := make(chan struct{})
 		watch, cancel := context.WithCancel(t.Context())
 		go func() {
@@ -92,7 +90,7 @@ func TestLeaderDiesAtEachCall(t *testing.T) {
 			whole = first.writes() >= 4 // everything was written before that call
 		}
 		a.stop()
-		b := start(t, func(c *budgets.Config) { c.LeaseName, c.Identity = lease, "second" })
+		b := start(t, func(c *settings) { c.LeaseName, c.Identity = lease, "second" })
 		order(t, ns)
 		b.stop()
 		must(t, shared.Client.CoreV1().Namespaces().Delete(t.Context(), ns, metav1.DeleteOptions{}))
@@ -164,8 +162,8 @@ func TestLeaseClockJumps(t *testing.T) {
 				Spec: coordinationv1.LeaseSpec{HolderIdentity: &ghost, LeaseDurationSeconds: &one, AcquireTime: &then, RenewTime: &then}}, metav1.CreateOptions{})
 			must(t, err)
 			a, b := &transport{}, &transport{}
-			start(t, func(c *budgets.Config) { c.LeaseName, c.Identity = name, "a"; a.through(c) })
-			start(t, func(c *budgets.Config) { c.LeaseName, c.Identity = name, "b"; b.through(c) })
+			start(t, func(c *settings) { c.LeaseName, c.Identity = name, "a"; a.through(c) })
+			start(t, func(c *settings) { c.LeaseName, c.Identity = name, "b"; b.through(c) })
 			ns := disorder(t)
 			order(t, ns)
 			lease, err := shared.Client.CoordinationV1().Leases("default").Get(t.Context(), name, metav1.GetOptions{})
@@ -186,10 +184,10 @@ func TestLeaseClockJumps(t *testing.T) {
 func TestOneOfTwoReplicasWrites(t *testing.T) {
 	a, b := &transport{}, &transport{}
 	lease := fmt.Sprint("two-", time.Now().UnixNano())
-	first := start(t, func(c *budgets.Config) { c.LeaseName, c.Identity = lease, "a"; a.through(c) })
+	first := start(t, func(c *settings) { c.LeaseName, c.Identity = lease, "a"; a.through(c) })
 	ns := disorder(t)
 	order(t, ns)
-	start(t, func(c *budgets.Config) { c.LeaseName, c.Identity = lease, "b"; b.through(c) })
+	start(t, func(c *settings) { c.LeaseName, c.Identity = lease, "b"; b.through(c) })
 	for i := range 6 {
 		patch(t, ns, "deployments", "web", fmt.Sprintf(`{"spec":{"replicas":%d}}`, i%2+1))
 		if i%2 == 0 {

@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/evenkeel/evenkeel/e2e/cluster"
+	"github.com/evenkeel/evenkeel/lease"
 	budgets "github.com/evenkeel/evenkeel/pdb"
 	"github.com/evenkeel/evenkeel/policy"
 )
@@ -61,29 +62,44 @@ func (c *controller) stop() {
 	<-c.done
 }
 
+// settings are those of a controller, and of the election that it takes part in.
+type settings struct {
+	budgets.Config
+	LeaseName, Identity string
+	LeaseDuration       time.Duration
+}
+
 // start runs a controller until the test ends. Each has a Lease of its own name unless
 // change sets one.
-func start(t *testing.T, change func(*budgets.Config)) *controller {
+func start(t *testing.T, change func(*settings)) *controller {
 	t.Helper()
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	if testing.Verbose() {
 		log.SetOutput(os.Stderr)
 	}
-	config := budgets.Config{REST: shared.RESTConfig(), Base: policy.Default(), Bounds: policy.DefaultBounds(), LeaseNamespace: "default",
-		LeaseName: fmt.Sprintf("lease-%d", time.Now().UnixNano()), Identity: "a", LeaseDuration: time.Second, Log: logrus.NewEntry(log)}
+	config := settings{Config: budgets.Config{REST: shared.RESTConfig(), Base: policy.Default(), Bounds: policy.DefaultBounds(), Log: logrus.NewEntry(log)},
+		LeaseName: fmt.Sprintf("lease-%d", time.Now().UnixNano()), Identity: "a", LeaseDuration: time.Second}
 	if change != nil {
 		change(&config)
 	}
 	config.REST.ContentType = "application/vnd.kubernetes.protobuf" // as serve has it
 	config.REST.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
-	c, err := budgets.New(config)
+	c, err := budgets.New(config.Config)
+	must(t, err)
+	election, err := lease.New(lease.Config{REST: config.REST, Namespace: "default", Name: config.LeaseName, Identity: config.Identity,
+		Duration: config.LeaseDuration, Log: config.Log})
 	must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	running := &controller{Controller: c, kill: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(running.done)
-		if err := c.Run(ctx); err != nil {
+		err := election.Run(ctx, func(ctx context.Context) {
+			if err := c.Lead(ctx); err != nil && ctx.Err() == nil {
+				t.Error(err)
+			}
+		})
+		if err != nil {
 			t.Error(err)
 		}
 	}()

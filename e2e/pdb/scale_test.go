@@ -15,7 +15,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/evenkeel/evenkeel/e2e/cluster"
-	budgets "github.com/evenkeel/evenkeel/pdb"
 )
 
 var scales = flag.String("scale", "100,200", "numbers of Deployments for TestScale, comma-separated: 1000,10000 is the whole measurement")
@@ -60,7 +59,7 @@ func scale(t *testing.T, n int) float64 {
 	before := live()
 	tr := &transport{}
 	began := time.Now()
-	running := start(t, func(config *budgets.Config) {
+	running := start(t, func(config *settings) {
 		config.REST = c.RESTConfig()
 		config.LeaseDuration = 15 * time.Second
 		tr.through(config)

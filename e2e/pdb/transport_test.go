@@ -10,8 +10,6 @@ import (
 	"sync"
 
 	"k8s.io/client-go/rest"
-
-	budgets "github.com/evenkeel/evenkeel/pdb"
 )
 
 // transport stands between a controller and the API server: it counts, and it fails.
@@ -33,7 +31,7 @@ type transport struct {
 var errDead = errors.New("connection lost")
 
 // through makes the controller use the transport.
-func (tr *transport) through(c *budgets.Config) {
+func (tr *transport) through(c *settings) {
 	c.REST = rest.CopyConfig(c.REST)
 	c.REST.Wrap(func(next http.RoundTripper) http.RoundTripper { tr.next = next; return tr })
 }
