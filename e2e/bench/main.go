@@ -1,0 +1,4 @@
+// Command bench measures what an admission costs, side by side.
+package main
+
+func main() {}
