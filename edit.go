@@ -12,8 +12,9 @@ import (
 
 	"github.com/aymanbagabas/go-udiff"
 	"go.yaml.in/yaml/v3"
-	"gomodules.xyz/jsonpatch/v2"
 	applier "gopkg.in/evanphx/json-patch.v4"
+
+	"github.com/evenkeel/evenkeel/patches"
 )
 
 // change is an operation that adds a member to an object, or replaces its value.
@@ -28,14 +29,13 @@ type change struct {
 // comments; and JSON is encoded anew. Each way is proven: the result is read again
 // and must be the value that the JSON patch gives. None is trusted, so whatever
 // YAML has in store, an addition can't end up in a wrong place.
-func (d *document) apply(ops []jsonpatch.Operation) (edits []udiff.Edit, formatted bool, err error) {
+func (d *document) apply(ops []patches.Change) (edits []udiff.Edit, formatted bool, err error) {
 	changes := make([]change, len(ops))
 	for i, op := range ops {
-		value, ok := op.Value.(json.RawMessage)
-		if !ok || op.Operation != "add" && op.Operation != "replace" {
+		if op.Operation != "add" && op.Operation != "replace" {
 			return nil, false, fmt.Errorf("operation %s %s is not known", op.Operation, op.Path)
 		}
-		changes[i] = change{pointerKeys(op.Path), value}
+		changes[i] = change{pointerKeys(op.Path), op.Value}
 	}
 	patch, err := json.Marshal(ops)
 	if err != nil {

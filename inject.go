@@ -20,7 +20,6 @@ import (
 	"github.com/aymanbagabas/go-udiff"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
-	"gomodules.xyz/jsonpatch/v2"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	kjson "sigs.k8s.io/json"
@@ -346,7 +345,7 @@ func (i *injection) review() error {
 	}
 	var failures []error
 	for k, m := range i.manifests {
-		operations := map[*document][]jsonpatch.Operation{}
+		operations := map[*document][]patches.Change{}
 		var order []*document
 		for _, o := range all[k] {
 			w := &workload{object: o, manifest: m}
@@ -384,7 +383,7 @@ func (i *injection) review() error {
 }
 
 // valueOf returns the value of a document with operations applied.
-func (*injection) valueOf(d *document, ops []jsonpatch.Operation) ([]byte, error) {
+func (*injection) valueOf(d *document, ops []patches.Change) ([]byte, error) {
 	patch, err := json.Marshal(ops)
 	if err != nil {
 		return nil, fmt.Errorf("encode operations: %w", err)

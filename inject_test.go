@@ -17,7 +17,6 @@ import (
 
 	"github.com/aymanbagabas/go-udiff"
 	"github.com/google/go-cmp/cmp"
-	"gomodules.xyz/jsonpatch/v2"
 	kyaml "sigs.k8s.io/yaml"
 
 	"github.com/evenkeel/evenkeel/patches"
@@ -428,7 +427,7 @@ func FuzzEdit(f *testing.F) {
 				continue
 			}
 			added := json.RawMessage(`{"list":[{"a":1,"b":"10"},{"c":"yes"}],"text":"a\nb: c # d"}`)
-			ops := []jsonpatch.Operation{
+			ops := []patches.Change{
 				{Operation: "add", Path: pointers[place%uint(len(pointers))] + "/evenkeel.dev~1added", Value: added},
 				{Operation: "add", Path: pointers[(place/7)%uint(len(pointers))] + "/second", Value: json.RawMessage("7")},
 			}

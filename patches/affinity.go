@@ -18,24 +18,6 @@ const podTemplateHash = "pod-template-hash"
 // maxSelector caps the selector that terms repeat, in bytes.
 const maxSelector = 16 << 10
 
-// podAffinityTerm is corev1.PodAffinityTerm with the selector as the user wrote
-// it, fields that our API types don't know included.
-type podAffinityTerm struct {
-	LabelSelector  json.RawMessage `json:"labelSelector"`
-	TopologyKey    string          `json:"topologyKey"`
-	MatchLabelKeys []string        `json:"matchLabelKeys,omitempty"`
-}
-
-type weightedPodAffinityTerm struct {
-	Weight          int             `json:"weight"`
-	PodAffinityTerm podAffinityTerm `json:"podAffinityTerm"`
-}
-
-type podAntiAffinity struct {
-	Required  []podAffinityTerm         `json:"requiredDuringSchedulingIgnoredDuringExecution,omitempty"`
-	Preferred []weightedPodAffinityTerm `json:"preferredDuringSchedulingIgnoredDuringExecution,omitempty"`
-}
-
 // addAntiAffinity keeps the replicas of a workload on different nodes and zones:
 // one preferred term per topology key, weights 100, 50 and then halving, or the
 // first key as a required term.
@@ -62,24 +44,48 @@ func addAntiAffinity(in *input, out *output) {
 		return
 	}
 
-	term := podAffinityTerm{LabelSelector: selector}
+	matchLabelKeys := ""
 	if in.cluster.matchLabelKeys() && in.revisioned() && !mayName(selector, podTemplateHash) {
-		term.MatchLabelKeys = []string{podTemplateHash}
+		matchLabelKeys = `,"matchLabelKeys":["` + podTemplateHash + `"]`
 	}
-	var rules podAntiAffinity
-	for i, key := range in.policy.TopologyKeys {
-		term.TopologyKey = key
-		if i == 0 && in.policy.AntiAffinity == policy.AntiAffinityRequired {
-			rules.Required = append(rules.Required, term)
-			continue
-		}
-		rules.Preferred = append(rules.Preferred, weightedPodAffinityTerm{Weight: max(100>>i, 1), PodAffinityTerm: term})
+	term := func(key string) {
+		out.write(`{"labelSelector":`)
+		out.patch = append(out.patch, selector...)
+		out.write(`,"topologyKey":`)
+		out.text([]byte(key))
+		out.write(matchLabelKeys, `}`)
 	}
 	if pod.affinity {
-		out.add(pod.path+"/spec/affinity/podAntiAffinity", rules)
+		out.open("add", pod.path, "/spec/affinity/podAntiAffinity")
 	} else {
-		out.add(pod.path+"/spec/affinity", map[string]podAntiAffinity{"podAntiAffinity": rules})
+		out.open("add", pod.path, "/spec/affinity")
+		out.write(`{"podAntiAffinity":`)
 	}
+	const required, preferred = `{"requiredDuringSchedulingIgnoredDuringExecution":[`, `"preferredDuringSchedulingIgnoredDuringExecution":[`
+	between := "{" + preferred
+	for i, key := range in.policy.TopologyKeys {
+		if i == 0 && in.policy.AntiAffinity == policy.AntiAffinityRequired {
+			out.write(required)
+			term(key)
+			out.write(`]`)
+			between = "," + preferred
+			continue
+		}
+		out.write(between, `{"weight":`)
+		out.integer(int64(max(100>>i, 1)))
+		out.write(`,"podAffinityTerm":`)
+		term(key)
+		out.write(`}`)
+		between = ","
+	}
+	if between == "," {
+		out.write(`]`)
+	}
+	out.write(`}`)
+	if !pod.affinity {
+		out.write(`}`)
+	}
+	out.close()
 	out.applied(DefaultAntiAffinity, "", string(in.policy.AntiAffinity)+" over "+strings.Join(in.policy.TopologyKeys, ", "))
 }
 
@@ -90,7 +96,7 @@ func (in *input) revisioned() bool {
 	if in.object.kind == "Deployment" {
 		return true
 	}
-	_, ok := in.pod().meta.labels[podTemplateHash]
+	_, ok := in.pod().meta.label(podTemplateHash)
 	return ok
 }
 
@@ -101,25 +107,19 @@ func (in *input) selector() (json.RawMessage, Skip) {
 	var selector json.RawMessage
 	switch in.object.kind {
 	case "Pod":
-		labels := map[string]string{}
-		for key, value := range in.pod().meta.labels {
-			if !belongsToOnePod(key) {
-				labels[key] = value
-			}
-		}
-		if len(labels) == 0 {
+		selector = matchLabels(in.pod().meta.labels, func(key string) bool { return !belongsToOnePod(key) })
+		if selector == nil {
 			return nil, SkipNoLabels
 		}
-		selector = marshal(map[string]any{"matchLabels": labels})
 	case "ReplicationController":
-		labels := json.RawMessage(in.object.selector)
-		if isEmpty(labels) {
-			if len(in.pod().meta.labels) == 0 {
-				return nil, SkipNoLabels
-			}
-			labels = marshal(in.pod().meta.labels)
+		if labels := in.object.selector; !isEmpty(labels) {
+			selector = marshal(map[string]any{"matchLabels": json.RawMessage(labels)})
+			break
 		}
-		selector = marshal(map[string]any{"matchLabels": labels})
+		selector = matchLabels(in.pod().meta.labels, func(string) bool { return true })
+		if selector == nil {
+			return nil, SkipNoLabels
+		}
 	default:
 		selector = in.object.selector
 		if isEmpty(selector) {
@@ -130,6 +130,36 @@ func (in *input) selector() (json.RawMessage, Skip) {
 		return nil, SkipTooLarge
 	}
 	return selector, SkipNone
+}
+
+// matchLabels returns a selector of those labels that keep says, in the order of
+// their keys, or nil without any.
+func matchLabels(labels []label, keep func(key string) bool) json.RawMessage {
+	var room [manyLabels]label
+	kept := room[:0]
+	length := len(`{"matchLabels":{}}`)
+	for _, l := range labels {
+		if keep(string(l.key)) {
+			kept = append(kept, l)
+			length += len(l.key) + len(l.value) + len(`"":"",`)
+		}
+	}
+	if len(kept) == 0 {
+		return nil
+	}
+	slices.SortFunc(kept, func(a, b label) int { return bytes.Compare(a.key, b.key) })
+	out := output{patch: make([]byte, 0, length)}
+	out.write(`{"matchLabels":{`)
+	for i, l := range kept {
+		if i > 0 {
+			out.write(`,`)
+		}
+		out.text(l.key)
+		out.write(`:`)
+		out.text(l.value)
+	}
+	out.write(`}}`)
+	return out.patch
 }
 
 // mayName reports whether the raw selector may have a requirement on label, which

@@ -2,7 +2,6 @@ package patches
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -219,7 +218,7 @@ func runCases(t *testing.T, directory string, generators ...generator) {
 func describeResult(r Result) string {
 	var b strings.Builder
 	for _, op := range r.Operations {
-		value, err := yaml.JSONToYAML(op.Value.(json.RawMessage))
+		value, err := yaml.JSONToYAML(op.Value)
 		if err != nil {
 			panic(err)
 		}

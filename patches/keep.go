@@ -9,8 +9,6 @@ import (
 	"strconv"
 	"strings"
 
-	"gomodules.xyz/jsonpatch/v2"
-
 	"github.com/evenkeel/evenkeel/policy"
 )
 
@@ -22,7 +20,7 @@ import (
 //
 // It reports false when the templates
 // differ in anything else, and then the update restarts the pods anyway.
-func keep(before, after *object) ([]jsonpatch.Operation, bool) {
+func keep(before, after *object) (*keeper, bool) {
 	old, err1 := decode(before.template)
 	updated, err2 := decode(after.template)
 	if err1 != nil || err2 != nil || old == nil || updated == nil {
@@ -52,7 +50,7 @@ func keep(before, after *object) ([]jsonpatch.Operation, bool) {
 	}
 	k.carry(old, updated, path, "metadata", "annotations", policy.InjectedAnnotation)
 	k.carry(old, updated, path, "metadata", "labels", policy.DefaultedLabel)
-	return k.operations(), reflect.DeepEqual(old, updated)
+	return k, reflect.DeepEqual(old, updated)
 }
 
 // raised reports whether the grace period of pod is grace raised by a sleep of pod,
@@ -103,9 +101,8 @@ type note struct {
 	value           any
 }
 
-// operations returns what was noted.
-func (k *keeper) operations() []jsonpatch.Operation {
-	out := &output{}
+// write appends what was noted to out.
+func (k *keeper) write(out *output) {
 	for _, n := range k.notes {
 		if n.operation == "replace" {
 			out.replace(n.path, n.value)
@@ -113,7 +110,6 @@ func (k *keeper) operations() []jsonpatch.Operation {
 			out.add(n.path, n.value)
 		}
 	}
-	return out.ops
 }
 
 // carry sets the member at keys below updated to that of old, if only old has it.

@@ -1,10 +1,10 @@
 package patches
 
 import (
+	"bytes"
 	"errors"
-	"fmt"
-	"strings"
 
+	"github.com/evenkeel/evenkeel/internal/scan"
 	"github.com/evenkeel/evenkeel/policy"
 )
 
@@ -19,15 +19,26 @@ type object struct {
 	template []byte
 	// pod is the Pod itself or the pod template.
 	pod podTemplate
+	// depth is how deeply the document is nested.
+	depth int
+
+	// Room for what most workloads have, so that reading one allocates once.
+	labelRoom     [2][8]label
+	containerRoom [2]container
+	portRoom      [4]port
 }
 
 // metadata is what is read of an ObjectMeta.
 type metadata struct {
 	present bool
 	name    string
-	// labels and annotations are nil where they are not set; of the annotations only
-	// those with our prefix are kept.
-	labels, annotations map[string]string
+	// labels are nil where they are not set; keys are those of many labels.
+	labels []label
+	keys   map[string]bool
+	// annotated is set where there are annotations, annotations those with our prefix,
+	// or nil.
+	annotated   bool
+	annotations map[string]string
 	// annotationBytes is at least the size of all annotations, as the API counts it.
 	annotationBytes int
 	// controller and controllerName are kind and name of the controlling owner, ""
@@ -35,6 +46,69 @@ type metadata struct {
 	controller, controllerName string
 	mirror                     bool
 }
+
+type label struct{ key, value []byte }
+
+// label returns the value of a label, and whether there is one.
+func (m *metadata) label(key string) (string, bool) {
+	for _, l := range m.labels {
+		if string(l.key) == key {
+			return string(l.value), true
+		}
+	}
+	return "", false
+}
+
+// disabled reports whether the label is there that opts the workload out.
+func (m *metadata) disabled() bool {
+	value, _ := m.label(policy.InjectLabel)
+	return value == policy.Disabled
+}
+
+// ours returns the labels with our prefix, nil without any.
+func (m *metadata) ours() map[string]string {
+	var ours map[string]string
+	for _, l := range m.labels {
+		if bytes.HasPrefix(l.key, []byte(policy.Prefix)) {
+			if ours == nil {
+				ours = map[string]string{}
+			}
+			ours[string(l.key)] = string(l.value)
+		}
+	}
+	return ours
+}
+
+// addLabel adds a label, or returns an error when there is one of the key already.
+func (m *metadata) addLabel(key, value []byte) error {
+	if len(m.labels) < manyLabels {
+		for _, l := range m.labels {
+			if bytes.Equal(l.key, key) {
+				return errTwice
+			}
+		}
+		m.labels = append(m.labels, label{key, value})
+		return nil
+	}
+	if m.keys == nil {
+		m.keys = map[string]bool{}
+		for _, l := range m.labels {
+			m.keys[string(l.key)] = true
+		}
+	}
+	if m.keys[string(key)] {
+		return errTwice
+	}
+	m.keys[string(key)] = true
+	m.labels = append(m.labels, label{key, value})
+	return nil
+}
+
+// manyLabels is how many labels are compared one by one; nobody has checked yet
+// how many there are.
+const manyLabels = 32
+
+var errTwice = errors.New("has a label or an annotation twice")
 
 // podTemplate is what is read of a Pod or a pod template.
 type podTemplate struct {
@@ -46,33 +120,36 @@ type podTemplate struct {
 	affinity        bool // set, with whatever in it
 	podAntiAffinity bool
 	topologySpread  bool
-	// grace is terminationGracePeriodSeconds, nil where it is not set.
+	// grace is terminationGracePeriodSeconds, nil where it is not set; graceRoom holds
+	// it.
 	grace         *int64
+	graceRoom     int64
 	restartPolicy string
 	windows       bool
 	containers    []container
+	ports         []port // of all containers
 }
 
 // container is what is read of a container; init containers are never looked at.
 type container struct {
+	present        bool // not null
 	name           string
 	ports          []port
 	lifecycle      bool
 	preStop        []byte // the raw hook, nil where it is not set
 	readinessProbe bool
-	// livenessHandler and startupHandler are the raw handlers of these probes, nil
-	// without the probe.
-	livenessHandler, startupHandler *handler
+	// livenessHandler and startupHandler are the handlers of these probes.
+	livenessHandler, startupHandler handler
 }
 
-// handler is the member of a probe that says how to probe.
+// handler is the member of a probe that says how to probe. The zero value is none.
 type handler struct {
 	kind string // httpGet, tcpSocket, grpc or exec
 	raw  []byte
 }
 
 type port struct {
-	name   string
+	name   []byte
 	number int64
 	tcp    bool
 }
@@ -81,79 +158,66 @@ type port struct {
 // owns (https://kubernetes.io/docs/reference/labels-annotations-taints/).
 const mirrorAnnotation = "kubernetes.io/config.mirror"
 
+// The members that are read, by the object that they are members of.
+var (
+	objectMembers    = []string{"apiVersion", "kind", "metadata", "spec"}
+	specMembers      = []string{"selector", "template"}
+	templateMembers  = []string{"metadata", "spec"}
+	metadataMembers  = []string{"name", "labels", "annotations", "ownerReferences"}
+	ownerMembers     = []string{"kind", "name", "controller"}
+	podMembers       = []string{"affinity", "topologySpreadConstraints", "terminationGracePeriodSeconds", "restartPolicy", "os", "nodeSelector", "containers"}
+	affinityMembers  = []string{"podAntiAffinity"}
+	containerMembers = []string{"name", "ports", "lifecycle", "readinessProbe", "livenessProbe", "startupProbe"}
+	lifecycleMembers = []string{"preStop"}
+	portMembers      = []string{"name", "containerPort", "protocol"}
+)
+
 // parse reads a workload. It returns an error when the document is not JSON that
 // the API server and its patch applier would read in the same way, and an object
 // with kind alone when that kind has no pod template.
 func parse(raw []byte) (*object, error) {
-	s, err := newScanner(raw)
+	o := &object{}
+	return o, o.parse(raw)
+}
+
+func (o *object) parse(raw []byte) error {
+	s, err := scan.New(raw)
 	if err != nil {
-		return nil, err
-	}
-	if s.next() != '{' {
-		return nil, errors.New("is not a JSON object")
-	}
-	var o object
-	specAt := -1
-	var once seen
-	err = s.object(func(key []byte) error {
-		switch string(key) {
-		case "apiVersion":
-			return once.string(s, 0, &o.apiVersion)
-		case "kind":
-			return once.string(s, 1, &o.kind)
-		case "metadata":
-			if err := once.check(2, "metadata"); err != nil {
-				return err
-			}
-			return o.meta.read(s)
-		case "spec":
-			if err := once.check(3, "spec"); err != nil {
-				return err
-			}
-			if o.kind == "" || o.apiVersion == "" { // read it when the kind is known
-				specAt = s.pos
-				break
-			}
-			return o.readSpec(s)
-		}
-		_, err := s.skip()
 		return err
-	})
-	if err != nil {
-		return nil, err
 	}
-	if err := s.end(); err != nil {
-		return nil, err
+	if s.Next() != '{' {
+		return errors.New("is not a JSON object")
 	}
-	if specAt >= 0 {
-		s.pos = specAt
-		if err := o.readSpec(s); err != nil {
-			return nil, err
+	r := &reader{Scanner: s}
+	specAt := -1
+	err = r.Members(objectMembers, func(name string) error {
+		switch name {
+		case "apiVersion":
+			return r.text(&o.apiVersion)
+		case "kind":
+			return r.text(&o.kind)
+		case "metadata":
+			return r.metadata(&o.meta, o.labelRoom[0][:0])
 		}
+		if o.kind == "" || o.apiVersion == "" { // read it when the kind is known
+			r.Next()
+			specAt = r.Position()
+			_, err := r.Skip()
+			return err
+		}
+		return r.spec(o)
+	})
+	if err == nil {
+		err = r.End()
+	}
+	if err == nil && specAt >= 0 {
+		r.Seek(specAt)
+		err = r.spec(o)
 	}
 	if o.kind == "Pod" {
 		o.pod.meta = o.meta
 	}
-	return &o, nil
-}
-
-// seen notices members that occur twice.
-type seen uint32
-
-func (n *seen) check(bit int, key string) error {
-	if *n&(1<<bit) != 0 {
-		return fmt.Errorf("has %q twice", key)
-	}
-	*n |= 1 << bit
-	return nil
-}
-
-func (n *seen) string(s *scanner, bit int, into *string) error {
-	if err := n.check(bit, "a member"); err != nil {
-		return err
-	}
-	var err error
-	*into, err = s.string()
+	o.depth = r.Deepest()
 	return err
 }
 
@@ -170,137 +234,109 @@ func (o *object) templated() bool {
 	return false
 }
 
-func (o *object) readSpec(s *scanner) error {
+// reader reads the parts of a workload.
+type reader struct{ scan.Scanner }
+
+// text reads a string, "" for null.
+func (r *reader) text(into *string) error {
+	raw, err := r.Text()
+	for _, known := range [...]string{"Pod", "v1", "Deployment", "StatefulSet", "apps/v1", "Always", "ReplicaSet"} {
+		if string(raw) == known {
+			*into = known
+			return err
+		}
+	}
+	*into = string(raw)
+	return err
+}
+
+func (r *reader) spec(o *object) error {
 	switch {
 	case !o.templated() || o.kind == "CronJob":
-		_, err := s.skip()
+		_, err := r.Skip()
 		return err
 	case o.kind == "Pod":
-		return o.pod.readSpec(s)
+		return r.podSpec(o)
 	}
 	o.pod.path = "/spec/template"
-	var once seen
-	return s.object(func(key []byte) error {
-		switch string(key) {
-		case "selector":
-			if err := once.check(0, "selector"); err != nil {
-				return err
-			}
-			if s.null() {
+	return r.Members(specMembers, func(name string) error {
+		if name == "selector" {
+			if r.Null() {
 				return nil
 			}
 			var err error
-			o.selector, err = s.skip()
-			return err
-		case "template":
-			if err := once.check(1, "template"); err != nil {
-				return err
-			}
-			s.next()
-			start := s.pos
-			err := o.pod.read(s)
-			o.template = s.data[start:s.pos]
+			o.selector, err = r.Skip()
 			return err
 		}
-		_, err := s.skip()
+		r.Next()
+		start := r.Position()
+		err := r.Members(templateMembers, func(name string) error {
+			if name == "metadata" {
+				return r.metadata(&o.pod.meta, o.labelRoom[1][:0])
+			}
+			return r.podSpec(o)
+		})
+		o.template = r.From(start)
 		return err
 	})
 }
 
-func (p *podTemplate) read(s *scanner) error {
-	var once seen
-	return s.object(func(key []byte) error {
-		switch string(key) {
-		case "metadata":
-			if err := once.check(0, "metadata"); err != nil {
-				return err
-			}
-			return p.meta.read(s)
-		case "spec":
-			if err := once.check(1, "spec"); err != nil {
-				return err
-			}
-			return p.readSpec(s)
-		}
-		_, err := s.skip()
-		return err
-	})
-}
-
-func (m *metadata) read(s *scanner) error {
-	m.present = s.next() == '{'
-	var once seen
-	return s.object(func(key []byte) error {
-		switch string(key) {
+// metadata reads an ObjectMeta, with its labels appended to room.
+func (r *reader) metadata(m *metadata, room []label) error {
+	m.present = r.Next() == '{'
+	return r.Members(metadataMembers, func(name string) error {
+		switch name {
 		case "name":
-			return once.string(s, 0, &m.name)
+			return r.text(&m.name)
 		case "labels":
-			if err := once.check(1, "labels"); err != nil {
-				return err
+			if r.Next() == '{' {
+				m.labels = room
 			}
-			if s.next() == '{' {
-				m.labels = map[string]string{}
-			}
-			return s.object(func(key []byte) error {
-				if _, twice := m.labels[string(key)]; twice {
-					return fmt.Errorf("has a label twice")
-				}
-				value, err := s.string()
-				m.labels[string(key)] = value
-				return err
-			})
-		case "annotations":
-			if err := once.check(2, "annotations"); err != nil {
-				return err
-			}
-			if s.next() == '{' {
-				m.annotations = map[string]string{}
-			}
-			return s.object(func(key []byte) error {
-				if !strings.HasPrefix(string(key), policy.Prefix) {
-					m.mirror = m.mirror || string(key) == mirrorAnnotation
-					raw, err := s.skip()
-					m.annotationBytes += len(key) + len(raw)
+			return r.Each(func(key []byte) error {
+				value, err := r.Text()
+				if err != nil {
 					return err
 				}
-				if _, twice := m.annotations[string(key)]; twice {
-					return fmt.Errorf("has an annotation twice")
-				}
-				value, err := s.string()
-				m.annotationBytes += len(key) + len(value)
-				m.annotations[string(key)] = value
-				return err
+				return m.addLabel(key, value)
 			})
-		case "ownerReferences":
-			if err := once.check(3, "ownerReferences"); err != nil {
-				return err
-			}
-			return s.array(func(int) error { return m.readOwner(s) })
+		case "annotations":
+			m.annotated = r.Next() == '{'
+			return r.Each(func(key []byte) error { return r.annotation(m, key) })
 		}
-		_, err := s.skip()
-		return err
+		return r.Elements(func(int) error { return r.owner(m) })
 	})
 }
 
-func (m *metadata) readOwner(s *scanner) error {
+func (r *reader) annotation(m *metadata, key []byte) error {
+	if !bytes.HasPrefix(key, []byte(policy.Prefix)) {
+		m.mirror = m.mirror || string(key) == mirrorAnnotation
+		raw, err := r.Skip()
+		m.annotationBytes += len(key) + len(raw)
+		return err
+	}
+	if _, twice := m.annotations[string(key)]; twice {
+		return errTwice
+	}
+	value, err := r.Text()
+	m.annotationBytes += len(key) + len(value)
+	if m.annotations == nil {
+		m.annotations = map[string]string{}
+	}
+	m.annotations[string(key)] = string(value)
+	return err
+}
+
+func (r *reader) owner(m *metadata) error {
 	var kind, name string
 	var controls bool
-	var once seen
-	err := s.object(func(key []byte) error {
-		switch string(key) {
+	err := r.Members(ownerMembers, func(member string) (err error) {
+		switch member {
 		case "kind":
-			return once.string(s, 0, &kind)
+			return r.text(&kind)
 		case "name":
-			return once.string(s, 2, &name)
-		case "controller":
-			if err := once.check(1, "controller"); err != nil {
-				return err
-			}
-			var err error
-			controls, err = s.boolean()
-			return err
+			return r.text(&name)
 		}
-		_, err := s.skip()
+		controls, err = r.Boolean()
 		return err
 	})
 	if controls {
@@ -309,190 +345,130 @@ func (m *metadata) readOwner(s *scanner) error {
 	return err
 }
 
-func (p *podTemplate) readSpec(s *scanner) error {
-	p.spec = s.next() == '{'
-	var once seen
-	return s.object(func(key []byte) error {
-		switch string(key) {
+func (r *reader) podSpec(o *object) error {
+	p := &o.pod
+	p.spec = r.Next() == '{'
+	return r.Members(podMembers, func(name string) error {
+		switch name {
 		case "affinity":
-			if err := once.check(0, "affinity"); err != nil {
-				return err
-			}
-			p.affinity = s.next() == '{'
-			var once seen
-			return s.object(func(key []byte) error {
-				if string(key) == "podAntiAffinity" {
-					if err := once.check(0, "podAntiAffinity"); err != nil {
-						return err
-					}
-					p.podAntiAffinity = s.next() != 'n'
-				}
-				_, err := s.skip()
+			p.affinity = r.Next() == '{'
+			return r.Members(affinityMembers, func(string) error {
+				p.podAntiAffinity = r.Next() != 'n'
+				_, err := r.Skip()
 				return err
 			})
 		case "topologySpreadConstraints":
-			if err := once.check(1, "topologySpreadConstraints"); err != nil {
-				return err
-			}
-			return s.array(func(int) error {
+			return r.Elements(func(int) error {
 				p.topologySpread = true
-				_, err := s.skip()
+				_, err := r.Skip()
 				return err
 			})
 		case "terminationGracePeriodSeconds":
-			if err := once.check(2, "terminationGracePeriodSeconds"); err != nil {
-				return err
-			}
-			grace, ok, err := s.integer()
-			if ok {
-				p.grace = &grace
+			var ok bool
+			var err error
+			if p.graceRoom, ok, err = r.Integer(); ok {
+				p.grace = &p.graceRoom
 			}
 			return err
 		case "restartPolicy":
-			return once.string(s, 3, &p.restartPolicy)
+			return r.text(&p.restartPolicy)
 		case "os":
-			if err := once.check(4, "os"); err != nil {
-				return err
-			}
-			return p.readSystem(s, "name")
+			return r.system(p, "name")
 		case "nodeSelector":
-			if err := once.check(6, "nodeSelector"); err != nil {
-				return err
-			}
-			return p.readSystem(s, "kubernetes.io/os")
-		case "containers":
-			if err := once.check(5, "containers"); err != nil {
-				return err
-			}
-			return s.array(func(int) error {
-				p.containers = append(p.containers, container{})
-				return p.containers[len(p.containers)-1].read(s)
-			})
+			return r.system(p, "kubernetes.io/os")
 		}
-		_, err := s.skip()
+		return r.containers(o)
+	})
+}
+
+// system reads the operating system that a member of an object names.
+func (r *reader) system(p *podTemplate, member string) error {
+	return r.Members([]string{member}, func(string) error {
+		name, err := r.Text()
+		p.windows = p.windows || string(name) == "windows"
 		return err
 	})
 }
 
-// readSystem reads the operating system that a member of an object names.
-func (p *podTemplate) readSystem(s *scanner, member string) error {
-	var once seen
-	return s.object(func(key []byte) error {
-		if string(key) != member {
-			_, err := s.skip()
-			return err
-		}
-		var name string
-		err := once.string(s, 0, &name)
-		p.windows = p.windows || name == "windows"
+func (r *reader) containers(o *object) error {
+	p := &o.pod
+	p.containers, p.ports = o.containerRoom[:0], o.portRoom[:0]
+	return r.Elements(func(int) error {
+		p.containers = append(p.containers, container{})
+		first := len(p.ports)
+		err := r.container(p, &p.containers[len(p.containers)-1])
+		p.containers[len(p.containers)-1].ports = p.ports[first:len(p.ports):len(p.ports)]
 		return err
 	})
 }
 
-func (c *container) read(s *scanner) error {
-	var once seen
-	return s.object(func(key []byte) error {
-		switch string(key) {
+func (r *reader) container(p *podTemplate, c *container) error {
+	c.present = r.Next() == '{'
+	return r.Members(containerMembers, func(name string) (err error) {
+		switch name {
 		case "name":
-			return once.string(s, 0, &c.name)
+			return r.text(&c.name)
 		case "ports":
-			if err := once.check(1, "ports"); err != nil {
-				return err
-			}
-			return s.array(func(int) error {
-				p, err := readPort(s)
-				c.ports = append(c.ports, p)
+			return r.Elements(func(int) error {
+				port, err := r.port()
+				p.ports = append(p.ports, port)
 				return err
 			})
 		case "lifecycle":
-			if err := once.check(2, "lifecycle"); err != nil {
-				return err
-			}
-			c.lifecycle = s.next() == '{'
-			var once seen
-			return s.object(func(key []byte) error {
-				if string(key) == "preStop" {
-					if err := once.check(0, "preStop"); err != nil {
-						return err
-					}
-					if s.null() {
-						return nil
-					}
-					var err error
-					c.preStop, err = s.skip()
-					return err
+			c.lifecycle = r.Next() == '{'
+			return r.Members(lifecycleMembers, func(string) error {
+				if r.Null() {
+					return nil
 				}
-				_, err := s.skip()
+				c.preStop, err = r.Skip()
 				return err
 			})
 		case "readinessProbe":
-			if err := once.check(3, "readinessProbe"); err != nil {
-				return err
-			}
-			c.readinessProbe = s.next() != 'n'
+			c.readinessProbe = r.Next() != 'n'
+			_, err = r.Skip()
 		case "livenessProbe":
-			if err := once.check(4, "livenessProbe"); err != nil {
-				return err
-			}
-			var err error
-			c.livenessHandler, err = readHandler(s)
-			return err
-		case "startupProbe":
-			if err := once.check(5, "startupProbe"); err != nil {
-				return err
-			}
-			var err error
-			c.startupHandler, err = readHandler(s)
-			return err
+			c.livenessHandler, err = r.handler()
+		default:
+			c.startupHandler, err = r.handler()
 		}
-		_, err := s.skip()
 		return err
 	})
 }
 
-// readHandler returns the handler of a probe, or nil when it has none, several,
-// or one that is not known.
-func readHandler(s *scanner) (*handler, error) {
-	var found []handler
-	err := s.object(func(key []byte) error {
-		kind := ""
-		switch string(key) {
-		case "httpGet", "tcpSocket", "grpc", "exec":
-			kind = string(key)
-		}
-		raw, err := s.skip()
-		if kind != "" && string(raw) != "null" {
-			found = append(found, handler{kind, raw})
+// handler returns the handler of a probe, or the zero value when it has none,
+// several, or one that is not known.
+func (r *reader) handler() (handler, error) {
+	var found handler
+	handlers := 0
+	err := r.Each(func(key []byte) error {
+		raw, err := r.Skip()
+		for _, kind := range [...]string{"httpGet", "tcpSocket", "grpc", "exec"} {
+			if string(key) == kind && string(raw) != "null" {
+				found = handler{kind, raw}
+				handlers++
+			}
 		}
 		return err
 	})
-	if len(found) != 1 {
-		return nil, err
+	if handlers != 1 {
+		return handler{}, err
 	}
-	return &found[0], err
+	return found, err
 }
 
-func readPort(s *scanner) (port, error) {
+func (r *reader) port() (port, error) {
 	p := port{tcp: true}
-	var once seen
-	err := s.object(func(key []byte) error {
-		switch string(key) {
+	err := r.Members(portMembers, func(name string) (err error) {
+		switch name {
 		case "name":
-			return once.string(s, 0, &p.name)
+			p.name, err = r.Text()
 		case "containerPort":
-			if err := once.check(1, "containerPort"); err != nil {
-				return err
-			}
-			var err error
-			p.number, _, err = s.integer()
-			return err
-		case "protocol":
-			var protocol string
-			err := once.string(s, 2, &protocol)
-			p.tcp = protocol == "" || protocol == "TCP"
-			return err
+			p.number, _, err = r.Integer()
+		default:
+			var protocol []byte
+			protocol, err = r.Text()
+			p.tcp = len(protocol) == 0 || string(protocol) == "TCP"
 		}
-		_, err := s.skip()
 		return err
 	})
 	return p, err

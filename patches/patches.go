@@ -18,11 +18,10 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strconv"
 	"strings"
 	"time"
-
-	"gomodules.xyz/jsonpatch/v2"
-	applier "gopkg.in/evanphx/json-patch.v4"
+	"unicode/utf8"
 
 	"github.com/evenkeel/evenkeel/policy"
 )
@@ -55,6 +54,16 @@ const (
 	Create Operation = "CREATE"
 	Update Operation = "UPDATE"
 )
+
+// Change is one operation of a JSON Patch (RFC 6902).
+type Change struct {
+	// Operation is "add" or, for terminationGracePeriodSeconds alone, "replace".
+	Operation string `json:"op"`
+	// Path is a JSON pointer (RFC 6901).
+	Path string `json:"path"`
+	// Value is JSON.
+	Value json.RawMessage `json:"value"`
+}
 
 // Request is one object to review.
 type Request struct {
@@ -91,7 +100,7 @@ type Result struct {
 	// Kind and Name are those of the object as it was read, "" where that failed.
 	Kind, Name string
 	// Operations are to be applied in order; none means that nothing is added.
-	Operations []jsonpatch.Operation
+	Operations []Change
 	// Patch is Operations as a JSON Patch document, exactly "[]" for none.
 	Patch []byte
 	// Decisions are in the order of Defaults and, within one, of the containers.
@@ -109,6 +118,7 @@ func Defaults() []string { return append([]string(nil), defaults...) }
 type Injector struct {
 	config     Config
 	generators []generator
+	proof      *proof
 }
 
 // generator adds one default: it reads in, and appends operations, decisions and
@@ -126,18 +136,25 @@ func New(config Config) (*Injector, error) {
 	case config.Base.AntiAffinity == "":
 		return nil, errors.New("base policy is empty; policy.Default returns the built-in one")
 	}
-	return &Injector{config: config, generators: []generator{addAntiAffinity, addPreStopSleep, addReadinessProbe, addFault, addRecord}}, nil
+	return &Injector{config: config, generators: []generator{addAntiAffinity, addPreStopSleep, addReadinessProbe, addFault, addRecord}, proof: &proof{}}, nil
 }
 
 // input is what a generator reads.
 type input struct {
 	object  *object
 	old     *object // nil on CREATE
-	policy  *policy.Policy
+	policy  policy.Policy
 	config  *Config
 	cluster Cluster
 	// sources are the annotations that policy came from.
-	sources []policy.Annotations
+	sources [3]policy.Annotations
+}
+
+// review is everything that one review needs, in one allocation.
+type review struct {
+	input  input
+	object object
+	output output
 }
 
 func (in *input) pod() *podTemplate { return &in.object.pod }
@@ -162,18 +179,87 @@ func (in *input) selects(c *container) bool {
 
 // output is what generators append to.
 type output struct {
-	ops       []jsonpatch.Operation
+	// patch is the JSON Patch document as far as it is written, without its end.
+	patch     []byte
+	spans     []span
+	spanRoom  [8]span
 	decisions []Decision
 	problems  []policy.Problem
 	sources   []policy.Annotations
 }
 
+// span says where in the patch an operation has its path and its value.
+type span struct {
+	operation                                string
+	pathStart, pathEnd, valueStart, valueEnd int
+}
+
+// add appends an operation whose value is any that encoding/json takes.
 func (o *output) add(path string, value any) {
-	o.ops = append(o.ops, jsonpatch.Operation{Operation: "add", Path: path, Value: marshal(value)})
+	o.open("add", path)
+	o.patch = append(o.patch, marshal(value)...)
+	o.close()
 }
 
 func (o *output) replace(path string, value any) {
-	o.ops = append(o.ops, jsonpatch.Operation{Operation: "replace", Path: path, Value: marshal(value)})
+	o.open("replace", path)
+	o.patch = append(o.patch, marshal(value)...)
+	o.close()
+}
+
+// open begins an operation; its path, of plain characters only, is in parts. What is
+// written until close is its value.
+func (o *output) open(operation string, path ...string) {
+	if o.patch == nil {
+		o.patch = make([]byte, 0, 2048)
+		o.spans = o.spanRoom[:0]
+	}
+	o.patch = append(o.patch, "[,"[min(len(o.spans), 1)])
+	o.write(`{"op":"`, operation, `","path":"`)
+	at := span{operation: operation, pathStart: len(o.patch)}
+	o.write(path...)
+	at.pathEnd = len(o.patch)
+	o.write(`","value":`)
+	at.valueStart = len(o.patch)
+	o.spans = append(o.spans, at)
+}
+
+// write appends JSON.
+func (o *output) write(parts ...string) {
+	for _, part := range parts {
+		o.patch = append(o.patch, part...)
+	}
+}
+
+// text appends a string as JSON.
+func (o *output) text(s []byte) {
+	for _, c := range s {
+		if c < ' ' || c >= utf8.RuneSelf || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
+			o.patch = append(o.patch, marshal(string(s))...) // with escapes
+			return
+		}
+	}
+	o.patch = append(append(append(o.patch, '"'), s...), '"')
+}
+
+// integer appends a number.
+func (o *output) integer(n int64) { o.patch = strconv.AppendInt(o.patch, n, 10) }
+
+// close ends an operation.
+func (o *output) close() {
+	o.spans[len(o.spans)-1].valueEnd = len(o.patch)
+	o.patch = append(o.patch, '}')
+}
+
+// changes ends the patch and returns it with its operations.
+func (o *output) changes() ([]byte, []Change) {
+	o.patch = append(o.patch, ']')
+	text := string(o.patch)
+	changes := make([]Change, len(o.spans))
+	for i, at := range o.spans {
+		changes[i] = Change{at.operation, text[at.pathStart:at.pathEnd], json.RawMessage(o.patch[at.valueStart:at.valueEnd:at.valueEnd])}
+	}
+	return o.patch, changes
 }
 
 func (o *output) skip(name, container string, skip Skip) {
@@ -223,8 +309,9 @@ func (i *Injector) Review(req Request) (result Result) {
 	if req.Operation != Create && req.Operation != Update {
 		return nothing(result, SkipOperation, nil)
 	}
-	o, err := parse(req.Object)
-	if err != nil {
+	r := &review{}
+	in, o, out := &r.input, &r.object, &r.output
+	if err := o.parse(req.Object); err != nil {
 		return nothing(result, SkipUnreadable, fmt.Errorf("read object: object %w", err))
 	}
 	result.Kind, result.Name = o.kind, o.meta.name
@@ -234,8 +321,9 @@ func (i *Injector) Review(req Request) (result Result) {
 	if !o.pod.spec {
 		return nothing(result, SkipUnreadable, errors.New("read object: object has no pod spec"))
 	}
-	in := &input{object: o, config: &i.config, cluster: req.Cluster}
+	in.object, in.config, in.cluster = o, &i.config, req.Cluster
 	if req.Operation == Update {
+		var err error
 		if in.old, err = parse(req.Old); err != nil {
 			return nothing(result, SkipUnreadable, fmt.Errorf("read old object: object %w", err))
 		}
@@ -245,9 +333,9 @@ func (i *Injector) Review(req Request) (result Result) {
 	}
 
 	in.resolve(req.Namespace, &result)
-	out := &output{sources: in.sources}
+	out.sources = in.sources[:]
 	if kept, ok := in.kept(); ok {
-		out.ops = kept
+		kept.write(out)
 		for _, name := range defaults {
 			if recorded(&in.old.pod, name) {
 				out.applied(name, "", "kept as it was")
@@ -256,29 +344,29 @@ func (i *Injector) Review(req Request) (result Result) {
 			}
 		}
 	} else {
+		out.decisions = make([]Decision, 0, 1+2*len(o.pod.containers))
 		for _, generate := range i.generators {
 			generate(in, out)
 		}
 	}
 	result.Problems = append(result.Problems, out.problems...)
-	if len(out.ops) == 0 {
+	if len(out.spans) == 0 {
 		result.Patch = []byte("[]")
 		result.Decisions = out.decisions
 		return result
 	}
-	patch, err := encode(out.ops)
-	if err == nil && guarded {
-		err = applies(patch, req.Object)
+	patch, changes := out.changes()
+	if guarded {
+		if err := i.proof.applies(patch, changes, req.Object, o); err != nil {
+			return nothing(result, SkipInternalError, err)
+		}
 	}
-	if err != nil {
-		return nothing(result, SkipInternalError, err)
-	}
-	result.Operations, result.Patch, result.Decisions = out.ops, patch, out.decisions
+	result.Operations, result.Patch, result.Decisions = changes, patch, out.decisions
 	return result
 }
 
 // kept returns the operations that keep the template of an update as it was.
-func (in *input) kept() ([]jsonpatch.Operation, bool) {
+func (in *input) kept() (*keeper, bool) {
 	if in.old == nil {
 		return nil, false
 	}
@@ -294,8 +382,7 @@ func (o *object) passOver(req Request) Skip {
 		return SkipKind
 	}
 	switch {
-	case o.meta.labels[policy.InjectLabel] == policy.Disabled, o.pod.meta.labels[policy.InjectLabel] == policy.Disabled,
-		o.ownerOptedOut(req.OptedOut):
+	case o.meta.disabled(), o.pod.meta.disabled(), o.ownerOptedOut(req.OptedOut):
 		return SkipOptedOut
 	case o.meta.mirror:
 		return SkipMirrorPod
@@ -328,7 +415,7 @@ func (o *object) ownerOptedOut(optedOut func(kind, name string) bool) bool {
 	if optedOut(o.meta.controller, o.meta.controllerName) {
 		return true
 	}
-	hash := o.meta.labels[podTemplateHash]
+	hash, _ := o.meta.label(podTemplateHash)
 	deployment, ok := strings.CutSuffix(o.meta.controllerName, "-"+hash)
 	return ok && hash != "" && o.meta.controller == "ReplicaSet" && optedOut("Deployment", deployment)
 }
@@ -337,19 +424,19 @@ func (o *object) ownerOptedOut(optedOut func(kind, name string) bool) bool {
 // and labels.
 func (in *input) resolve(namespace map[string]string, result *Result) {
 	o := in.object
-	pod, meta := o.pod.meta, o.meta
+	pod, meta := &o.pod.meta, &o.meta
 	if o.kind == "Pod" {
-		pod, meta = o.meta, metadata{}
+		pod, meta = &o.meta, &metadata{}
 	}
-	in.sources = []policy.Annotations{
+	in.sources = [...]policy.Annotations{
 		{Source: policy.SourcePodTemplate, Values: pod.annotations},
 		{Source: policy.SourceWorkload, Values: meta.annotations},
 		{Source: policy.SourceNamespace, Values: namespace},
 	}
-	p, problems := policy.Resolve(in.config.Base, in.config.Bounds, in.sources...)
-	in.policy = &p
-	problems = append(problems, policy.CheckLabels(policy.SourcePodTemplate, pod.labels, policy.Disabled)...)
-	problems = append(problems, policy.CheckLabels(policy.SourceWorkload, meta.labels, policy.Disabled)...)
+	p, problems := policy.Resolve(in.config.Base, in.config.Bounds, in.sources[:]...)
+	in.policy = p
+	problems = append(problems, policy.CheckLabels(policy.SourcePodTemplate, pod.ours(), policy.Disabled)...)
+	problems = append(problems, policy.CheckLabels(policy.SourceWorkload, meta.ours(), policy.Disabled)...)
 	for _, name := range p.Containers {
 		found := false
 		for i := range o.pod.containers {
@@ -386,41 +473,6 @@ func nothing(result Result, skip Skip, err error) Result {
 		result.Decisions[i] = Decision{Default: name, Skip: skip}
 	}
 	return result
-}
-
-// encode returns operations as a JSON Patch document.
-func encode(ops []jsonpatch.Operation) ([]byte, error) {
-	patch := make([]byte, 0, 2048)
-	for i, op := range ops {
-		value, ok := op.Value.(json.RawMessage)
-		if !ok {
-			return nil, fmt.Errorf("encode patch: value of %s is %T", op.Path, op.Value)
-		}
-		patch = append(patch, "[,"[min(i, 1)])
-		patch = append(patch, `{"op":"`...)
-		patch = append(patch, op.Operation...)
-		patch = append(patch, `","path":"`...)
-		patch = append(patch, op.Path...) // made by us of plain characters only
-		patch = append(patch, `","value":`...)
-		patch = append(patch, value...)
-		patch = append(patch, '}')
-	}
-	return append(patch, ']'), nil
-}
-
-// applies reports whether the API server will be able to apply the patch. It uses
-// the same applier (k8s.io/apiserver/pkg/admission/plugin/webhook/mutating/dispatcher.go),
-// because a patch that does not apply fails the request even under
-// failurePolicy: Ignore.
-func applies(patch, object []byte) error {
-	decoded, err := applier.DecodePatch(patch)
-	if err != nil {
-		return fmt.Errorf("read own patch: %w", err)
-	}
-	if _, err := decoded.Apply(object); err != nil {
-		return fmt.Errorf("apply own patch: %w", err)
-	}
-	return nil
 }
 
 // sameJSON reports whether two documents are the same value.

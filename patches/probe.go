@@ -1,8 +1,6 @@
 package patches
 
 import (
-	"encoding/json"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -69,14 +67,35 @@ func addReadinessProbe(in *input, out *output) {
 			out.skip(DefaultReadinessProbe, c.name, skip)
 			continue
 		}
-		out.add(fmt.Sprintf("%s/spec/containers/%d/readinessProbe", pod.path, i), map[string]any{
-			h.kind:             json.RawMessage(h.raw),
-			"periodSeconds":    probePeriod,
-			"timeoutSeconds":   probeTimeout,
-			"failureThreshold": probeFailureThreshold,
-		})
+		out.open("add", pod.path, "/spec/containers/", strconv.Itoa(i), "/readinessProbe")
+		out.probe(h)
+		out.close()
 		out.applied(DefaultReadinessProbe, c.name, describe(h))
 	}
+}
+
+// probe writes a readiness probe, its members in the order of their names.
+func (o *output) probe(h handler) {
+	between := `{`
+	for _, member := range [...]struct {
+		name   string
+		number int64 // 0 for handlers
+	}{
+		{"exec", 0}, {"failureThreshold", probeFailureThreshold}, {"grpc", 0}, {"httpGet", 0},
+		{"periodSeconds", probePeriod}, {"tcpSocket", 0}, {"timeoutSeconds", probeTimeout},
+	} {
+		if member.number == 0 && member.name != h.kind {
+			continue
+		}
+		o.write(between, `"`, member.name, `":`)
+		between = `,`
+		if member.number > 0 {
+			o.integer(member.number)
+		} else {
+			o.patch = append(o.patch, h.raw...)
+		}
+	}
+	o.write(`}`)
 }
 
 // describe says a handler in a few words for the report.
@@ -91,7 +110,7 @@ func describe(h handler) string {
 // the only one that declares the port, else, for a port number, the only container
 // that is selected.
 func (in *input) probed() int {
-	probe := in.policy.ReadinessProbe
+	probe := &in.policy.ReadinessProbe
 	declaring, selected := []int{}, []int{}
 	for i := range in.pod().containers {
 		c := &in.pod().containers[i]
@@ -100,7 +119,7 @@ func (in *input) probed() int {
 		}
 		selected = append(selected, i)
 		if slices.ContainsFunc(c.ports, func(p port) bool {
-			return p.tcp && (probe.PortName == "" && p.number == int64(probe.PortNumber) || probe.PortName != "" && p.name == probe.PortName)
+			return p.tcp && (probe.PortName == "" && p.number == int64(probe.PortNumber) || probe.PortName != "" && string(p.name) == probe.PortName)
 		}) {
 			declaring = append(declaring, i)
 		}
@@ -130,7 +149,7 @@ func asked(probe policy.Probe, c *container) handler {
 	}
 	number := int64(probe.PortNumber)
 	for _, p := range c.ports { // a gRPC probe takes no port name
-		if probe.PortName != "" && p.name == probe.PortName && p.tcp {
+		if probe.PortName != "" && string(p.name) == probe.PortName && p.tcp {
 			number = p.number
 		}
 	}
@@ -139,9 +158,9 @@ func asked(probe policy.Probe, c *container) handler {
 
 // obvious returns the handler that the container's own probes or ports suggest.
 func obvious(c *container) (handler, Skip) {
-	for _, own := range []*handler{c.startupHandler, c.livenessHandler} {
-		if own != nil {
-			return *own, SkipNone
+	for _, own := range [...]handler{c.startupHandler, c.livenessHandler} {
+		if own.kind != "" {
+			return own, SkipNone
 		}
 	}
 	number, skip := mainPort(c)
@@ -155,13 +174,14 @@ func obvious(c *container) (handler, Skip) {
 // only one, else the only one that is not named for something beside the main
 // job, else the one named http, https, web, grpc, app, main or after the container.
 func mainPort(c *container) (int64, Skip) {
-	var all, main []port
+	var allRoom, mainRoom [8]port
+	all, main := allRoom[:0], mainRoom[:0]
 	for _, p := range c.ports {
 		if !p.tcp || p.number < 1 || p.number > 65535 || slices.ContainsFunc(all, func(q port) bool { return p.number == q.number }) {
 			continue
 		}
 		all = append(all, p)
-		if !beside(p.name) {
+		if !beside(string(p.name)) {
 			main = append(main, p)
 		}
 	}
@@ -175,7 +195,7 @@ func mainPort(c *container) (int64, Skip) {
 	}
 	for _, name := range []string{"http", "https", "web", "grpc", "app", "main", c.name} {
 		for _, p := range main {
-			if p.name == name && name != "" {
+			if string(p.name) == name && name != "" {
 				return p.number, SkipNone
 			}
 		}

@@ -15,11 +15,12 @@ import (
 // and stays. Where the annotations are about to be larger than the API allows, only
 // the label is written.
 func addRecord(in *input, out *output) {
-	if len(out.ops) == 0 {
+	if len(out.spans) == 0 {
 		return
 	}
 	pod := in.pod()
-	names := []string{}
+	var room [8]string
+	names := room[:0]
 	for _, d := range out.decisions {
 		if d.Skip == SkipNone && !slices.Contains(names, d.Default) {
 			names = append(names, d.Default)
@@ -39,25 +40,34 @@ func addRecord(in *input, out *output) {
 	if _, ours := readRecord(was); noted && ours && was != record {
 		annotate = true
 	}
-	_, labelled := pod.meta.labels[policy.DefaultedLabel]
+	_, labelled := pod.meta.label(policy.DefaultedLabel)
 
-	annotations := map[string]string{policy.InjectedAnnotation: record}
-	labels := map[string]string{policy.DefaultedLabel: "true"}
+	const labels = `{"` + policy.DefaultedLabel + `":"true"}`
 	if !pod.meta.present {
-		out.add(pod.path+"/metadata", map[string]any{"annotations": annotations, "labels": labels})
+		out.open("add", pod.path, "/metadata")
+		out.write(`{"annotations":{"`, policy.InjectedAnnotation, `":"`, record, `"},"labels":`, labels, `}`)
+		out.close()
 		return
 	}
 	switch {
-	case pod.meta.annotations == nil:
-		out.add(pod.path+"/metadata/annotations", annotations)
+	case !pod.meta.annotated:
+		out.open("add", pod.path, "/metadata/annotations")
+		out.write(`{"`, policy.InjectedAnnotation, `":"`, record, `"}`)
+		out.close()
 	case annotate:
-		out.add(pod.path+"/metadata/annotations/"+escape(policy.InjectedAnnotation), record)
+		out.open("add", pod.path, "/metadata/annotations/", escape(policy.InjectedAnnotation))
+		out.write(`"`, record, `"`)
+		out.close()
 	}
 	switch {
 	case pod.meta.labels == nil:
-		out.add(pod.path+"/metadata/labels", labels)
+		out.open("add", pod.path, "/metadata/labels")
+		out.write(labels)
+		out.close()
 	case !labelled:
-		out.add(pod.path+"/metadata/labels/"+escape(policy.DefaultedLabel), "true")
+		out.open("add", pod.path, "/metadata/labels/", escape(policy.DefaultedLabel))
+		out.write(`"true"`)
+		out.close()
 	}
 }
 

@@ -18,22 +18,6 @@ import (
 	"github.com/evenkeel/evenkeel/policy"
 )
 
-// documents are JSON and near it, chosen by hand: what parsers disagree about.
-var documents = []string{
-	``, ` `, `null`, `true`, `"a"`, `0`, `{`, `}`, `{}`, `[]`, ` { } `, `{}{}`, `{} x`, `{},`, "{}\x00", "\xef\xbb\xbf{}",
-	`{"a":1,}`, `{,"a":1}`, `{"a" 1}`, `{"a":}`, `{a:1}`, `{'a':1}`, `{"a":1 "b":2}`, `[1,]`, `[,1]`, `[1 2]`, `[`, `[1`, `{"a":[}`,
-	`01`, `-`, `-0`, `-01`, `+1`, `.5`, `1.`, `1.e1`, `1e`, `1e+`, `1e5`, `1E-5`, `-0.0e-0`, `1_000`, `0x10`, `NaN`, `Infinity`, `-Infinity`,
-	`123456789012345678901234567890`, `1e999999`, strings.Repeat("9", 5000),
-	`nul`, `nulll`, `nullnull`, `tru`, `truefalse`, `[null`, `{"a":nullx}`, `NULL`, `True`,
-	`"`, `"\`, `"\"`, `"\x"`, `"\u12"`, `"\u12g4"`, `"\ud800"`, `"\ud800\ud800"`, `"\udc00\ud800"`, `"\ud83d\ude00"`, `"\u0000"`,
-	"\"\x00\"", "\"\x1f\"", "\"\x7f\"", "\"\n\"", "\"\t\"", "\"\xff\"", "\"\xc3\x28\"", "\"\xed\xa0\x80\"", "\"\xf4\x90\x80\x80\"", "\"\u2028\u202e\"",
-	"\"a\\\nb\"", "\"\\\x00\"", "\"\\\xff\"", "// a\n{}", "{/**/}", "{}\n\n", "\v{}", "\u00a0{}",
-	strings.Repeat("[", 10000) + strings.Repeat("]", 10000), strings.Repeat("[", 10001) + strings.Repeat("]", 10001),
-	strings.Repeat(`{"a":`, 10000) + "1" + strings.Repeat("}", 10000), strings.Repeat(`{"a":`, 10001) + "1" + strings.Repeat("}", 10001),
-	`{"kind":"Pod","metadata":` + strings.Repeat("[", 9999) + strings.Repeat("]", 9999) + `}`,
-	`{"a":1,"a":2}`, `{"a":1,"\u0061":2}`, `{"":1}`, `{"a":{"a":{"a":1}}}`,
-}
-
 // objects are workloads that are easily read in a wrong way.
 var objects = []string{
 	`{"kind":"Pod","apiVersion":"v1","kind":"Job"}`,
@@ -68,48 +52,6 @@ var objects = []string{
 	`{"kind":null,"apiVersion":null,"metadata":null,"spec":null}`,
 }
 
-func TestScannerAcceptsWhatTheAPIAccepts(t *testing.T) {
-	for _, document := range append(documents, objects...) {
-		checkScanner(t, []byte(document))
-	}
-}
-
-func FuzzScanner(f *testing.F) {
-	for _, document := range documents {
-		f.Add([]byte(document))
-	}
-	f.Fuzz(func(t *testing.T, raw []byte) { checkScanner(t, raw) })
-}
-
-// checkScanner compares the scanner with encoding/json, which the API server's
-// patch applier reads with, and with sigs.k8s.io/json, which the API server reads
-// with.
-func checkScanner(t *testing.T, raw []byte) {
-	t.Helper()
-	var got []byte
-	s, err := newScanner(raw)
-	if err == nil {
-		got, err = s.skip()
-	}
-	if err == nil {
-		err = s.end()
-	}
-	var plain, theirs any
-	want := json.Unmarshal(raw, &plain)
-	if strict := kjson.UnmarshalCaseSensitivePreserveInts(raw, &theirs); (strict == nil) != (want == nil) && want == nil {
-		return // a number that no float64 holds
-	}
-	if want != nil && json.Valid(raw) {
-		return // valid JSON, but a number that no float64 holds
-	}
-	if accepted := err == nil; accepted != (want == nil && utf8.Valid(raw)) {
-		t.Errorf("%.80q: scanner says %v, encoding/json %v, valid UTF-8 is %t", raw, err, want, utf8.Valid(raw))
-	}
-	if err == nil && !bytes.Equal(got, bytes.Trim(raw, " \t\r\n")) {
-		t.Errorf("%.80q: read %.80q of it", raw, got)
-	}
-}
-
 // view is what parse and the API's own types must agree about.
 type view struct {
 	APIVersion, Kind, Name, Controller string
@@ -136,8 +78,8 @@ type containerView struct {
 func viewOf(o *object) view {
 	v := view{
 		APIVersion: o.apiVersion, Kind: o.kind, Name: o.meta.name, Controller: o.meta.controller,
-		Labels: o.meta.labels, Annotations: o.meta.annotations, Mirror: o.meta.mirror,
-		TemplateLabels: o.pod.meta.labels, Template: o.pod.meta.annotations,
+		Labels: labelsOf(&o.meta), Annotations: annotationsOf(&o.meta), Mirror: o.meta.mirror,
+		TemplateLabels: labelsOf(&o.pod.meta), Template: annotationsOf(&o.pod.meta),
 		Affinity: o.pod.affinity, PodAntiAffinity: o.pod.podAntiAffinity, Spread: o.pod.topologySpread,
 		Grace: o.pod.grace, RestartPolicy: o.pod.restartPolicy, Windows: o.pod.windows,
 	}
@@ -147,14 +89,9 @@ func viewOf(o *object) view {
 	for _, c := range o.pod.containers {
 		cv := containerView{Name: c.name, Lifecycle: c.lifecycle, PreStop: c.preStop != nil, Probe: c.readinessProbe, Sleep: sleepOf(c.preStop)}
 		for _, p := range c.ports {
-			cv.Ports = append(cv.Ports, fmt.Sprint(p.name, p.number, p.tcp))
+			cv.Ports = append(cv.Ports, fmt.Sprint(string(p.name), p.number, p.tcp))
 		}
-		if c.livenessHandler != nil {
-			cv.LivenessKind = c.livenessHandler.kind
-		}
-		if c.startupHandler != nil {
-			cv.StartupHandler = c.startupHandler.kind
-		}
+		cv.LivenessKind, cv.StartupHandler = c.livenessHandler.kind, c.startupHandler.kind
 		v.Containers = append(v.Containers, cv)
 	}
 	if len(o.selector) > 0 {
@@ -169,6 +106,25 @@ func viewOf(o *object) view {
 		}
 	}
 	return v
+}
+
+// labelsOf and annotationsOf return what the API's types hold in a map.
+func labelsOf(m *metadata) map[string]string {
+	if m.labels == nil {
+		return nil
+	}
+	labels := map[string]string{}
+	for _, l := range m.labels {
+		labels[string(l.key)] = string(l.value)
+	}
+	return labels
+}
+
+func annotationsOf(m *metadata) map[string]string {
+	if m.annotated && m.annotations == nil {
+		return map[string]string{}
+	}
+	return m.annotations
 }
 
 // decodeTyped makes a view of the API's own types. strict reports members that

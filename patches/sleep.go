@@ -62,7 +62,12 @@ func addHooks(in *input, out *output, grace int64) (raise int64) {
 	}
 
 	serves := slices.ContainsFunc(pod.containers, func(c container) bool { return len(c.ports) > 0 })
-	skips := make([]Skip, len(pod.containers))
+	var room [8]Skip
+	skips := room[:0]
+	if len(pod.containers) > len(room) {
+		skips = make([]Skip, 0, len(pod.containers))
+	}
+	skips = skips[:len(pod.containers)]
 	for i := range pod.containers {
 		c := &pod.containers[i]
 		switch {
@@ -95,24 +100,38 @@ func addHooks(in *input, out *output, grace int64) (raise int64) {
 		return 0
 	}
 
-	hook := corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: sleep}}
-	if !native {
-		hook = corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"sleep", strconv.FormatInt(sleep, 10)}}}
-	}
+	detail := "sleep " + strconv.FormatInt(sleep, 10) + " s"
 	for i, skip := range skips {
 		if skip != SkipNone {
 			out.skip(DefaultPreStopSleep, pod.containers[i].name, skip)
 			continue
 		}
-		path := fmt.Sprintf("%s/spec/containers/%d/lifecycle", pod.path, i)
 		if pod.containers[i].lifecycle {
-			out.add(path+"/preStop", hook)
+			out.open("add", pod.path, "/spec/containers/", strconv.Itoa(i), "/lifecycle/preStop")
+			out.hook(native, sleep)
 		} else {
-			out.add(path, corev1.Lifecycle{PreStop: &hook})
+			out.open("add", pod.path, "/spec/containers/", strconv.Itoa(i), "/lifecycle")
+			out.write(`{"preStop":`)
+			out.hook(native, sleep)
+			out.write(`}`)
 		}
-		out.applied(DefaultPreStopSleep, pod.containers[i].name, fmt.Sprintf("sleep %d s", sleep))
+		out.close()
+		out.applied(DefaultPreStopSleep, pod.containers[i].name, detail)
 	}
 	return raise
+}
+
+// hook writes a lifecycle handler that sleeps.
+func (o *output) hook(native bool, seconds int64) {
+	if native {
+		o.write(`{"sleep":{"seconds":`)
+		o.integer(seconds)
+		o.write(`}}`)
+		return
+	}
+	o.write(`{"exec":{"command":["sleep","`)
+	o.integer(seconds)
+	o.write(`"]}}`)
 }
 
 // graceSeconds returns the termination grace period.
@@ -124,12 +143,13 @@ func (p *podTemplate) graceSeconds() int64 {
 }
 
 func setGrace(pod *podTemplate, out *output, seconds int64) {
-	path := pod.path + "/spec/terminationGracePeriodSeconds"
-	if pod.grace == nil {
-		out.add(path, seconds)
-	} else {
-		out.replace(path, seconds)
+	operation := "add"
+	if pod.grace != nil {
+		operation = "replace"
 	}
+	out.open(operation, pod.path, "/spec/terminationGracePeriodSeconds")
+	out.integer(seconds)
+	out.close()
 }
 
 // raisedAgain returns by how many seconds to raise a grace period that an update

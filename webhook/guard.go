@@ -6,24 +6,26 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"mime"
 	"net/http"
 	"runtime/debug"
 	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
 	admissionv1 "k8s.io/api/admission/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/evenkeel/evenkeel/internal/scan"
+	"github.com/evenkeel/evenkeel/patches"
 )
 
 // maxBody is the largest review that is read, in bytes. kube-apiserver accepts
 // objects of 3 MiB (limitedReadBody in k8s.io/apiserver), and an update carries two.
 const maxBody = 8 << 20
-
-// maxTimeout is the largest timeoutSeconds that a webhook configuration may have.
-const maxTimeout = 30 * time.Second
 
 // guard stands in front of kubewebhook's handler and lets nothing through but a
 // well-formed review: kubewebhook panics on a review without request, echoes the
@@ -33,6 +35,7 @@ type guard struct {
 	next    http.Handler
 	log     *logrus.Entry
 	metrics *metrics
+	bodies  bodies
 }
 
 // rejection is the reason of an answer of 4xx: a closed set, since it is a metric
@@ -48,14 +51,9 @@ func (r *rejection) Error() string { return r.text }
 // ServeHTTP answers one review, or says with a status of 4xx what was wrong with
 // the request. It never repeats what it was sent.
 func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel, err := deadline(r)
+	err := g.serve(w, r)
 	if err == nil {
-		defer cancel()
-		var e *envelope
-		if e, err = readReview(w, r); err == nil {
-			g.pass(w, r.WithContext(context.WithValue(ctx, objectsKey{}, &e.objects)), e)
-			return
-		}
+		return
 	}
 	var no *rejection
 	if !errors.As(err, &no) { // the caller went away or was too slow
@@ -66,6 +64,26 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Allow", http.MethodPost)
 	}
 	http.Error(w, no.text, no.status)
+}
+
+// serve answers one review, or returns why it is none.
+func (g *guard) serve(w http.ResponseWriter, r *http.Request) error {
+	ctx, cancel, err := deadline(r)
+	if err != nil {
+		return err
+	}
+	defer cancel()
+	body := g.bodies.take()
+	defer g.bodies.put(body)
+	if err := readBody(w, r, body); err != nil {
+		return err
+	}
+	e := &envelope{Context: ctx}
+	if err := e.open(body.Bytes()); err != nil {
+		return err
+	}
+	g.pass(w, r, e)
+	return nil
 }
 
 // pass hands the slim envelope to kubewebhook. A panic there, or in our own code
@@ -81,7 +99,7 @@ func (g *guard) pass(w http.ResponseWriter, r *http.Request, e *envelope) {
 		patchType := admissionv1.PatchTypeJSONPatch
 		answer, err := json.Marshal(admissionv1.AdmissionReview{
 			TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"},
-			Response: &admissionv1.AdmissionResponse{UID: e.slim.Request.UID, Allowed: true, PatchType: &patchType, Patch: []byte("[]"),
+			Response: &admissionv1.AdmissionResponse{UID: types.UID(e.uid), Allowed: true, PatchType: &patchType, Patch: []byte("[]"),
 				Warnings: []string{"evenkeel: admitted unchanged after an internal error"}},
 		})
 		if err == nil {
@@ -92,118 +110,204 @@ func (g *guard) pass(w http.ResponseWriter, r *http.Request, e *envelope) {
 			g.log.WithError(err).Error("answer review")
 		}
 	}()
-	body, err := json.Marshal(e.slim)
-	if err != nil {
-		panic(err) // answered above
-	}
-	r.Body = io.NopCloser(bytes.NewReader(body))
-	r.ContentLength = int64(len(body))
+	r = r.WithContext(e)
+	r.Body, r.ContentLength = e, int64(e.slim.Len())
 	g.next.ServeHTTP(w, r)
 }
 
 // deadline returns a context that ends when kube-apiserver stops waiting, which it
-// says in the query as ?timeout=2s.
+// says in the query as ?timeout=2s. It says a second at least, and a review waits
+// for nothing longer than namespaceLag, so that the timer is for other callers.
 func deadline(r *http.Request) (context.Context, context.CancelFunc, error) {
-	timeout := maxTimeout
-	if text := r.URL.Query().Get("timeout"); text != "" {
-		asked, err := time.ParseDuration(text)
-		if err != nil || asked <= 0 {
-			return nil, nil, &rejection{"timeout", http.StatusBadRequest, "timeout is no positive duration; allowed: up to " + maxTimeout.String()}
+	text, plain := strings.CutPrefix(r.URL.RawQuery, "timeout=")
+	if !plain || strings.ContainsAny(text, "&;%+") {
+		text = r.URL.Query().Get("timeout")
+	}
+	if text != "" {
+		timeout, err := time.ParseDuration(text)
+		if err != nil || timeout <= 0 {
+			return nil, nil, &rejection{"timeout", http.StatusBadRequest, "timeout is no positive duration, 10s for example; allowed: up to 30s"}
 		}
-		timeout = min(timeout, asked)
+		if timeout <= namespaceLag {
+			ctx, cancel := context.WithTimeout(r.Context(), timeout)
+			return ctx, cancel, nil
+		}
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), timeout)
-	return ctx, cancel, nil
+	return r.Context(), func() {}, nil
 }
 
-// objects are the parts of a review that are kept away from kubewebhook.
-type objects struct {
-	object, oldObject []byte
-	subResource       string
-}
+// bodies are buffers for the bodies of reviews, used again and again.
+type bodies struct{ pool sync.Pool }
 
-type objectsKey struct{}
+// maxKept is the largest buffer that is kept, in bytes: the rare large review must
+// not stay in memory.
+const maxKept = 256 << 10
 
-// objectsOf returns the objects that the guard cut out of the review.
-func objectsOf(ctx context.Context) *objects {
-	if o, ok := ctx.Value(objectsKey{}).(*objects); ok {
-		return o
+func (b *bodies) take() *bytes.Buffer {
+	if body, ok := b.pool.Get().(*bytes.Buffer); ok {
+		body.Reset()
+		return body
 	}
-	return &objects{}
+	return &bytes.Buffer{}
 }
 
-// envelope is a review taken apart.
-type envelope struct {
-	slim    slimReview
-	objects objects
+// put takes a buffer back; nothing may refer to its bytes any more.
+func (b *bodies) put(body *bytes.Buffer) {
+	if body.Cap() <= maxKept {
+		b.pool.Put(body)
+	}
 }
 
-// slimReview is an AdmissionReview without its objects and user.
-type slimReview struct {
-	APIVersion string                        `json:"apiVersion"`
-	Kind       string                        `json:"kind"`
-	Request    *admissionv1.AdmissionRequest `json:"request"`
-}
-
-// readReview reads and checks a review.
-func readReview(w http.ResponseWriter, r *http.Request) (*envelope, error) {
+// readBody checks the request and reads its body.
+func readBody(w http.ResponseWriter, r *http.Request, into *bytes.Buffer) error {
 	if r.Method != http.MethodPost {
-		return nil, &rejection{"method", http.StatusMethodNotAllowed, "method is not allowed; allowed: POST"}
+		return &rejection{"method", http.StatusMethodNotAllowed, "method is not allowed; allowed: POST"}
 	}
-	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
-		return nil, &rejection{"content-type", http.StatusUnsupportedMediaType, "content type is not supported; allowed: application/json"}
+	if contentType := r.Header.Get("Content-Type"); contentType != "application/json" {
+		if media, _, err := mime.ParseMediaType(contentType); err != nil || media != "application/json" {
+			return &rejection{"content-type", http.StatusUnsupportedMediaType, "content type is not supported; allowed: application/json"}
+		}
 	}
 	if r.ContentLength > maxBody {
-		return nil, tooLarge()
+		return tooLarge()
 	}
-	var body bytes.Buffer
-	body.Grow(int(max(512, min(r.ContentLength, 64<<10)) + 1))
-	if _, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, maxBody)); err != nil {
+	body := r.Body
+	if r.ContentLength < 0 { // net/http reads no more than a length that was told
+		body = http.MaxBytesReader(w, body, maxBody)
+	}
+	into.Grow(int(max(512, min(r.ContentLength, 64<<10)) + bytes.MinRead))
+	if _, err := into.ReadFrom(body); err != nil {
 		var large *http.MaxBytesError
 		if errors.As(err, &large) {
-			return nil, tooLarge()
+			return tooLarge()
 		}
-		return nil, fmt.Errorf("read body: %w", err)
+		return fmt.Errorf("read body: %w", err)
 	}
-	return openReview(body.Bytes())
+	return nil
 }
 
 func tooLarge() error {
 	return &rejection{"size", http.StatusRequestEntityTooLarge, "body is too large; allowed: " + strconv.Itoa(maxBody) + " bytes"}
 }
 
-// openReview takes a review apart and checks its shape.
-func openReview(body []byte) (*envelope, error) {
+// envelope is a review taken apart: what evenkeel decides on, which refers to the
+// bytes of the body, and the slim review for kubewebhook. It is the context of the
+// request and its body.
+type envelope struct {
+	context.Context
+
+	uid                    []byte
+	operation              patches.Operation
+	namespace, subResource []byte
+	object, oldObject      []byte
+
+	slim     bytes.Reader
+	slimRoom [512]byte
+}
+
+type envelopeKey struct{}
+
+// Value implements context.Context.
+func (e *envelope) Value(key any) any {
+	if key == (envelopeKey{}) {
+		return e
+	}
+	return e.Context.Value(key)
+}
+
+// Read and Close implement http.Request.Body.
+func (e *envelope) Read(p []byte) (int, error) { return e.slim.Read(p) }
+
+// Close does nothing.
+func (*envelope) Close() error { return nil }
+
+// envelopeOf returns the review that the guard took apart.
+func envelopeOf(ctx context.Context) *envelope {
+	if e, ok := ctx.Value(envelopeKey{}).(*envelope); ok {
+		return e
+	}
+	return &envelope{}
+}
+
+// The members of a review that are read.
+var (
+	reviewMembers  = []string{"apiVersion", "kind", "request"}
+	requestMembers = []string{"uid", "operation", "namespace", "subResource", "object", "oldObject"}
+)
+
+// open takes a review apart and checks its shape. It reads what sigs.k8s.io/json,
+// and so the API server, would read in it, or refuses it: member names are compared
+// exactly, and none of those that it reads may occur twice.
+func (e *envelope) open(body []byte) error {
 	shape := func(what string) error {
 		return &rejection{"shape", http.StatusBadRequest, "body " + what + "; allowed: an AdmissionReview of admission.k8s.io/v1 with a request"}
 	}
-	var review struct {
-		slimReview
-		Request *struct {
-			admissionv1.AdmissionRequest
-			UserInfo  json.RawMessage `json:"userInfo"`
-			Object    json.RawMessage `json:"object"`
-			OldObject json.RawMessage `json:"oldObject"`
-			Options   json.RawMessage `json:"options"`
-		} `json:"request"`
+	var apiVersion, kind, operation []byte
+	requested := false
+	s, err := scan.New(body)
+	if err == nil && s.Next() != '{' {
+		return shape("is not the JSON of a review")
 	}
-	if err := json.Unmarshal(body, &review); err != nil {
-		return nil, shape("is not the JSON of a review")
+	if err == nil {
+		err = s.Members(reviewMembers, func(name string) (err error) {
+			switch name {
+			case "apiVersion":
+				apiVersion, err = s.Text()
+				return err
+			case "kind":
+				kind, err = s.Text()
+				return err
+			}
+			requested = s.Next() == '{'
+			return s.Members(requestMembers, func(name string) (err error) {
+				switch name {
+				case "uid":
+					e.uid, err = s.Text()
+				case "operation":
+					operation, err = s.Text()
+				case "namespace":
+					e.namespace, err = s.Text()
+				case "subResource":
+					e.subResource, err = s.Text()
+				case "object":
+					e.object, err = s.Skip()
+				default:
+					e.oldObject, err = s.Skip()
+				}
+				return err
+			})
+		})
+	}
+	if err == nil {
+		err = s.End()
 	}
 	switch {
-	case review.APIVersion != "admission.k8s.io/v1" || review.Kind != "AdmissionReview":
-		return nil, shape("is of another kind or version")
-	case review.Request == nil:
-		return nil, shape("has no request")
-	case review.Request.UID == "" || len(review.Request.UID) > 256:
-		return nil, shape("has a request without a uid of at most 256 bytes")
+	case err != nil:
+		return shape("is not the JSON of a review")
+	case string(apiVersion) != "admission.k8s.io/v1" || string(kind) != "AdmissionReview":
+		return shape("is of another kind or version")
+	case !requested:
+		return shape("has no request")
+	case len(e.uid) == 0 || len(e.uid) > 256:
+		return shape("has a request without a uid of at most 256 bytes")
 	}
-	switch review.Request.Operation {
-	case admissionv1.Create, admissionv1.Update, admissionv1.Delete, admissionv1.Connect:
+	switch string(operation) {
+	case "CREATE":
+		e.operation = patches.Create
+	case "UPDATE":
+		e.operation = patches.Update
+	case "DELETE", "CONNECT": // nothing to do
 	default:
-		return nil, shape("has a request with an unknown operation")
+		return shape("has a request with an unknown operation")
 	}
-	e := &envelope{slim: slimReview{APIVersion: review.APIVersion, Kind: review.Kind, Request: &review.Request.AdmissionRequest}}
-	e.objects = objects{object: review.Request.Object, oldObject: review.Request.OldObject, subResource: review.Request.SubResource}
-	return e, nil
+	if len(e.subResource) > 0 {
+		e.operation = "" // a scale or status is no workload
+	}
+	uid, err := json.Marshal(string(e.uid))
+	if err != nil {
+		return fmt.Errorf("encode uid: %w", err)
+	}
+	slim := append(e.slimRoom[:0], `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":`...)
+	e.slim.Reset(append(append(slim, uid...), `}}`...))
+	return nil
 }

@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -73,29 +72,27 @@ func (*reviewer) Kind() model.WebhookKind { return model.WebhookKindMutating }
 // answer of 500: what goes wrong is an empty patch with a warning.
 func (r *reviewer) Review(ctx context.Context, review model.AdmissionReview) (model.AdmissionResponse, error) {
 	start := time.Now()
-	objects := objectsOf(ctx)
+	e := envelopeOf(ctx)
+	namespace := string(e.namespace)
 	request := patches.Request{
-		Operation: patches.Operation(strings.ToUpper(string(review.Operation))),
-		Object:    objects.object,
-		Old:       objects.oldObject,
+		Operation: e.operation,
+		Object:    e.object,
+		Old:       e.oldObject,
 		Cluster:   r.config.Cluster(),
-		OptedOut:  func(kind, name string) bool { return r.config.OptedOut(review.Namespace, kind, name) },
-	}
-	if objects.subResource != "" {
-		request.Operation = "" // a scale or status is no workload
+		OptedOut:  func(kind, name string) bool { return r.config.OptedOut(namespace, kind, name) },
 	}
 	if request.Operation == patches.Create || request.Operation == patches.Update {
-		request.Namespace = r.config.Namespace(ctx, review.Namespace)
+		request.Namespace = r.config.Namespace(ctx, namespace)
 	}
 	result := r.config.Injector.Review(request)
 	r.metrics.observe(request.Operation, &result, time.Since(start))
-	r.log(&review, &result)
+	r.log(review.ID, namespace, request.Operation, &result)
 	return &model.MutatingAdmissionResponse{JSONPatchPatch: result.Patch, Warnings: warnings(&result)}, nil
 }
 
 // log writes a line per review at debug level, and one at error level for what
 // went wrong in evenkeel itself.
-func (r *reviewer) log(review *model.AdmissionReview, result *patches.Result) {
+func (r *reviewer) log(uid, namespace string, operation patches.Operation, result *patches.Result) {
 	level := logrus.DebugLevel
 	if result.Err != nil {
 		level = logrus.ErrorLevel
@@ -104,11 +101,11 @@ func (r *reviewer) log(review *model.AdmissionReview, result *patches.Result) {
 		return
 	}
 	entry := r.config.Log.WithFields(logrus.Fields{
-		"uid":       clip(review.ID),
+		"uid":       clip(uid),
 		"kind":      clip(result.Kind),
-		"namespace": clip(review.Namespace),
+		"namespace": clip(namespace),
 		"name":      clip(result.Name),
-		"operation": string(review.Operation),
+		"operation": string(operation),
 		"patched":   len(result.Operations) > 0,
 	})
 	if result.Err != nil {

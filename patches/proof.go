@@ -1,0 +1,108 @@
+package patches
+
+import (
+	"fmt"
+	"strconv"
+	"sync"
+
+	applier "gopkg.in/evanphx/json-patch.v4"
+
+	"github.com/evenkeel/evenkeel/internal/scan"
+)
+
+// proof shows that the API server will be able to apply a patch, because one that
+// does not apply fails the request even under failurePolicy: Ignore
+// (k8s.io/apiserver/pkg/admission/plugin/webhook/mutating/dispatcher.go). It uses
+// the API server's own applier, once for each shape.
+//
+// Whether that applier succeeds depends on little: the document and the patch are
+// JSON, nested no deeper than it reads, and the operations and their paths fit the
+// objects and arrays along those paths. It looks at nothing else, no value is read
+// and no other member. The last part is the shape. So a patch is applied in full
+// where its shape is new, and where the same shape has been applied before, it is
+// enough to check the JSON: of the document while parse reads it, of the patch here.
+// FuzzReview applies every patch in full all the same.
+type proof struct {
+	mu     sync.RWMutex
+	shapes map[string]bool
+}
+
+const (
+	// maxShapes is how many shapes are remembered, and maxShape how long one of them
+	// may be, in bytes: a tenant can make up any number of any length.
+	maxShapes = 1024
+	maxShape  = 4096
+	// shallow is the nesting up to which a shape says enough. The applier reads and
+	// writes inner values on their own, each nested 10,000 deep at most.
+	shallow = 1000
+)
+
+// applies returns an error when the patch with these changes can't be applied to
+// raw, which was parsed as o.
+func (p *proof) applies(patch []byte, changes []Change, raw []byte, o *object) error {
+	depth, err := scan.Valid(patch)
+	if err != nil {
+		return fmt.Errorf("own patch %w", err)
+	}
+	room := [maxShape]byte{}
+	shape := appendShape(room[:0], changes, o)
+	known := len(shape) <= maxShape && max(depth, o.depth) <= shallow
+	if known {
+		p.mu.RLock()
+		known = p.shapes[string(shape)]
+		p.mu.RUnlock()
+	}
+	if known {
+		return nil
+	}
+	decoded, err := applier.DecodePatch(patch)
+	if err != nil {
+		return fmt.Errorf("read own patch: %w", err)
+	}
+	if _, err := decoded.Apply(raw); err != nil {
+		return fmt.Errorf("apply own patch: %w", err)
+	}
+	if len(shape) > maxShape || max(depth, o.depth) > shallow {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.shapes) >= maxShapes || p.shapes == nil {
+		p.shapes = make(map[string]bool)
+	}
+	p.shapes[string(shape)] = true
+	return nil
+}
+
+// appendShape appends the operations and their paths, and the objects and arrays of
+// o that paths can lead through: what is written as a member here is an object, and
+// what is missing is anything else.
+func appendShape(b []byte, changes []Change, o *object) []byte {
+	for _, c := range changes {
+		b = append(append(append(append(b, c.Operation...), ' '), c.Path...), '\n')
+	}
+	pod := &o.pod
+	for _, place := range [...]struct {
+		name string
+		set  bool
+	}{
+		{"metadata", pod.meta.present}, {"annotations", pod.meta.annotated}, {"labels", pod.meta.labels != nil},
+		{"spec", pod.spec}, {"affinity", pod.affinity}, {"grace", pod.grace != nil}, {"containers", len(pod.containers) > 0},
+	} {
+		if place.set {
+			b = append(append(b, place.name...), ' ')
+		}
+	}
+	b = append(append(b, pod.path...), ' ')
+	b = strconv.AppendInt(b, int64(len(pod.containers)), 10)
+	for i := range pod.containers {
+		b = append(b, '\n')
+		if pod.containers[i].present {
+			b = append(b, "container "...)
+		}
+		if pod.containers[i].lifecycle {
+			b = append(b, "lifecycle"...)
+		}
+	}
+	return b
+}

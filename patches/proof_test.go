@@ -1,0 +1,86 @@
+package patches
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// asks makes a pod of the containers ask for hooks wherever they can go.
+func asks(containers string) string {
+	return `{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"app":"web"},"annotations":{"evenkeel.dev/pre-stop-sleep":"5s"}},"spec":{"containers":` + containers + `}}`
+}
+
+// TestAShapeStandsForItsKindOnly reviews objects after others that are nearly of the same shape: what was proven for
+// those must not be taken for proven here. Each answer is applied in full.
+func TestAShapeStandsForItsKindOnly(t *testing.T) {
+	deep := func(n int) string {
+		return asks(`[{"name":"a","env":` + strings.Repeat("[", n) + strings.Repeat("]", n) + `}]`)
+	}
+	same := []string{
+		asks(`[{"name":"a"},{"name":"b"}]`), asks(`[{"name":"a"},null]`), asks(`[null,null]`), asks(`[{"name":"a"}]`), asks(`[null]`),
+		asks(`[{"name":"a","lifecycle":{}}]`), asks(`[{"name":"a","lifecycle":null}]`),
+		strings.Replace(asks(`[{"name":"a"}]`), `"spec":{`, `"spec":{"affinity":{},`, 1),
+		strings.Replace(asks(`[{"name":"a"}]`), `"spec":{`, `"spec":{"affinity":null,`, 1),
+		strings.Replace(asks(`[{"name":"a"}]`), `"spec":{`, `"spec":{"terminationGracePeriodSeconds":30,`, 1),
+		`{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"app":"web"}},"spec":{"containers":[{"name":"a","ports":[{"containerPort":80}]}]}}`,
+		`{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"app":"web"},"annotations":null},"spec":{"containers":[{"name":"a","ports":[{"containerPort":80}]}]}}`,
+		`{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"app":"web"},"annotations":{}},"spec":{"containers":[{"name":"a","ports":[{"containerPort":80}]}]}}`,
+		`{"apiVersion":"v1","kind":"Pod","metadata":null,"spec":{"containers":[{"name":"a","ports":[{"containerPort":80}]}]}}`,
+		deep(10), deep(2000), deep(9990), deep(9996),
+	}
+	injector, err := New(DefaultConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for round := range 2 {
+		for i := range same {
+			object := same[i]
+			if round == 1 { // in the opposite order
+				object = same[len(same)-1-i]
+			}
+			fresh, err := New(DefaultConfig())
+			if err != nil {
+				t.Fatal(err)
+			}
+			req := Request{Operation: Create, Object: []byte(object), Cluster: clusters[0]}
+			result := injector.Review(req)
+			if got, want := describeResult(result), describeResult(fresh.Review(req)); got != want {
+				t.Errorf("%.300s: after the others\n%s\nbut alone\n%s", object, got, want)
+			}
+			if len(result.Operations) > 0 {
+				if _, err := apply(result.Patch, req.Object); err != nil {
+					t.Errorf("%.300s: %v", object, err)
+				}
+			}
+		}
+	}
+}
+
+// TestShapesAreForgotten bounds the memory that made-up shapes can take.
+func TestShapesAreForgotten(t *testing.T) {
+	injector, err := New(DefaultConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	review := func(containers int) {
+		object := asks(`[` + strings.Repeat(`{"name":"a"},`, containers) + `{"name":"a"}]`)
+		if r := injector.Review(Request{Operation: Create, Object: []byte(object), Cluster: clusters[0]}); r.Err != nil || len(r.Operations) == 0 {
+			t.Fatalf("%d containers: %d operations, %v", containers, len(r.Operations), r.Err)
+		}
+	}
+	review(1000)
+	if n := len(injector.proof.shapes); n != 0 {
+		t.Errorf("%d shapes are remembered, want none as long as this", n)
+	}
+	review(1)
+	for i := len(injector.proof.shapes); i < maxShapes; i++ {
+		injector.proof.shapes[fmt.Sprint(i)] = true
+	}
+	for i := range 20 {
+		review(i)
+		if n := len(injector.proof.shapes); n > maxShapes {
+			t.Fatalf("%d shapes are remembered", n)
+		}
+	}
+}
