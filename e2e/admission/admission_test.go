@@ -140,7 +140,7 @@ func TestBadAnnotationsAreWarnedOfAndAdmitted(t *testing.T) {
 	}{
 		"a key with a typo":       {"evenkeel.dev/pre-stop-slep", "5s", []string{"pre-stop-slep", "did you mean evenkeel.dev/pre-stop-sleep?"}},
 		"an unknown key":          {"evenkeel.dev/zzzzzz", "5s", []string{"zzzzzz", "known: anti-affinity"}},
-		"a value that is no enum": {"evenkeel.dev/anti-affinity", "Preferred", []string{"anti-affinity", `"Preferred"`, "`preferred`, `required`, `off`"}},
+		"a value that is no enum": {"evenkeel.dev/anti-affinity", "Preferred", []string{"anti-affinity", `"Preferred"`, "preferred, required, off"}},
 		"a broken duration":       {"evenkeel.dev/pre-stop-sleep", "ten", []string{`"ten"`, "whole seconds"}},
 		"a clamped duration":      {"evenkeel.dev/pre-stop-sleep", "1h", []string{`"1h"`, "at most 1m0s"}},
 		"a broken probe":          {"evenkeel.dev/readiness-probe", "http", []string{`"http"`, "http:PORT/PATH"}},
