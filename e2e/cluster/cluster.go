@@ -52,6 +52,10 @@ type Config struct {
 	// isn't supported for: what they do to workloads is enough to test admission.
 	APIServerVersion string
 
+	// Address is an address of this machine, other than a loopback one, at which real nodes and their pods reach the API
+	// server; it then listens on all addresses, and the Service "kubernetes" leads to this one. Empty means loopback only.
+	Address string
+
 	// LogDir is where each component's output goes, as NAME.log; it is made if necessary and kept. Empty means a
 	// directory that Stop removes.
 	LogDir string
@@ -158,7 +162,7 @@ func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 
 // startAll starts the components in the order in which they need each other.
 func (c *Cluster) startAll(ctx context.Context) error {
-	users, err := writeCredentials(c.Dir)
+	users, err := writeCredentials(c.Dir, c.config.Address)
 	if err != nil {
 		return err
 	}
@@ -197,6 +201,9 @@ func (c *Cluster) startAll(ctx context.Context) error {
 		"--service-account-key-file=" + c.path("sa.pub"), "--service-account-signing-key-file=" + c.path("sa.key"),
 		"--service-cluster-ip-range=10.96.0.0/16",
 		"--shutdown-watch-termination-grace-period=3s", // else the controllers' watches hold up StopAPIServer until it kills
+	}
+	if c.config.Address != "" { // the last of two flags wins
+		c.apiServer = append(c.apiServer, "--bind-address=0.0.0.0", "--advertise-address="+c.config.Address, "--endpoint-reconciler-type=lease")
 	}
 	if err := c.start(APIServer, c.apiServer...); err != nil {
 		return err

@@ -24,8 +24,8 @@ import (
 const admin = "admin"
 
 // writeCredentials writes the key pair of service accounts, a certificate authority (ca.crt, ca.key), the API server's
-// certificate (server.crt, server.key) and its token file, and returns each user's token. The components are the users that RBAC's bootstrap roles are made for; kwok is an administrator.
-func writeCredentials(dir string) (map[string]string, error) {
+// certificate (server.crt, server.key), which is for address too if there is one, and its token file, and returns each user's token. The components are the users that RBAC's bootstrap roles are made for; kwok is an administrator.
+func writeCredentials(dir, address string) (map[string]string, error) {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		return nil, fmt.Errorf("make service account key: %w", err)
@@ -34,7 +34,7 @@ func writeCredentials(dir string) (map[string]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode service account key: %w", err)
 	}
-	authority, server, err := makeCertificates()
+	authority, server, err := makeCertificates(address)
 	if err != nil {
 		return nil, fmt.Errorf("make certificates: %w", err)
 	}
@@ -69,7 +69,7 @@ func writeCredentials(dir string) (map[string]string, error) {
 type keyPair struct{ certificate, key []byte }
 
 // makeCertificates makes a certificate authority and a certificate of the API server by it, valid for a day.
-func makeCertificates() (authority, server keyPair, err error) {
+func makeCertificates(address string) (authority, server keyPair, err error) {
 	authorityKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return keyPair{}, keyPair{}, err
@@ -88,6 +88,11 @@ func makeCertificates() (authority, server keyPair, err error) {
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		DNSNames:    []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"},
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv4(10, 96, 0, 1)}, // the second is the Service "kubernetes"
+	}
+	if ip := net.ParseIP(address); ip != nil {
+		leaf.IPAddresses = append(leaf.IPAddresses, ip)
+	} else if address != "" {
+		return keyPair{}, keyPair{}, fmt.Errorf("address %q: not an IP address", address)
 	}
 	if authority, err = encode(issuer, issuer, authorityKey, authorityKey); err != nil {
 		return keyPair{}, keyPair{}, err
