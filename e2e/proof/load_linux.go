@@ -1,0 +1,437 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/stats"
+)
+
+// The kinds of clients.
+const (
+	newConnection = "new connection" // for each request, HTTP/1.1
+	http1         = "HTTP/1.1"       // persistent connections
+	http2         = "HTTP/2"
+	grpcClient    = "gRPC"
+)
+
+func clientKinds() []string { return []string{newConnection, http1, http2, grpcClient} }
+
+// requestTimeout is the time within which an answer has to be there, counted from when the request was due.
+const requestTimeout = 5 * time.Second
+
+// A loadConfig says what the load process does until its standard input ends.
+type loadConfig struct {
+	Targets     []target
+	Clients     []string
+	Rate        float64 // requests per second of each client on each target
+	Connections int     // of each persistent client to each target
+	Addresses   []string
+}
+
+// A target is a Service.
+type target struct {
+	Side, Server string
+	IP           string
+}
+
+// A record is one request.
+type record struct {
+	Due           int64 // microseconds since 1970 at which it was to start
+	Target        int   // index into loadConfig.Targets
+	Client        int   // index into loadConfig.Clients
+	Latency       int64 // microseconds from Due to the end
+	Pod           string
+	Cause, Detail string // of a failure
+}
+
+// load sends requests at fixed times, whether earlier ones are answered or not, and writes a record for each as a line.
+func load(stdin io.Reader, stdout io.Writer) error {
+	decoder := json.NewDecoder(stdin)
+	var c loadConfig
+	if err := decoder.Decode(&c); err != nil {
+		return fmt.Errorf("read configuration of load: %w", err)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	go func() {
+		defer stop()
+		_, _ = io.Copy(io.Discard, stdin) // until the parent closes it or ends
+	}()
+	sources := newSources(c.Addresses)
+	var mu sync.Mutex
+	out := bufio.NewWriterSize(stdout, 1<<16)
+	encoder := json.NewEncoder(out)
+
+	var pairs, requests sync.WaitGroup
+	interval := time.Duration(float64(time.Second) / c.Rate)
+	for t, target := range c.Targets {
+		for k, kind := range c.Clients {
+			do, err := newClient(kind, target, c.Connections, sources)
+			if err != nil {
+				return err
+			}
+			pairs.Go(func() {
+				due := time.Now().Add(rand.N(interval))
+				for ctx.Err() == nil {
+					time.Sleep(time.Until(due))
+					scheduled := due
+					requests.Go(func() {
+						limited, cancel := context.WithDeadline(context.Background(), scheduled.Add(requestTimeout))
+						defer cancel()
+						pod, err := do(limited)
+						r := record{Due: scheduled.UnixMicro(), Target: t, Client: k, Latency: time.Since(scheduled).Microseconds(), Pod: pod}
+						if err != nil {
+							r.Cause, r.Detail = cause(err), err.Error()
+						}
+						mu.Lock()
+						defer mu.Unlock()
+						_ = encoder.Encode(r) // a parent that doesn't read any more has ended
+					})
+					due = due.Add(interval)
+				}
+			})
+		}
+	}
+	pairs.Wait()
+	requests.Wait()
+	return out.Flush()
+}
+
+// A request is made by one client; it returns the pod that answered or, with an error, the one that the connection led to, if
+// that is known.
+type request func(ctx context.Context) (pod string, err error)
+
+func newClient(kind string, t target, connections int, sources *sources) (request, error) {
+	web := net.JoinHostPort(t.IP, "80")
+	switch kind {
+	case newConnection:
+		return func(ctx context.Context) (string, error) {
+			c, err := dialHTTP1(ctx, web, sources)
+			if err != nil {
+				return "", err
+			}
+			defer c.Close()
+			return c.do(ctx, true)
+		}, nil
+	case http1:
+		pool := &pool{size: connections, address: web, sources: sources}
+		return pool.do, nil
+	case http2:
+		return roundRobin(connections, func() (request, error) { return newHTTP2(web, sources), nil })
+	case grpcClient:
+		return roundRobin(connections, func() (request, error) { return newGRPC(net.JoinHostPort(t.IP, "9090"), sources) })
+	}
+	return nil, fmt.Errorf("client %q: allowed are %s", kind, strings.Join(clientKinds(), ", "))
+}
+
+// roundRobin makes several clients of one connection each take turns.
+func roundRobin(n int, make func() (request, error)) (request, error) {
+	var clients []request
+	for range n {
+		c, err := make()
+		if err != nil {
+			return nil, err
+		}
+		clients = append(clients, c)
+	}
+	var turn atomic.Uint64
+	return func(ctx context.Context) (string, error) { return clients[turn.Add(1)%uint64(n)](ctx) }, nil
+}
+
+// sources hands out source addresses with ports. With 16 addresses and 50,000 ports each, and no more than 500 connections per second, a
+// port comes back after 26 minutes: conntrack remembers a connection's addresses for two, and would lead a new connection
+// with the same ones to the old pod.
+type sources struct {
+	addresses []string
+	next      atomic.Uint64
+}
+
+const (
+	firstSourcePort    = 10_000
+	sourcePorts        = 50_000
+	mostConnectionsPer = 500 // second
+)
+
+// newSources begins where no earlier process can have come to.
+func newSources(addresses []string) *sources {
+	s := &sources{addresses: addresses}
+	s.next.Store(uint64(time.Now().UnixMilli()) * mostConnectionsPer / 1000)
+	return s
+}
+
+func (s *sources) dial(ctx context.Context, address string) (net.Conn, error) {
+	n := s.next.Add(1)
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{
+		IP:   net.ParseIP(s.addresses[n%uint64(len(s.addresses))]),
+		Port: firstSourcePort + int(n/uint64(len(s.addresses))%sourcePorts),
+	}}
+	conn, err := dialer.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, &connectError{err}
+	}
+	return conn, nil
+}
+
+// A connectError is what went wrong before there was a connection.
+type connectError struct{ error }
+
+func (e *connectError) Unwrap() error { return e.error }
+
+// An http1Conn is a connection of an HTTP/1.1 client. Not net/http's, which sends a request a second time, unseen, where the
+// connection broke under the first.
+type http1Conn struct {
+	net.Conn
+	reader *bufio.Reader
+	pod    string // that answered last
+	last   bool   // the server has said that it closes
+}
+
+func dialHTTP1(ctx context.Context, address string, sources *sources) (*http1Conn, error) {
+	conn, err := sources.dial(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	return &http1Conn{Conn: conn, reader: bufio.NewReader(conn)}, nil
+}
+
+func (c *http1Conn) do(ctx context.Context, last bool) (string, error) {
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := c.SetDeadline(deadline); err != nil {
+			return c.pod, err
+		}
+	}
+	more := ""
+	if last {
+		more = "Connection: close\r\n"
+	}
+	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: proof\r\n"+more+"\r\n"); err != nil {
+		return c.pod, err
+	}
+	response, err := http.ReadResponse(c.reader, nil)
+	if err != nil {
+		return c.pod, err
+	}
+	pod, err := readAnswer(response)
+	if err == nil {
+		c.pod = pod
+	}
+	c.last = response.Close
+	return c.pod, err
+}
+
+// readAnswer returns the pod that an answer names.
+func readAnswer(response *http.Response) (string, error) {
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		return "", err
+	}
+	if response.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("%w %d", errStatus, response.StatusCode)
+	}
+	return string(body), nil
+}
+
+var (
+	errStatus  = errors.New("status")
+	errRetried = errors.New("the server never processed the request, and gRPC sent it again")
+)
+
+// closed says whether the server has closed the connection, as far as it is known here already: what any client looks at before it
+// uses an idle connection again.
+func (c *http1Conn) closed() bool {
+	tcp, ok := c.Conn.(*net.TCPConn)
+	if !ok {
+		return false
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return true
+	}
+	closed := false
+	err = raw.Read(func(fd uintptr) bool {
+		var b [1]byte
+		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		closed = n == 0 && err == nil || err != nil && !errors.Is(err, syscall.EAGAIN)
+		return true
+	})
+	return closed || err != nil
+}
+
+// A pool keeps a number of persistent connections, and opens more while all of them are busy.
+type pool struct {
+	size    int
+	address string
+	sources *sources
+
+	mu   sync.Mutex
+	idle []*http1Conn
+	busy int
+}
+
+func (p *pool) do(ctx context.Context) (string, error) {
+	c, err := p.take(ctx)
+	defer func() { p.give(c, err == nil) }()
+	if err != nil {
+		return "", err
+	}
+	var pod string
+	pod, err = c.do(ctx, false)
+	return pod, err
+}
+
+func (p *pool) take(ctx context.Context) (*http1Conn, error) {
+	p.mu.Lock()
+	p.busy++
+	for len(p.idle) > 0 && len(p.idle)+p.busy > p.size {
+		c := p.idle[0]
+		p.idle = p.idle[1:]
+		if !c.closed() && c.SetDeadline(time.Time{}) == nil {
+			p.mu.Unlock()
+			return c, nil
+		}
+		_ = c.Close()
+	}
+	p.mu.Unlock()
+	return dialHTTP1(ctx, p.address, p.sources)
+}
+
+func (p *pool) give(c *http1Conn, usable bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.busy--
+	switch {
+	case c == nil:
+	case usable && !c.last && len(p.idle) < p.size:
+		p.idle = append(p.idle, c)
+	default:
+		_ = c.Close()
+	}
+}
+
+// newHTTP2 returns a client with one connection of Go's own HTTP/2 client, which notices by pings when nobody is there any
+// more. Its requests have a body that it can't read twice, so that it sends none a second time.
+func newHTTP2(address string, sources *sources) request {
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) { return sources.dial(ctx, address) },
+		Protocols:   new(http.Protocols),
+		HTTP2:       &http.HTTP2Config{SendPingTimeout: 2 * time.Second, PingTimeout: 3 * time.Second},
+	}
+	transport.Protocols.SetUnencryptedHTTP2(true)
+	return func(ctx context.Context) (string, error) {
+		body := struct{ io.Reader }{strings.NewReader("?")}
+		r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+address+"/", body)
+		if err != nil {
+			return "", err
+		}
+		r.ContentLength = 1
+		response, err := transport.RoundTrip(r)
+		if err != nil {
+			return "", err
+		}
+		return readAnswer(response)
+	}
+}
+
+// newGRPC returns a client with one connection of gRPC. It sends a request again by itself where the server has not looked at
+// it; that is an error here.
+func newGRPC(address string, sources *sources) (request, error) {
+	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableRetry(),
+		grpc.WithContextDialer(sources.dial), grpc.WithStatsHandler(retryWatch{}),
+		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: 3 * time.Second}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}))
+	if err != nil {
+		return nil, err
+	}
+	client := grpc_health_v1.NewHealthClient(conn)
+	return func(ctx context.Context) (string, error) {
+		var retried atomic.Bool
+		var header metadata.MD
+		_, err := client.Check(context.WithValue(ctx, retryKey{}, &retried), &grpc_health_v1.HealthCheckRequest{}, grpc.Header(&header))
+		if err == nil && retried.Load() {
+			err = errRetried
+		}
+		if pods := header.Get("pod"); len(pods) == 1 {
+			return pods[0], err
+		}
+		return "", err
+	}, nil
+}
+
+// retryWatch notes in a request's context that gRPC sent it again.
+type retryWatch struct{}
+
+type retryKey struct{}
+
+func (retryWatch) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
+func (retryWatch) HandleRPC(ctx context.Context, s stats.RPCStats) {
+	if begin, ok := s.(*stats.Begin); ok && begin.IsTransparentRetryAttempt {
+		if retried, ok := ctx.Value(retryKey{}).(*atomic.Bool); ok {
+			retried.Store(true)
+		}
+	}
+}
+func (retryWatch) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+func (retryWatch) HandleConn(context.Context, stats.ConnStats)                       {}
+
+// The causes of failures.
+const (
+	causeRefused   = "connection refused"
+	causeNoRoute   = "no route to host"
+	causeConnect   = "no connection within 5 s"
+	causeReset     = "connection reset under a request"
+	causeClosed    = "connection closed under a request"
+	causeTimeout   = "no answer within 5 s"
+	causeStatus    = "an error as answer"
+	causeUndone    = "not processed by the server that drained"
+	causeOtherConn = "no connection"
+	causeOther     = "other"
+)
+
+// cause sorts an error into one of the causes. Where an error has no type of its own (gRPC's and HTTP/2's), its text decides.
+func cause(err error) string {
+	var connecting *connectError
+	var network net.Error
+	text := err.Error()
+	switch {
+	case errors.Is(err, errRetried), strings.Contains(text, "GOAWAY"):
+		return causeUndone
+	case errors.Is(err, errStatus):
+		return causeStatus
+	case errors.Is(err, syscall.ECONNREFUSED), strings.Contains(text, "connection refused"):
+		return causeRefused
+	case errors.Is(err, syscall.EHOSTUNREACH), strings.Contains(text, "no route to host"):
+		return causeNoRoute
+	case errors.As(err, &connecting) && errors.As(err, &network) && network.Timeout(), strings.Contains(text, "while dialing") && strings.Contains(text, "i/o timeout"):
+		return causeConnect
+	case errors.As(err, &connecting):
+		return causeOtherConn
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), strings.Contains(text, "connection reset by peer"), strings.Contains(text, "broken pipe"):
+		return causeReset
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), strings.Contains(text, "EOF"), strings.Contains(text, "client connection lost"), strings.Contains(text, "transport is closing"):
+		return causeClosed
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout(), strings.Contains(text, "DeadlineExceeded"):
+		return causeTimeout
+	}
+	return causeOther
+}

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"time"
+
+	"github.com/evenkeel/evenkeel/e2e/nodes"
+)
+
+// An env is a running cluster with evenkeel.
+type env struct {
+	*nodes.Cluster
+	log  io.Writer
+	pods *podWatch
+	rate float64 // requests per second of each client on each server
+}
+
+// A generator is a running load process.
+type generator struct {
+	cmd     *exec.Cmd
+	stdin   io.WriteCloser
+	targets []target
+	clients []string
+	records []record
+	err     error
+	done    chan struct{}
+}
+
+// generate starts the load of these clients on these targets.
+func (e *env) generate(ctx context.Context, targets []target, clients []string) (*generator, error) {
+	g := &generator{targets: targets, clients: clients, done: make(chan struct{})}
+	var err error
+	if g.cmd, err = e.Command(ctx, nodes.Clients, "/proc/self/exe", "load"); err != nil {
+		return nil, err
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	g.cmd.Args[len(g.cmd.Args)-2] = program
+	g.cmd.Stderr = e.log
+	if g.stdin, err = g.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	stdout, err := g.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := g.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start load: %w", err)
+	}
+	config := loadConfig{Targets: targets, Clients: clients, Rate: e.rate, Connections: 2, Addresses: nodes.ClientAddresses()}
+	if err := json.NewEncoder(g.stdin).Encode(config); err != nil {
+		return nil, errors.Join(fmt.Errorf("start load: %w", err), g.cmd.Process.Kill(), g.cmd.Wait())
+	}
+	go func() {
+		defer close(g.done)
+		decoder := json.NewDecoder(bufio.NewReaderSize(stdout, 1<<16))
+		for {
+			var r record
+			err := decoder.Decode(&r)
+			if errors.Is(err, io.EOF) {
+				g.err = g.cmd.Wait()
+				return
+			}
+			if err != nil {
+				g.err = errors.Join(err, g.cmd.Process.Kill(), g.cmd.Wait())
+				return
+			}
+			g.records = append(g.records, r)
+		}
+	}()
+	return g, nil
+}
+
+// stop ends the load, after the answers to the last requests, and returns all requests.
+func (g *generator) stop() ([]record, error) {
+	_ = g.stdin.Close() // it may have ended
+	<-g.done
+	if g.err != nil {
+		return nil, fmt.Errorf("load: %w", g.err)
+	}
+	return g.records, nil
+}
+
+// The load before and after each operation.
+const (
+	lead = 5 * time.Second
+	tail = 8 * time.Second
+)
+
+// observe runs an operation under load and returns what clients saw.
+func (e *env) observe(ctx context.Context, s scenario, repetition int, targets []target, operate func(context.Context) error) (*outcome, error) {
+	fmt.Fprintf(e.log, "%s  %s, run %d …\n", time.Now().Format(time.TimeOnly), s.Title, repetition)
+	clients := s.Clients
+	if clients == nil {
+		clients = clientKinds()
+	}
+	g, err := e.generate(ctx, targets, clients)
+	if err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	err = pause(ctx, lead)
+	started := time.Now()
+	if err == nil {
+		err = operate(ctx)
+	}
+	ended := time.Now()
+	if err == nil {
+		err = pause(ctx, tail)
+	}
+	stopped := time.Now()
+	records, stopErr := g.stop()
+	if err := errors.Join(err, stopErr); err != nil {
+		return nil, fmt.Errorf("%s: %w", s.Title, err)
+	}
+	o := newOutcome(s, repetition, targets, clients, records)
+	o.Began, o.Started, o.Ended, o.Stopped = began, started, ended, stopped
+	o.Pods = e.pods.between(began, stopped)
+	for _, side := range sides() {
+		fmt.Fprintf(e.log, "          %-8s %s\n", side, o.Sides[side].line())
+	}
+	return o, nil
+}

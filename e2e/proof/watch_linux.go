@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/tools/cache"
+)
+
+// A phase is what a pod is doing.
+type phase string
+
+// The phases of a pod, in the order in which it goes through them.
+const (
+	pending     phase = "pending"     // not running yet
+	starting    phase = "starting"    // running, not ready
+	ready       phase = "ready"       // gets traffic
+	terminating phase = "terminating" // was told to go, and may still serve
+	stopped     phase = "stopped"     // no container runs any more
+	gone        phase = "gone"
+)
+
+// A podLife is what became of a pod, as the API server told.
+type podLife struct {
+	Side, Server, Name, Node string
+	Changes                  []change
+}
+
+// A change is the beginning of a phase.
+type change struct {
+	At    time.Time
+	Phase phase
+}
+
+// at returns the phase at a time, and since when.
+func (p *podLife) at(t time.Time) (phase, time.Time) {
+	var last change
+	for _, c := range p.Changes {
+		if c.At.After(t) {
+			break
+		}
+		last = c
+	}
+	return last.Phase, last.At
+}
+
+// A podWatch follows all pods of both sides.
+type podWatch struct {
+	mu   sync.Mutex
+	pods map[string]*podLife // by UID
+}
+
+// watchPods follows the pods until the context ends.
+func (e *env) watchPods(ctx context.Context) *podWatch {
+	w := &podWatch{pods: map[string]*podLife{}}
+	for _, side := range sides() {
+		factory := informers.NewSharedInformerFactoryWithOptions(e.Client, 0, informers.WithNamespace(side))
+		informer := factory.Core().V1().Pods().Informer()
+		_, _ = informer.AddEventHandler(cache.ResourceEventHandlerFuncs{ // fails only for a stopped informer
+			AddFunc:    w.see,
+			UpdateFunc: func(_, now any) { w.see(now) },
+			DeleteFunc: func(last any) {
+				if tombstone, ok := last.(cache.DeletedFinalStateUnknown); ok {
+					last = tombstone.Obj
+				}
+				if pod, ok := last.(*corev1.Pod); ok {
+					w.note(pod, gone)
+				}
+			},
+		})
+		factory.Start(ctx.Done())
+		factory.WaitForCacheSync(ctx.Done())
+	}
+	return w
+}
+
+func (w *podWatch) see(object any) {
+	if pod, ok := object.(*corev1.Pod); ok {
+		w.note(pod, phaseOf(pod))
+	}
+}
+
+// phaseOf returns the phase that a pod's status says.
+func phaseOf(pod *corev1.Pod) phase {
+	running, isReady := false, false
+	for _, status := range pod.Status.ContainerStatuses {
+		running = running || status.State.Running != nil
+	}
+	for _, condition := range pod.Status.Conditions {
+		isReady = isReady || condition.Type == corev1.PodReady && condition.Status == corev1.ConditionTrue
+	}
+	switch {
+	case pod.DeletionTimestamp != nil && !running:
+		return stopped
+	case pod.DeletionTimestamp != nil:
+		return terminating
+	case isReady:
+		return ready
+	case running:
+		return starting
+	}
+	return pending
+}
+
+func (w *podWatch) note(pod *corev1.Pod, now phase) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	life := w.pods[string(pod.UID)]
+	if life == nil {
+		life = &podLife{Side: pod.Namespace, Server: pod.Labels["app"], Name: pod.Name}
+		w.pods[string(pod.UID)] = life
+	}
+	life.Node = pod.Spec.NodeName
+	if n := len(life.Changes); n == 0 || life.Changes[n-1].Phase != now {
+		life.Changes = append(life.Changes, change{time.Now(), now})
+	}
+}
+
+// between returns copies of the lives of the pods that were there between two times, in the order in which they began.
+func (w *podWatch) between(from, to time.Time) []podLife {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var lives []podLife
+	for _, life := range w.pods {
+		last := life.Changes[len(life.Changes)-1]
+		if last.Phase == gone && last.At.Before(from) || life.Changes[0].At.After(to) {
+			continue
+		}
+		kept := *life
+		kept.Changes = append([]change(nil), life.Changes...)
+		lives = append(lives, kept)
+	}
+	sortLives(lives)
+	return lives
+}
