@@ -179,7 +179,7 @@ func enter() error {
 	return ip(
 		"link set lo up",
 		"link add br0 type bridge",
-		"addr add "+controlAddress+networkBits+" dev br0",
+		"addr add "+ControlAddress+networkBits+" dev br0",
 		"link set br0 up",
 	)
 }

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	controlAddress = "172.30.0.1" // of the control plane on the bridge that connects everything
+	ControlAddress = "172.30.0.1" // of the control plane, and of whoever calls Start, on the bridge that connects everything
 	networkBits    = "/16"
 	cniDir         = "/usr/lib/cni"
 	pauseImage     = "evenkeel.test/pause:1"
@@ -147,7 +147,7 @@ func (c nodeConfig) mounts() error {
 }
 
 func (c nodeConfig) network() error {
-	if err := ip("link set lo up", "addr add "+c.Address+networkBits+" dev eth0", "link set eth0 up", "route add default via "+controlAddress); err != nil {
+	if err := ip("link set lo up", "addr add "+c.Address+networkBits+" dev eth0", "link set eth0 up", "route add default via "+ControlAddress); err != nil {
 		return err
 	}
 	for _, address := range c.More {

@@ -102,7 +102,7 @@ func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 		flags[name] = append(flags[name], more...)
 	}
 	control, err := cluster.Start(ctx, cluster.Config{
-		Components: []string{cluster.ControllerManager, cluster.Scheduler}, Flags: flags, Address: controlAddress,
+		Components: []string{cluster.ControllerManager, cluster.Scheduler}, Flags: flags, Address: ControlAddress,
 		LogDir: config.LogDir, Log: config.Log,
 	})
 	if err != nil {
@@ -159,7 +159,7 @@ func (c *Cluster) writeKubeconfig() error {
 		if _, err := fmt.Sscanf(control.Server, "https://127.0.0.1:%s", &port); err != nil {
 			return fmt.Errorf("read kubeconfig: server %s: %w", control.Server, err)
 		}
-		control.Server = "https://" + controlAddress + ":" + port
+		control.Server = "https://" + ControlAddress + ":" + port
 	}
 	return clientcmd.WriteToFile(*config, c.kubeconfig)
 }

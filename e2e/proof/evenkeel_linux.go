@@ -31,9 +31,8 @@ func images(ctx context.Context, dir string) ([]string, error) {
 	e2e := filepath.Join(root, "e2e")
 	var files []string
 	for name, options := range map[string]image.Options{
-		"evenkeel.tar":   {Module: root, Package: ".", Name: evenkeelImage + ":v1", Program: "evenkeel", LinkerFlags: "-X main.version=v1"},
-		"server.tar":     {Module: e2e, Package: "./proof/server", Name: serverImage + ":v1", Program: "server"},
-		"distroless.tar": {Module: e2e, Package: "./proof/server", Name: distrolessImage + ":v1", Program: "server"},
+		"evenkeel.tar": {Module: root, Package: ".", Name: evenkeelImage + ":v1", Program: "evenkeel", LinkerFlags: "-X main.version=v1"},
+		"server.tar":   {Module: e2e, Package: "./proof/server", Name: serverImage + ":v1", Program: "server"},
 	} {
 		file := filepath.Join(dir, name)
 		if err := image.Write(ctx, file, options); err != nil {
@@ -46,6 +45,9 @@ func images(ctx context.Context, dir string) ([]string, error) {
 
 // tagImages gives all images a second version, so that there is something to update to.
 func (e *env) tagImages() error {
+	if err := e.Tag(serverImage+":v1", distrolessImage+":v1"); err != nil {
+		return err
+	}
 	for _, name := range []string{evenkeelImage, serverImage, distrolessImage} {
 		if err := e.Tag(name+":v1", name+":v2"); err != nil {
 			return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"strings"
@@ -18,15 +19,7 @@ import (
 	"github.com/evenkeel/evenkeel/policy"
 )
 
-// The namespaces of the two sides.
-const (
-	without = "without"
-	with    = "with"
-)
-
-func sides() []string { return []string{without, with} }
-
-// serverImage is the image of all servers but the one without a shell, which has another name for the same.
+// serverImage is the image of all servers. None holds more than the program; the one that is about that has a name of its own.
 const (
 	serverImage     = "evenkeel.test/server"
 	distrolessImage = "evenkeel.test/distroless"
@@ -124,7 +117,7 @@ func (e *env) deploy(ctx context.Context, kinds []string, replicas int32) ([]tar
 			targets = append(targets, t)
 		}
 	}
-	return targets, e.waitComplete(ctx, kinds...)
+	return targets, e.waitComplete(ctx, nil, kinds...)
 }
 
 // create creates a server with its Service.
@@ -180,12 +173,15 @@ func (e *env) remove(ctx context.Context, kinds ...string) error {
 	})
 }
 
-// update changes the servers on both sides.
+// update changes the servers on the sides that have them.
 func (e *env) update(ctx context.Context, kinds []string, change func(*appsv1.Deployment)) error {
 	for _, kind := range kinds {
 		for _, side := range sides() {
 			err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
 				d, err := e.Client.AppsV1().Deployments(side).Get(ctx, kind, metav1.GetOptions{})
+				if apierrors.IsNotFound(err) {
+					return nil
+				}
 				if err != nil {
 					return err
 				}
@@ -201,14 +197,6 @@ func (e *env) update(ctx context.Context, kinds []string, change func(*appsv1.De
 	return nil
 }
 
-// scaleTo sets the number of replicas, and waits for them.
-func (e *env) scaleTo(ctx context.Context, kinds []string, replicas int32) error {
-	if err := e.update(ctx, kinds, func(d *appsv1.Deployment) { d.Spec.Replicas = &replicas }); err != nil {
-		return err
-	}
-	return e.waitComplete(ctx, kinds...)
-}
-
 // otherImage is a change to the servers' images: from v1 to v2 and back.
 func otherImage(d *appsv1.Deployment) {
 	swap := func(containers []corev1.Container) {
@@ -221,22 +209,47 @@ func otherImage(d *appsv1.Deployment) {
 	swap(d.Spec.Template.Spec.InitContainers)
 }
 
-// waitComplete waits until all servers run as they are to, and no pod of earlier ones is left.
-func (e *env) waitComplete(ctx context.Context, kinds ...string) error {
+// waitComplete waits until all servers run as they are to, and no pod of earlier ones is left. The time that each side took since the
+// operation began goes into the outcome, if there is one.
+func (e *env) waitComplete(ctx context.Context, o *outcome, kinds ...string) error {
 	return e.wait(ctx, "the servers to be complete", func() error {
+		var incomplete error
 		for _, side := range sides() {
-			if err := e.complete(ctx, side, kinds...); err != nil {
-				return err
+			err := e.complete(ctx, side, kinds...)
+			if err == nil && o != nil && o.Took[side] == 0 {
+				o.Took[side] = time.Since(o.Started)
+			}
+			incomplete = errors.Join(incomplete, err)
+		}
+		return incomplete
+	})
+}
+
+// waitAvailable waits until all servers have their replicas.
+func (e *env) waitAvailable(ctx context.Context, kinds ...string) error {
+	return e.wait(ctx, "the servers to be available", func() error {
+		for _, side := range sides() {
+			for _, kind := range kinds {
+				d, err := e.Client.AppsV1().Deployments(side).Get(ctx, kind, metav1.GetOptions{})
+				if err != nil {
+					return err
+				}
+				if err := available(d); err != nil {
+					return err
+				}
 			}
 		}
 		return nil
 	})
 }
 
-// complete returns nil if the servers of a side run as they are to.
+// complete returns nil if the servers of a side run as they are to, those that it has.
 func (e *env) complete(ctx context.Context, side string, kinds ...string) error {
 	for _, kind := range kinds {
 		d, err := e.Client.AppsV1().Deployments(side).Get(ctx, kind, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -282,8 +295,8 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// withLabels returns d under another name, so that several of one kind can stand side by side.
-func withLabels(d *appsv1.Deployment, name string) *appsv1.Deployment {
+// named returns d under another name, so that several of one kind can stand side by side.
+func named(d *appsv1.Deployment, name string) *appsv1.Deployment {
 	d.Name = name
 	labels := map[string]string{"app": name}
 	d.Spec.Selector = &metav1.LabelSelector{MatchLabels: labels}

@@ -48,22 +48,6 @@ type loadConfig struct {
 	Addresses   []string
 }
 
-// A target is a Service.
-type target struct {
-	Side, Server string
-	IP           string
-}
-
-// A record is one request.
-type record struct {
-	Due           int64 // microseconds since 1970 at which it was to start
-	Target        int   // index into loadConfig.Targets
-	Client        int   // index into loadConfig.Clients
-	Latency       int64 // microseconds from Due to the end
-	Pod           string
-	Cause, Detail string // of a failure
-}
-
 // load sends requests at fixed times, whether earlier ones are answered or not, and writes a record for each as a line.
 func load(stdin io.Reader, stdout io.Writer) error {
 	decoder := json.NewDecoder(stdin)

@@ -10,16 +10,25 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
 	"time"
 
+	"github.com/evenkeel/evenkeel/e2e/cluster"
 	"github.com/evenkeel/evenkeel/e2e/installation"
 	"github.com/evenkeel/evenkeel/e2e/nodes"
 )
 
 type options struct {
-	logs   string
-	steady time.Duration
-	rate   float64
+	logs          string
+	steady        time.Duration
+	rate          float64
+	only, out     string
+	runs, rolling int
+	short         bool
+	within        time.Duration
 }
 
 func main() {
@@ -32,10 +41,19 @@ func main() {
 	}
 	var o options
 	flag.StringVar(&o.logs, "log-dir", "", "directory for the programs' logs, kept afterwards; default is a temporary one")
-	flag.DurationVar(&o.steady, "steady", 20*time.Second, "time without any operation, in which no request may fail")
+	flag.DurationVar(&o.steady, "steady", 5*time.Minute, "time without any operation, in which no request may fail")
 	flag.Float64Var(&o.rate, "rate", 10, "requests per second of each client on each server")
+	flag.StringVar(&o.only, "only", "", "comma-separated scenarios, such as 1b,5a; default is all")
+	flag.StringVar(&o.out, "o", "", "directory for the report: proof.html and the plots")
+	flag.IntVar(&o.runs, "runs", 3, "repetitions of each scenario")
+	flag.IntVar(&o.rolling, "rolling", 50, "Deployments that roll at once while it is measured how long endpoints take to leave the nodes; 0 means not to")
+	flag.BoolVar(&o.short, "short", false, "only the scenarios 1b and 5a, once, after 20 s of steady state, and without that measurement")
+	flag.DurationVar(&o.within, "within", 55*time.Minute, "start no scenario after that time")
 	flag.Parse()
-	err := nodes.Main(prepare, func(ctx context.Context) error { return run(ctx, o) })
+	if o.short {
+		o.runs, o.rolling, o.steady = 1, 0, min(o.steady, 20*time.Second)
+	}
+	err := nodes.Main(func(ctx context.Context) error { return prepare(ctx, o) }, func(ctx context.Context) error { return prove(ctx, o) })
 	if ended := new(exec.ExitError); err != nil && !errors.As(err, &ended) { // a copy of this program has said it
 		fmt.Fprintln(os.Stderr, "proof:", err)
 	}
@@ -50,7 +68,10 @@ func imageDir() (string, error) {
 	return filepath.Join(root, "e2e", "bin", "proof-images"), err
 }
 
-func prepare(ctx context.Context) error {
+func prepare(ctx context.Context, o options) error {
+	if o.out == "" {
+		return errors.New("the flag -o is missing: the directory for the report")
+	}
 	if err := nodes.Prepare(ctx, os.Stderr); err != nil {
 		return err
 	}
@@ -65,7 +86,7 @@ func prepare(ctx context.Context) error {
 	return err
 }
 
-func run(ctx context.Context, o options) (err error) {
+func prove(ctx context.Context, o options) (err error) {
 	dir, err := imageDir()
 	if err != nil {
 		return err
@@ -75,7 +96,7 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	began := time.Now()
-	c, err := nodes.Start(ctx, nodes.Config{Images: files, LogDir: o.logs, Log: os.Stderr})
+	c, err := nodes.Start(ctx, nodes.Config{Images: files, Flags: map[string][]string{cluster.ControllerManager: {"--horizontal-pod-autoscaler-sync-period=3s"}}, LogDir: o.logs, Log: os.Stderr})
 	if err != nil {
 		return err
 	}
@@ -92,28 +113,96 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	fmt.Fprintf(os.Stderr, "evenkeel is installed after %.0f s\n", time.Since(began).Seconds())
+	if e.load, err = e.serveMetric(ctx, nodes.ControlAddress); err != nil {
+		return err
+	}
 	e.pods = e.watchPods(ctx)
 	targets, err := e.deploy(ctx, serverKinds(), 2)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(os.Stderr, "servers are ready after %.0f s\n", time.Since(began).Seconds())
-	if _, err := e.steady(ctx, o.steady, targets); err != nil {
+	result := &report{Date: began, Versions: versions(), Command: o.command()}
+	if result.Steady, err = e.steady(ctx, o.steady, targets); err != nil {
 		return err
 	}
-	for _, replicas := range []int32{2, 3} {
-		if err := e.scaleTo(ctx, serverKinds(), replicas); err != nil {
-			return err
-		}
-		outcome, err := e.rolling(ctx, scenario{ID: "1", Title: fmt.Sprintf("Rolling update, %d replicas", replicas)}, 1, targets, serverKinds())
-		if err != nil {
-			return err
-		}
-		for _, r := range outcome.Records {
-			if r.Cause != "" && targets[r.Target].Side == with {
-				fmt.Fprintln(os.Stderr, r, targets[r.Target])
+	if failed := result.Steady.Sides[without].Failed + result.Steady.Sides[with].Failed; failed > 0 {
+		printFailures(result.Steady)
+		return fmt.Errorf("%d requests failed while nothing happened: everything that follows would be void", failed)
+	}
+	for repetition := 1; repetition <= o.runs; repetition++ {
+		r := &run{env: e, repetition: repetition, targets: targets}
+		for _, step := range steps() {
+			if o.only != "" && !slices.Contains(strings.Split(o.only, ","), step.ID) || o.short && !step.short {
+				continue
+			}
+			if time.Since(began) > o.within {
+				fmt.Fprintf(os.Stderr, "no time left for %s, run %d\n", step.Title, repetition)
+				continue
+			}
+			if err := step.do(r, ctx, step.scenario); err != nil {
+				return err
+			}
+			for _, outcome := range r.outcomes {
+				printFailures(outcome)
+			}
+			result.Outcomes = append(result.Outcomes, r.outcomes...)
+			r.outcomes = nil
+			result.Took = time.Since(began)
+			if err := result.write(o.out); err != nil { // after each, so that a crash leaves what there is
+				return err
 			}
 		}
+		if o.rolling > 0 && repetition == 1 {
+			if err := r.settle(ctx, 0); err != nil {
+				return err
+			}
+			if result.Programmed, err = r.programRules(ctx, o.rolling); err != nil {
+				return err
+			}
+			fmt.Fprintln(os.Stderr, result.Programmed.sentence())
+		}
 	}
-	return nil
+	result.Took = time.Since(began)
+	if err := result.write(o.out); err != nil {
+		return err
+	}
+	fmt.Print(result.markdown())
+	return result.verdict()
+}
+
+// command is what repeats a run.
+func (o options) command() string {
+	if o.short {
+		return "make proof-short"
+	}
+	return fmt.Sprintf("make proof RUNS=%d", o.runs)
+}
+
+// versions says what took part.
+func versions() string {
+	var uname syscall.Utsname
+	kernel := ""
+	if syscall.Uname(&uname) == nil {
+		for _, c := range uname.Release {
+			if c == 0 {
+				break
+			}
+			kernel += string(rune(c))
+		}
+		kernel, _, _ = strings.Cut(kernel, "-")
+	}
+	containerd, _ := exec.Command("containerd", "--version").Output() // a report without it is still one
+	fields := append(strings.Fields(string(containerd)), "", "", "")
+	return fmt.Sprintf("Kubernetes %s, containerd %s, kube-proxy in iptables mode, Linux %s, %s, %d CPUs", cluster.Version, fields[2], kernel, runtime.Version(), runtime.NumCPU())
+}
+
+// printFailures says what failed with evenkeel, and why.
+func printFailures(o *outcome) {
+	for _, line := range o.explain(with) {
+		fmt.Fprintln(os.Stderr, "          with evenkeel:", line)
+	}
+	for _, note := range o.Notes {
+		fmt.Fprintln(os.Stderr, "         ", note)
+	}
 }

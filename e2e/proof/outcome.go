@@ -11,8 +11,10 @@ import (
 
 // A scenario is one situation.
 type scenario struct {
-	ID, Title string
-	Clients   []string // nil means all
+	ID, Title   string
+	Clients     []string // nil means all
+	Rate        float64  // requests per second of each client on each server; 0 means the usual
+	Connections int      // of each persistent client to each server; 0 means 2
 }
 
 // An outcome is what clients saw in one run of a scenario.
@@ -27,6 +29,23 @@ type outcome struct {
 	Sides                          map[string]*summary
 	Took                           map[string]time.Duration // the operation by side, where they differ
 	Notes                          []string
+	Settled                        time.Time // from when on shares are looked at
+}
+
+// A target is a Service.
+type target struct {
+	Side, Server string
+	IP           string
+}
+
+// A record is one request.
+type record struct {
+	Due           int64 // microseconds since 1970 at which it was to start
+	Target        int   // index into loadConfig.Targets
+	Client        int   // index into loadConfig.Clients
+	Latency       int64 // microseconds from Due to the end
+	Pod           string
+	Cause, Detail string // of a failure
 }
 
 // A summary is what the clients of one side saw.
@@ -65,13 +84,42 @@ func byCount(counts map[string]int) []string {
 	})
 }
 
-func newOutcome(s scenario, repetition int, targets []target, clients []string, records []record) *outcome {
+// count sorts the requests and sums them up.
+func (o *outcome) count(records []record) {
 	slices.SortFunc(records, func(a, b record) int { return cmp.Compare(a.Due, b.Due) })
-	o := &outcome{Scenario: s, Repetition: repetition, Targets: targets, Clients: clients, Records: records, Sides: map[string]*summary{}, Took: map[string]time.Duration{}}
-	for _, side := range []string{without, with} {
-		o.Sides[side] = summarize(side, targets, clients, records)
+	o.Records, o.Sides = records, map[string]*summary{}
+	for _, side := range sides() {
+		o.Sides[side] = summarize(side, o.Targets, o.Clients, records)
 	}
-	return o
+}
+
+// lastFailure returns when the last request of a side failed, or the zero time.
+func (o *outcome) lastFailure(side string) time.Time {
+	var last time.Time
+	for _, r := range o.Records {
+		if end := time.UnixMicro(r.Due + r.Latency); r.Cause != "" && o.Targets[r.Target].Side == side && end.After(last) {
+			last = end
+		}
+	}
+	return last
+}
+
+// newShares returns the shares of the answered requests, from Settled on, of the pods of a side that were made during the operation.
+func (o *outcome) newShares(side string) string {
+	answered, all := map[string]int{}, 0
+	for _, r := range o.Records {
+		if r.Cause == "" && o.Targets[r.Target].Side == side && r.Due >= o.Settled.UnixMicro() {
+			answered[r.Pod]++
+			all++
+		}
+	}
+	var shares []string
+	for _, life := range o.Pods {
+		if life.Side == side && life.Changes[0].At.After(o.Started) {
+			shares = append(shares, fmt.Sprintf("%.1f %%", 100*float64(answered[life.Name])/float64(max(1, all))))
+		}
+	}
+	return strings.Join(shares, " and ")
 }
 
 // summarize counts the requests of one side; the records are in the order of their times.
@@ -118,4 +166,49 @@ func sortLives(lives []podLife) {
 	slices.SortFunc(lives, func(a, b podLife) int {
 		return cmp.Or(cmp.Compare(a.Side, b.Side), cmp.Compare(a.Server, b.Server), a.Changes[0].At.Compare(b.Changes[0].At), cmp.Compare(a.Name, b.Name))
 	})
+}
+
+// The namespaces of the two sides.
+const (
+	without = "without"
+	with    = "with"
+)
+
+func sides() []string { return []string{without, with} }
+
+// A phase is what a pod is doing.
+type phase string
+
+// The phases of a pod, in the order in which it goes through them.
+const (
+	pending     phase = "pending"     // not running yet
+	starting    phase = "starting"    // running, not ready
+	ready       phase = "ready"       // gets traffic
+	terminating phase = "terminating" // was told to go, and may still serve
+	stopped     phase = "stopped"     // no container runs any more
+	gone        phase = "gone"
+)
+
+// A podLife is what became of a pod, as the API server told.
+type podLife struct {
+	Side, Server, Name, Node string
+	Changes                  []change
+}
+
+// A change is the beginning of a phase.
+type change struct {
+	At    time.Time
+	Phase phase
+}
+
+// at returns the phase at a time, and since when.
+func (p *podLife) at(t time.Time) (phase, time.Time) {
+	var last change
+	for _, c := range p.Changes {
+		if c.At.After(t) {
+			break
+		}
+		last = c
+	}
+	return last.Phase, last.At
 }

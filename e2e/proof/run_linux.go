@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"sync/atomic"
 	"time"
 
 	"github.com/evenkeel/evenkeel/e2e/nodes"
@@ -19,7 +21,8 @@ type env struct {
 	*nodes.Cluster
 	log  io.Writer
 	pods *podWatch
-	rate float64 // requests per second of each client on each server
+	rate float64       // requests per second of each client on each server
+	load *atomic.Int64 // the metric that autoscalers look at
 }
 
 // A generator is a running load process.
@@ -34,7 +37,7 @@ type generator struct {
 }
 
 // generate starts the load of these clients on these targets.
-func (e *env) generate(ctx context.Context, targets []target, clients []string) (*generator, error) {
+func (e *env) generate(ctx context.Context, s scenario, targets []target, clients []string) (*generator, error) {
 	g := &generator{targets: targets, clients: clients, done: make(chan struct{})}
 	var err error
 	if g.cmd, err = e.Command(ctx, nodes.Clients, "/proc/self/exe", "load"); err != nil {
@@ -56,7 +59,7 @@ func (e *env) generate(ctx context.Context, targets []target, clients []string) 
 	if err := g.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start load: %w", err)
 	}
-	config := loadConfig{Targets: targets, Clients: clients, Rate: e.rate, Connections: 2, Addresses: nodes.ClientAddresses()}
+	config := loadConfig{Targets: targets, Clients: clients, Rate: cmp.Or(s.Rate, e.rate), Connections: cmp.Or(s.Connections, 2), Addresses: nodes.ClientAddresses()}
 	if err := json.NewEncoder(g.stdin).Encode(config); err != nil {
 		return nil, errors.Join(fmt.Errorf("start load: %w", err), g.cmd.Process.Kill(), g.cmd.Wait())
 	}
@@ -97,36 +100,40 @@ const (
 )
 
 // observe runs an operation under load and returns what clients saw.
-func (e *env) observe(ctx context.Context, s scenario, repetition int, targets []target, operate func(context.Context) error) (*outcome, error) {
+func (e *env) observe(ctx context.Context, s scenario, repetition int, targets []target, operate func(context.Context, *outcome) error) (*outcome, error) {
 	fmt.Fprintf(e.log, "%s  %s, run %d …\n", time.Now().Format(time.TimeOnly), s.Title, repetition)
 	clients := s.Clients
 	if clients == nil {
 		clients = clientKinds()
 	}
-	g, err := e.generate(ctx, targets, clients)
+	g, err := e.generate(ctx, s, targets, clients)
 	if err != nil {
 		return nil, err
 	}
-	began := time.Now()
+	o := &outcome{Scenario: s, Repetition: repetition, Targets: targets, Clients: clients, Took: map[string]time.Duration{}, Began: time.Now()}
 	err = pause(ctx, lead)
-	started := time.Now()
+	o.Started = time.Now()
 	if err == nil {
-		err = operate(ctx)
+		err = operate(ctx, o)
 	}
-	ended := time.Now()
+	o.Ended = time.Now()
 	if err == nil {
 		err = pause(ctx, tail)
 	}
-	stopped := time.Now()
+	o.Stopped = time.Now()
 	records, stopErr := g.stop()
 	if err := errors.Join(err, stopErr); err != nil {
 		return nil, fmt.Errorf("%s: %w", s.Title, err)
 	}
-	o := newOutcome(s, repetition, targets, clients, records)
-	o.Began, o.Started, o.Ended, o.Stopped = began, started, ended, stopped
-	o.Pods = e.pods.between(began, stopped)
+	o.count(records)
+	o.Pods = e.pods.between(o.Began, o.Stopped)
 	for _, side := range sides() {
 		fmt.Fprintf(e.log, "          %-8s %s\n", side, o.Sides[side].line())
 	}
 	return o, nil
+}
+
+// steady is the time without any operation; a failure in it makes everything void.
+func (e *env) steady(ctx context.Context, d time.Duration, targets []target) (*outcome, error) {
+	return e.observe(ctx, scenario{ID: "0", Title: "Steady state"}, 1, targets, func(ctx context.Context, _ *outcome) error { return pause(ctx, d) })
 }

@@ -10,43 +10,6 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// A phase is what a pod is doing.
-type phase string
-
-// The phases of a pod, in the order in which it goes through them.
-const (
-	pending     phase = "pending"     // not running yet
-	starting    phase = "starting"    // running, not ready
-	ready       phase = "ready"       // gets traffic
-	terminating phase = "terminating" // was told to go, and may still serve
-	stopped     phase = "stopped"     // no container runs any more
-	gone        phase = "gone"
-)
-
-// A podLife is what became of a pod, as the API server told.
-type podLife struct {
-	Side, Server, Name, Node string
-	Changes                  []change
-}
-
-// A change is the beginning of a phase.
-type change struct {
-	At    time.Time
-	Phase phase
-}
-
-// at returns the phase at a time, and since when.
-func (p *podLife) at(t time.Time) (phase, time.Time) {
-	var last change
-	for _, c := range p.Changes {
-		if c.At.After(t) {
-			break
-		}
-		last = c
-	}
-	return last.Phase, last.At
-}
-
 // A podWatch follows all pods of both sides.
 type podWatch struct {
 	mu   sync.Mutex

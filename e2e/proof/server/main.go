@@ -1,5 +1,5 @@
 // Command server is what the proof's clients speak to: HTTP/1.1 and HTTP/2 without TLS at -http, gRPC's health service at -grpc. Each
-// answer takes -work and names the pod.
+// answer takes -work, or as long as the query ?for= says, and names the pod.
 package main
 
 import (
@@ -72,7 +72,11 @@ func run(c config) error {
 		Addr: c.http, ReadHeaderTimeout: time.Minute, Protocols: new(http.Protocols),
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(io.Discard, r.Body)
-			time.Sleep(c.work)
+			work := c.work
+			if d, err := time.ParseDuration(r.URL.Query().Get("for")); err == nil {
+				work = d
+			}
+			time.Sleep(work)
 			_, _ = io.WriteString(w, pod)
 		}),
 	}

@@ -1,0 +1,212 @@
+package main
+
+import (
+	"fmt"
+	"html"
+	"math"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A drawing is an SVG that grows by elements.
+type drawing struct{ strings.Builder }
+
+const (
+	plotWidth  = 960
+	plotLeft   = 92
+	plotRight  = 20
+	barHeight  = 110
+	axisStyle  = `stroke="#777"`
+	gridStyle  = `stroke="#e3e3e3"`
+	fineColour = "#8fb4d9"
+	failColour = "#d62728"
+)
+
+// phaseColour is what a pod's bar looks like.
+func phaseColour(p phase) string {
+	return map[phase]string{pending: "#dcdcdc", starting: "#f2c14e", ready: "#3a9d6e", terminating: "#9a7bb8", stopped: "#b9b9b9"}[p]
+}
+
+func (d *drawing) text(x, y float64, anchor, more, text string) {
+	fmt.Fprintf(d, `<text x="%.1f" y="%.1f" text-anchor="%s"%s>%s</text>`+"\n", x, y, anchor, more, html.EscapeString(text))
+}
+
+func (d *drawing) line(x1, y1, x2, y2 float64, style string) {
+	fmt.Fprintf(d, `<line x1="%.1f" y1="%.1f" x2="%.1f" y2="%.1f" %s/>`+"\n", x1, y1, x2, y2, style)
+}
+
+func (d *drawing) box(x, y, width, height float64, fill string) {
+	fmt.Fprintf(d, `<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="%s"/>`+"\n", x, y, width, height, fill)
+}
+
+// timeline draws one run: for each side the requests per second with the failures in red, and below them the phases of the
+// pods.
+func timeline(o *outcome) string {
+	lives := map[string][]podLife{}
+	for _, life := range o.Pods {
+		lives[life.Side] = append(lives[life.Side], life)
+	}
+	most := max(len(lives[without]), len(lives[with]))
+	lane := min(6, max(2, 220/float64(max(1, most))))
+	height := 64.0
+	for _, side := range sides() {
+		height += 40 + barHeight + float64(len(lives[side]))*lane + groupGap*float64(len(groups(lives[side]))) + 34
+	}
+	d := new(drawing)
+	fmt.Fprintf(d, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %.0f" width="%d" height="%.0f" font-family="sans-serif" font-size="12" fill="#333">`+"\n",
+		plotWidth, height, plotWidth, height)
+	d.box(0, 0, plotWidth, height, "#fff")
+	d.text(plotLeft, 22, "start", ` font-size="16" font-weight="bold"`, o.Scenario.Title)
+	legend(d, 42)
+
+	perSecond := o.rates()
+	scale := 1.0
+	for _, rates := range perSecond {
+		for i := range rates.sent {
+			scale = max(scale, rates.sent[i])
+		}
+	}
+	y := 64.0
+	for _, side := range sides() {
+		y = o.panel(d, side, y, lane, scale, perSecond[side], lives[side])
+	}
+	d.WriteString("</svg>\n")
+	return d.String()
+}
+
+func legend(d *drawing, y float64) {
+	x := float64(plotLeft)
+	for _, entry := range []struct{ colour, text string }{
+		{fineColour, "requests answered"}, {failColour, "failed"}, {phaseColour(pending), "pod pending"}, {phaseColour(starting), "starting"},
+		{phaseColour(ready), "ready"}, {phaseColour(terminating), "terminating, still serving"}, {phaseColour(stopped), "stopped"},
+	} {
+		d.box(x, y-9, 11, 11, entry.colour)
+		d.text(x+15, y+1, "start", "", entry.text)
+		x += 34 + 6.2*float64(len(entry.text))
+	}
+}
+
+// rates are requests per second, by second since the load began.
+type rates struct{ sent, failed []float64 }
+
+func (o *outcome) rates() map[string]rates {
+	seconds := int(math.Ceil(o.Stopped.Sub(o.Began).Seconds()))
+	result := map[string]rates{}
+	for _, side := range sides() {
+		result[side] = rates{make([]float64, seconds), make([]float64, seconds)}
+	}
+	for _, r := range o.Records {
+		second := int((r.Due - o.Began.UnixMicro()) / 1_000_000)
+		if second < 0 || second >= seconds {
+			continue
+		}
+		side := result[o.Targets[r.Target].Side]
+		side.sent[second]++
+		if r.Cause != "" {
+			side.failed[second]++
+		}
+	}
+	return result
+}
+
+const groupGap = 5
+
+// groups returns the servers of pods, which stand in their order.
+func groups(lives []podLife) []string {
+	var servers []string
+	for _, life := range lives {
+		if !slices.Contains(servers, life.Server) {
+			servers = append(servers, life.Server)
+		}
+	}
+	return servers
+}
+
+// panel draws one side from y on and returns where it ends.
+func (o *outcome) panel(d *drawing, side string, y, lane, scale float64, r rates, lives []podLife) float64 {
+	seconds := o.Stopped.Sub(o.Began).Seconds()
+	x := func(t time.Time) float64 {
+		return plotLeft + min(max(t.Sub(o.Began).Seconds(), 0), seconds)/seconds*(plotWidth-plotLeft-plotRight)
+	}
+	s := o.Sides[side]
+	colour := "#2e7d4f"
+	if s.Failed > 0 {
+		colour = failColour
+	}
+	d.text(plotLeft, y+16, "start", ` font-size="14" font-weight="bold"`, side+" evenkeel")
+	d.text(plotLeft+150, y+16, "start", fmt.Sprintf(` font-weight="bold" fill="%s"`, colour), fmt.Sprintf("%s of %s requests failed", number(s.Failed), number(s.Sent)))
+	top := y + 28
+	bottom := top + barHeight
+	lanes := float64(len(lives))*lane + groupGap*float64(len(groups(lives)))
+	// The time of the operation.
+	d.box(x(o.Started), top, x(o.Ended)-x(o.Started), barHeight+lanes, "#f5f3ee")
+	step := niceStep(scale / 3)
+	for v := 0.0; v <= scale; v += step {
+		at := bottom - v/scale*barHeight
+		d.line(plotLeft, at, plotWidth-plotRight, at, gridStyle)
+		d.text(plotLeft-6, at+4, "end", "", fmt.Sprintf("%.0f/s", v))
+	}
+	for i := range r.sent {
+		from, to := x(o.Began.Add(time.Duration(i)*time.Second)), x(o.Began.Add(time.Duration(i+1)*time.Second))
+		if to-from < 0.1 {
+			continue
+		}
+		fine, failed := (r.sent[i]-r.failed[i])/scale*barHeight, r.failed[i]/scale*barHeight
+		if failed > 0 {
+			failed = max(failed, 1.5) // one failure is to be seen
+		}
+		d.box(from, bottom-fine, max(to-from-0.6, 0.4), fine, fineColour)
+		if failed > 0 {
+			d.box(from, bottom-fine-failed, max(to-from-0.6, 0.4), failed, failColour)
+		}
+	}
+	d.line(plotLeft, bottom, plotWidth-plotRight, bottom, axisStyle)
+
+	at, server := bottom+2, ""
+	for _, life := range lives {
+		if life.Server != server {
+			server = life.Server
+			at += groupGap
+			d.text(plotLeft-6, at+9, "end", ` font-size="11"`, server)
+		}
+		for i, c := range life.Changes {
+			end := o.Stopped
+			if i+1 < len(life.Changes) {
+				end = life.Changes[i+1].At
+			}
+			if c.Phase != gone && end.After(o.Began) && c.At.Before(o.Stopped) && x(end) > x(c.At) {
+				d.box(x(c.At), at, x(end)-x(c.At), max(lane-0.8, 1), phaseColour(c.Phase))
+			}
+		}
+		at += lane
+	}
+	d.line(plotLeft, at+3, plotWidth-plotRight, at+3, axisStyle)
+	every := niceStep(seconds / 10)
+	for v := 0.0; v <= seconds; v += every {
+		tx := x(o.Began.Add(time.Duration(v * float64(time.Second))))
+		d.line(tx, at+3, tx, at+7, axisStyle)
+		d.text(tx, at+19, "middle", "", fmt.Sprintf("%.0f s", v))
+	}
+	return at + 34
+}
+
+// niceStep rounds up to 1, 2 or 5 times a power of ten.
+func niceStep(v float64) float64 {
+	power := math.Pow(10, math.Floor(math.Log10(max(v, 0.1))))
+	for _, factor := range []float64{1, 2, 5, 10} {
+		if factor*power >= v {
+			return factor * power
+		}
+	}
+	return 10 * power
+}
+
+// number writes thousands with a comma.
+func number(n int) string {
+	s := fmt.Sprint(n)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
