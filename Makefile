@@ -20,6 +20,10 @@ MODULES := $(UNIT_MODULES) e2e/validation e2e
 # What the tests run beside Go, as COMMAND:PACKAGE of Debian. Installed where it is missing and we are root.
 PROGRAMS := gcc:gcc git:git openssl:openssl curl:curl wrk:wrk h2load:nghttp2-client nginx:nginx-light promtool:prometheus
 
+# What real nodes are made of: Linux, and for root only.
+NODE_PROGRAMS := containerd:containerd runc:runc /usr/lib/cni/bridge:containernetworking-plugins iptables:iptables \
+	conntrack:conntrack ip:iproute2 ethtool:ethtool socat:socat
+
 # How long each fuzz target runs: a minute in CI, a look otherwise.
 FUZZTIME ?= $(if $(filter true,$(CI)),60s,10s)
 
@@ -35,7 +39,7 @@ demo: ## Show on a real control plane what evenkeel adds (the first time builds 
 	@cd e2e && go run ./demo
 
 .PHONY: test
-test: packages fmt vet lint unit fuzz e2e ## Everything that CI checks, on a machine with Go and Debian
+test: packages fmt vet lint unit fuzz e2e proof-short ## Everything that CI checks, on a machine with Go and Debian
 
 .PHONY: build
 build: ## Build bin/evenkeel
@@ -119,6 +123,30 @@ versions: ## Test admission on the API servers of API_SERVERS (six minutes each 
 		go test -count=1 -timeout $(E2E_TIMEOUT) ./admission -args -api-server "$$version"
 	done
 
+# Repetitions of each scenario of the proof, and where its report goes.
+RUNS ?= 3
+PROOF ?= docs
+
+.PHONY: proof
+proof: packages ## Run every scenario on three real nodes, without and with evenkeel (root, about an hour)
+	@cd e2e
+	go build -o bin/proof ./proof
+	bin/proof -runs $(RUNS) -o "$(abspath $(PROOF))"
+
+.PHONY: proof-short
+proof-short: packages ## Run two scenarios of the proof, in about four minutes (root; says so where it can't)
+	@if [ "$$(id -u)" != 0 ] || [ "$$(uname)" != Linux ]; then
+		printf '%s\n' '' \
+			'############################################################################' \
+			'##  NOT RUN: the proof on real nodes. It needs Linux and root.            ##' \
+			'##  Nothing above has shown what clients see while pods come and go.      ##' \
+			'############################################################################' '' >&2
+		exit 0
+	fi
+	cd e2e
+	go build -o bin/proof ./proof
+	bin/proof -short -o bin/proof-short
+
 .PHONY: cluster
 cluster: ## Run a control plane with fake nodes in three zones until Ctrl-C
 	@cd e2e && go run ./controlplane
@@ -133,7 +161,9 @@ image: ## Write the container image to bin/evenkeel-image.tar, without Docker
 packages:
 	@export PATH="$$PATH:/usr/sbin"
 	missing=()
-	for entry in $(PROGRAMS); do
+	programs=($(PROGRAMS))
+	if [ "$$(id -u)" = 0 ] && [ "$$(uname)" = Linux ]; then programs+=($(NODE_PROGRAMS)); fi
+	for entry in "$${programs[@]}"; do
 		command -v "$${entry%%:*}" >/dev/null || missing+=("$${entry##*:}")
 	done
 	command -v go >/dev/null || { echo "Go is missing; go.mod says which version"; exit 1; }

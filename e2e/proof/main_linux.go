@@ -130,6 +130,7 @@ func prove(ctx context.Context, o options) (err error) {
 		printFailures(result.Steady)
 		return fmt.Errorf("%d requests failed while nothing happened: everything that follows would be void", failed)
 	}
+	var broken error
 	for repetition := 1; repetition <= o.runs; repetition++ {
 		r := &run{env: e, repetition: repetition, targets: targets}
 		for _, step := range steps() {
@@ -141,7 +142,14 @@ func prove(ctx context.Context, o options) (err error) {
 				continue
 			}
 			if err := step.do(r, ctx, step.scenario); err != nil {
-				return err
+				if ctx.Err() != nil {
+					return err
+				}
+				fmt.Fprintf(os.Stderr, "%s, run %d: %v\n", step.Title, repetition, err)
+				broken = errors.Join(broken, fmt.Errorf("%s, run %d: %w", step.Title, repetition, err))
+				if err := r.uncordon(ctx, c.Names...); err != nil { // the next scenario begins with all nodes
+					return errors.Join(broken, err)
+				}
 			}
 			for _, outcome := range r.outcomes {
 				printFailures(outcome)
@@ -168,7 +176,7 @@ func prove(ctx context.Context, o options) (err error) {
 		return err
 	}
 	fmt.Print(result.markdown())
-	return result.verdict()
+	return errors.Join(broken, result.verdict())
 }
 
 // command is what repeats a run.
