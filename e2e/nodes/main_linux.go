@@ -275,7 +275,7 @@ func removeCgroups() error {
 			if err == nil && entry.IsDir() {
 				dirs = append(dirs, path)
 			}
-			return nil //nolint:nilerr // what is gone already needs no removal
+			return nil // what is gone already needs no removal
 		})
 		slices.Reverse(dirs)
 		for _, dir := range dirs {

@@ -12,11 +12,13 @@ import (
 	"time"
 )
 
+// ControlAddress is where nodes and pods reach the API server, and whoever calls Start: on the bridge that connects everything.
+const ControlAddress = "172.30.0.1"
+
 const (
-	ControlAddress = "172.30.0.1" // of the control plane, and of whoever calls Start, on the bridge that connects everything
-	networkBits    = "/16"
-	cniDir         = "/usr/lib/cni"
-	pauseImage     = "evenkeel.test/pause:1"
+	networkBits = "/16"
+	cniDir      = "/usr/lib/cni"
+	pauseImage  = "evenkeel.test/pause:1"
 )
 
 // nodeConfig is what the first process of a node reads from its standard input.

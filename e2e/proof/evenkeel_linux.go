@@ -94,7 +94,7 @@ func (e *env) install(ctx context.Context) error {
 		return fmt.Errorf("wait for evenkeel: %w", err)
 	}
 	return e.wait(ctx, "the first pod with defaults", func() error {
-		d := deployment(drains, "v1", 1)
+		d := deployment(drains, 1)
 		pod, err := e.Client.CoreV1().Pods(with).Create(ctx, &corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{Name: "probe", Labels: map[string]string{"app": "probe"}}, Spec: d.Spec.Template.Spec,
 		}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})

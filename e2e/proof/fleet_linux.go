@@ -37,7 +37,7 @@ const (
 func serverKinds() []string { return []string{slow, atOnce, drains, distroless, sidecar} }
 
 // deployment returns a server without a probe, hook, affinity or budget of its own.
-func deployment(kind, tag string, replicas int32) *appsv1.Deployment {
+func deployment(kind string, replicas int32) *appsv1.Deployment {
 	args := map[string][]string{
 		slow:       {"-start=3s", "-stop=shutdown"},
 		atOnce:     {"-stop=at-once"},
@@ -45,21 +45,21 @@ func deployment(kind, tag string, replicas int32) *appsv1.Deployment {
 		distroless: {"-stop=shutdown"},
 		sidecar:    {"-stop=shutdown"},
 	}[kind]
-	app := container("app", serverImage+":"+tag, append(args, "-grpc=:9090")...)
+	app := container("app", serverImage+":v1", append(args, "-grpc=:9090")...)
 	app.Ports = []corev1.ContainerPort{{Name: "http", ContainerPort: 8080}, {Name: "grpc", ContainerPort: 9090}}
 	pod := corev1.PodSpec{Containers: []corev1.Container{app}}
 	switch kind {
 	case distroless:
 		yes, no := true, false
-		pod.Containers[0].Image = distrolessImage + ":" + tag
+		pod.Containers[0].Image = distrolessImage + ":v1"
 		pod.Containers[0].SecurityContext = &corev1.SecurityContext{RunAsNonRoot: &yes, ReadOnlyRootFilesystem: &yes, AllowPrivilegeEscalation: &no,
 			Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}}
 	case sidecar:
-		metrics := container("metrics", serverImage+":"+tag, "-http=:9100")
+		metrics := container("metrics", serverImage+":v1", "-http=:9100")
 		metrics.Ports = []corev1.ContainerPort{{Name: "metrics", ContainerPort: 9100}}
 		pod.Containers = append(pod.Containers, metrics)
 		always := corev1.ContainerRestartPolicyAlways
-		proxy := container("proxy", serverImage+":"+tag, "-http=:15000")
+		proxy := container("proxy", serverImage+":v1", "-http=:15000")
 		proxy.RestartPolicy = &always
 		pod.InitContainers = []corev1.Container{proxy}
 	}
@@ -110,7 +110,7 @@ func (e *env) deploy(ctx context.Context, kinds []string, replicas int32) ([]tar
 	var targets []target
 	for _, side := range sides() {
 		for _, kind := range kinds {
-			t, err := e.create(ctx, side, deployment(kind, "v1", replicas))
+			t, err := e.create(ctx, side, deployment(kind, replicas))
 			if err != nil {
 				return nil, err
 			}

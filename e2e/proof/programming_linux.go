@@ -74,7 +74,7 @@ func (r *run) programRules(ctx context.Context, deployments int) (*programming, 
 		}
 		var list []*appsv1.Deployment
 		for i := range deployments {
-			list = append(list, named(deployment(atOnce, "v1", 2), fmt.Sprintf("d%d", i+1)))
+			list = append(list, named(deployment(atOnce, 2), fmt.Sprintf("d%d", i+1)))
 		}
 		return list
 	}, func(_ []target, names []string) error {

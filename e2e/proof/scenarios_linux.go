@@ -362,7 +362,7 @@ func (r *run) own(ctx context.Context, make func(side string) []*appsv1.Deployme
 func (r *run) scaleOut(ctx context.Context, s scenario) error {
 	const age = 8 * time.Second
 	return r.own(ctx, func(side string) []*appsv1.Deployment {
-		d := named(deployment(drains, "v1", 2), "scaled")
+		d := named(deployment(drains, 2), "scaled")
 		if side == with {
 			d.Spec.Template.Spec.Containers[0].Args = append(d.Spec.Template.Spec.Containers[0].Args, "-max-age="+age.String())
 		}
@@ -393,7 +393,7 @@ func (r *run) scaleOut(ctx context.Context, s scenario) error {
 // longHook has a preStop hook that takes longer than the grace period.
 func (r *run) longHook(ctx context.Context, s scenario) error {
 	return r.own(ctx, func(string) []*appsv1.Deployment {
-		d := named(deployment(atOnce, "v1", 3), "long-hook")
+		d := named(deployment(atOnce, 3), "long-hook")
 		grace := int64(5)
 		d.Spec.Template.Spec.TerminationGracePeriodSeconds = &grace
 		d.Spec.Template.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{
@@ -413,7 +413,7 @@ func (r *run) longHook(ctx context.Context, s scenario) error {
 // tightBudget wants a budget that leaves nothing to evict: without evenkeel as an object, with it as the annotation.
 func (r *run) tightBudget(ctx context.Context, s scenario) error {
 	return r.own(ctx, func(side string) []*appsv1.Deployment {
-		d := named(deployment(drains, "v1", 2), "tight-budget")
+		d := named(deployment(drains, 2), "tight-budget")
 		if side == with {
 			d.Annotations = map[string]string{policy.Prefix + policy.SettingDisruptionBudget: "minAvailable=2"}
 		}
@@ -467,7 +467,7 @@ func (r *run) tightBudget(ctx context.Context, s scenario) error {
 // term that people write, with it as the annotation.
 func (r *run) tightAffinity(ctx context.Context, s scenario) error {
 	return r.own(ctx, func(side string) []*appsv1.Deployment {
-		d := named(deployment(drains, "v1", 3), "tight-affinity")
+		d := named(deployment(drains, 3), "tight-affinity")
 		if side == with {
 			d.Annotations = map[string]string{policy.Prefix + policy.SettingAntiAffinity: "required"}
 		} else {
@@ -519,7 +519,7 @@ func (r *run) loseNode(ctx context.Context, s scenario) (err error) {
 	return r.own(ctx, func(string) []*appsv1.Deployment {
 		var list []*appsv1.Deployment
 		for i := range workloads {
-			list = append(list, named(deployment(drains, "v1", 2), fmt.Sprintf("w%d", i+1)))
+			list = append(list, named(deployment(drains, 2), fmt.Sprintf("w%d", i+1)))
 		}
 		return list
 	}, func(targets []target, names []string) error {
