@@ -247,6 +247,11 @@ func makeCgroups(name string) error {
 		if err := os.MkdirAll(filepath.Join(group, name), 0o755); err != nil {
 			return fmt.Errorf("make control group: %w", err)
 		}
+		for file, value := range cpuShares() {
+			if err := os.WriteFile(filepath.Join(group, file), []byte(value), 0); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
+				return fmt.Errorf("give nodes their share of the CPU: %w", err)
+			}
+		}
 		controllers, err := os.ReadFile(filepath.Join(group, "cgroup.controllers"))
 		if err != nil {
 			continue // version 1, where a directory has its controller
@@ -257,6 +262,31 @@ func makeCgroups(name string) error {
 		}
 		if err := os.WriteFile(filepath.Join(group, "cgroup.subtree_control"), []byte(enable), 0); err != nil {
 			return fmt.Errorf("enable controllers: %w", err)
+		}
+	}
+	return nil
+}
+
+// cpuShares is what the containers of all nodes together get where the CPU is short: ten times as much as another process of this
+// machine. By default they would get as much as one, since all are in one control group; but they stand for machines of their own.
+func cpuShares() map[string]string {
+	return map[string]string{"cpu.shares": "10240", "cpu.weight": "1000"} // version 1, version 2
+}
+
+// Prefer gives a process the same share of the CPU as a node's containers, for one that stands for a machine of its own too.
+func (c *Cluster) Prefer(pid int) error {
+	groups, err := cgroups()
+	if err != nil {
+		return err
+	}
+	for _, group := range groups {
+		for file := range cpuShares() {
+			if _, err := os.Stat(filepath.Join(group, Clients, file)); err != nil {
+				continue // another version, or another controller
+			}
+			if err := os.WriteFile(filepath.Join(group, Clients, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
+				return fmt.Errorf("prefer process %d: %w", pid, err)
+			}
 		}
 	}
 	return nil

@@ -36,9 +36,6 @@ const (
 
 func clientKinds() []string { return []string{newConnection, http1, http2, grpcClient} }
 
-// requestTimeout is the time within which an answer has to be there, counted from when the request was due.
-const requestTimeout = 5 * time.Second
-
 // A loadConfig says what the load process does until its standard input ends.
 type loadConfig struct {
 	Targets     []target
@@ -322,6 +319,7 @@ func newHTTP2(address string, sources *sources) request {
 		HTTP2:       &http.HTTP2Config{SendPingTimeout: 2 * time.Second, PingTimeout: 3 * time.Second},
 	}
 	transport.Protocols.SetUnencryptedHTTP2(true)
+	var last podName
 	return func(ctx context.Context) (string, error) {
 		body := struct{ io.Reader }{strings.NewReader("?")}
 		r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+address+"/", body)
@@ -331,9 +329,10 @@ func newHTTP2(address string, sources *sources) request {
 		r.ContentLength = 1
 		response, err := transport.RoundTrip(r)
 		if err != nil {
-			return "", err
+			return last.of(""), err
 		}
-		return readAnswer(response)
+		pod, err := readAnswer(response)
+		return last.of(pod), err
 	}
 }
 
@@ -348,6 +347,7 @@ func newGRPC(address string, sources *sources) (request, error) {
 		return nil, err
 	}
 	client := grpc_health_v1.NewHealthClient(conn)
+	var last podName
 	return func(ctx context.Context) (string, error) {
 		var retried atomic.Bool
 		var header metadata.MD
@@ -355,11 +355,21 @@ func newGRPC(address string, sources *sources) (request, error) {
 		if err == nil && retried.Load() {
 			err = errRetried
 		}
-		if pods := header.Get("pod"); len(pods) == 1 {
-			return pods[0], err
-		}
-		return "", err
+		return last.of(strings.Join(header.Get("pod"), "")), err
 	}, nil
+}
+
+// A podName remembers who answered last on a connection.
+type podName struct{ atomic.Value }
+
+// of returns the pod that answered or, where none did, the one that did before.
+func (p *podName) of(pod string) string {
+	if pod != "" {
+		p.Store(pod)
+		return pod
+	}
+	pod, _ = p.Load().(string)
+	return pod
 }
 
 // retryWatch notes in a request's context that gRPC sent it again.
@@ -385,9 +395,10 @@ const (
 	causeConnect   = "no connection within 5 s"
 	causeReset     = "connection reset under a request"
 	causeClosed    = "connection closed under a request"
+	causeLost      = "connection given up, pings unanswered"
 	causeTimeout   = "no answer within 5 s"
 	causeStatus    = "an error as answer"
-	causeUndone    = "not processed by the server that drained"
+	causeUndone    = "not processed before the server drained (GOAWAY)"
 	causeOtherConn = "no connection"
 	causeOther     = "other"
 )
@@ -412,8 +423,11 @@ func cause(err error) string {
 		return causeOtherConn
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), strings.Contains(text, "connection reset by peer"), strings.Contains(text, "broken pipe"):
 		return causeReset
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), strings.Contains(text, "EOF"), strings.Contains(text, "client connection lost"), strings.Contains(text, "transport is closing"):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), strings.Contains(text, "EOF"), strings.Contains(text, "transport is closing"),
+		strings.Contains(text, "after connection loss"):
 		return causeClosed
+	case strings.Contains(text, "client connection lost"), strings.Contains(text, "keepalive ping"):
+		return causeLost
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout(), strings.Contains(text, "DeadlineExceeded"):
 		return causeTimeout
 	}

@@ -55,7 +55,7 @@ type summary struct {
 	Where        map[string]map[string]int // failures by server and client
 	Outage       time.Duration             // the longest that any client had no success for
 	OutageOf     string
-	P99          time.Duration // of successes
+	P99, Slowest time.Duration // of successes
 }
 
 // line says it in one.
@@ -88,7 +88,7 @@ func byCount(counts map[string]int) []string {
 func (o *outcome) count(records []record) {
 	slices.SortFunc(records, func(a, b record) int { return cmp.Compare(a.Due, b.Due) })
 	o.Records, o.Sides = records, map[string]*summary{}
-	for _, side := range sides() {
+	for _, side := range append(sides(), control) {
 		o.Sides[side] = summarize(side, o.Targets, o.Clients, records)
 	}
 }
@@ -157,6 +157,7 @@ func summarize(side string, targets []target, clients []string, records []record
 	if len(latencies) > 0 {
 		slices.Sort(latencies)
 		s.P99 = time.Duration(latencies[(len(latencies)-1)*99/100]) * time.Microsecond
+		s.Slowest = time.Duration(latencies[len(latencies)-1]) * time.Microsecond
 	}
 	return s
 }
@@ -175,6 +176,10 @@ const (
 )
 
 func sides() []string { return []string{without, with} }
+
+// control is the side of a server that is no pod, and that no operation touches. Where it fails, the machine was too busy to show
+// anything.
+const control = "control"
 
 // A phase is what a pod is doing.
 type phase string
@@ -211,4 +216,23 @@ func (p *podLife) at(t time.Time) (phase, time.Time) {
 		last = c
 	}
 	return last.Phase, last.At
+}
+
+// void says why a run shows nothing, or nothing: the control failed, or came near it.
+func (o *outcome) void() string {
+	switch s := o.Sides[control]; {
+	case s.Failed > 0:
+		return fmt.Sprintf("%d of %d requests to the control failed (%s)", s.Failed, s.Sent, causes(s.Causes))
+	case s.Slowest > requestTimeout/2:
+		return fmt.Sprintf("a request to the control took %.1f s", s.Slowest.Seconds())
+	}
+	return ""
+}
+
+// requestTimeout is the time within which an answer has to be there, counted from when the request was due.
+const requestTimeout = 5 * time.Second
+
+// failed returns how many requests failed on any side, the control included.
+func (o *outcome) failed() int {
+	return o.Sides[without].Failed + o.Sides[with].Failed + o.Sides[control].Failed
 }

@@ -44,7 +44,7 @@ func TestAnOutageLastsFromTheFirstFailureToTheEndOfTheLast(t *testing.T) {
 	o := example()
 	want := &summary{
 		Sent: 5, Failed: 2, Causes: map[string]int{causeRefused: 1, causeReset: 1}, Where: map[string]map[string]int{slow: {newConnection: 2}},
-		Outage: 1500 * time.Millisecond, OutageOf: slow + ", " + newConnection, P99: 20 * time.Millisecond,
+		Outage: 1500 * time.Millisecond, OutageOf: slow + ", " + newConnection, P99: 20 * time.Millisecond, Slowest: 30 * time.Millisecond,
 	}
 	if diff := cmp.Diff(want, o.Sides[without]); diff != "" {
 		t.Error(diff)
@@ -56,7 +56,7 @@ func TestAnOutageLastsFromTheFirstFailureToTheEndOfTheLast(t *testing.T) {
 
 func TestEveryFailureIsExplained(t *testing.T) {
 	lines := strings.Join(example().explain(without), "\n")
-	for _, part := range []string{causeRefused, causeReset, "its pod was terminating for 1 s", "no pod changed"} {
+	for _, part := range []string{causeRefused, causeReset, "its pod was terminating for 1 s and gone 0 s later", "pods became terminating"} {
 		if !strings.Contains(lines, part) {
 			t.Errorf("%q is missing in:\n%s", part, lines)
 		}

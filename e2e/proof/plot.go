@@ -64,7 +64,7 @@ func timeline(o *outcome) string {
 	scale := 1.0
 	for _, rates := range perSecond {
 		for i := range rates.sent {
-			scale = max(scale, rates.sent[i])
+			scale = max(scale, rates.sent[i]*1.05)
 		}
 	}
 	y := 64.0
@@ -79,7 +79,7 @@ func legend(d *drawing, y float64) {
 	x := float64(plotLeft)
 	for _, entry := range []struct{ colour, text string }{
 		{fineColour, "requests answered"}, {failColour, "failed"}, {phaseColour(pending), "pod pending"}, {phaseColour(starting), "starting"},
-		{phaseColour(ready), "ready"}, {phaseColour(terminating), "terminating, still serving"}, {phaseColour(stopped), "stopped"},
+		{phaseColour(ready), "ready"}, {phaseColour(terminating), "terminating"}, {phaseColour(stopped), "stopped"},
 	} {
 		d.box(x, y-9, 11, 11, entry.colour)
 		d.text(x+15, y+1, "start", "", entry.text)
@@ -91,7 +91,7 @@ func legend(d *drawing, y float64) {
 type rates struct{ sent, failed []float64 }
 
 func (o *outcome) rates() map[string]rates {
-	seconds := int(math.Ceil(o.Stopped.Sub(o.Began).Seconds()))
+	seconds := int(o.Stopped.Sub(o.Began).Seconds()) // whole ones
 	result := map[string]rates{}
 	for _, side := range sides() {
 		result[side] = rates{make([]float64, seconds), make([]float64, seconds)}
@@ -101,7 +101,10 @@ func (o *outcome) rates() map[string]rates {
 		if second < 0 || second >= seconds {
 			continue
 		}
-		side := result[o.Targets[r.Target].Side]
+		side, known := result[o.Targets[r.Target].Side]
+		if !known {
+			continue // the control
+		}
 		side.sent[second]++
 		if r.Cause != "" {
 			side.failed[second]++

@@ -19,6 +19,7 @@ type report struct {
 	Took       time.Duration
 	Steady     *outcome
 	Outcomes   []*outcome
+	Voided     []*outcome   // runs that showed nothing, since the machine was too busy
 	Programmed *programming // nil where it was not measured
 }
 
@@ -122,9 +123,10 @@ func (o *outcome) explain(side string) []string {
 	return lines
 }
 
-// doing says what the pod of a failed request did when it failed; where the client never learned which pod it was, what pods of
-// that server changed in the second before.
+// doing says what the pod of a failed request was doing; where the client never learned which pod it was, what pods of that server
+// changed around that time.
 func (o *outcome) doing(side, server string, r record) string {
+	const around = 3 * time.Second
 	end := time.UnixMicro(r.Due + r.Latency)
 	var changed []string
 	for i := range o.Pods {
@@ -132,22 +134,27 @@ func (o *outcome) doing(side, server string, r record) string {
 		if life.Side != side || life.Server != server {
 			continue
 		}
-		phase, since := life.at(end)
 		if r.Pod != "" && life.Name == r.Pod {
-			if phase == gone {
-				return "its pod was gone"
+			doing, since := life.at(end)
+			text := fmt.Sprintf("its pod was %s for %.0f s", doing, end.Sub(since).Seconds())
+			if next, at := life.at(end.Add(around)); next != doing {
+				text += fmt.Sprintf(" and %s %.0f s later", next, at.Sub(end).Seconds())
 			}
-			return fmt.Sprintf("its pod was %s for %.0f s", phase, end.Sub(since).Seconds())
+			return text
 		}
-		if r.Pod == "" && phase != "" && end.Sub(since) < time.Second {
-			changed = append(changed, "one became "+string(phase))
+		if r.Pod == "" {
+			for _, c := range life.Changes {
+				if d := c.At.Sub(end); -around < d && d < around {
+					changed = append(changed, "pods became "+string(c.Phase))
+				}
+			}
 		}
 	}
 	if r.Pod != "" {
 		return "its pod was gone"
 	}
 	if len(changed) == 0 {
-		return "no pod changed in the second before"
+		return "no pod changed within 3 s"
 	}
 	slices.Sort(changed)
 	return strings.Join(slices.Compact(changed), ", ")
@@ -171,7 +178,7 @@ svg{max-width:100%;height:auto}summary{cursor:pointer}li{font-size:13px}</style>
 		"and four clients (a new connection per request, persistent HTTP/1.1, HTTP/2, gRPC) run side by side in two namespaces, which differ in the label <code>evenkeel.dev/inject: enabled</code>. " +
 		"Requests start at fixed times, whether earlier ones are answered or not, have 5 s, and are never sent again.</p>\n")
 	if s := r.Steady; s != nil {
-		fmt.Fprintf(&page, "<p>Steady state first: %s of %s requests failed in %s.</p>\n", number(s.Sides[without].Failed+s.Sides[with].Failed),
+		fmt.Fprintf(&page, "<p>Steady state first: %s of %s requests failed in %s.</p>\n", number(s.failed()),
 			number(s.Sides[without].Sent+s.Sides[with].Sent), s.Stopped.Sub(s.Began).Round(time.Second))
 	}
 	page.WriteString("<table><tr><th>scenario<th>evenkeel<th>runs<th>sent<th>failed<th>longest outage<th>p99<th>took<th>failures by cause</tr>\n")
@@ -205,6 +212,14 @@ svg{max-width:100%;height:auto}summary{cursor:pointer}li{font-size:13px}</style>
 			}
 			list(&page, "The failures "+side+" evenkeel of the run shown", lines)
 		}
+	}
+	var voided []string
+	for _, o := range r.Voided {
+		voided = append(voided, fmt.Sprintf("%s, run %d: %s; without evenkeel %s; with evenkeel %s", o.Scenario.Title, o.Repetition, o.void(), o.Sides[without].line(), o.Sides[with].line()))
+	}
+	if len(voided) > 0 {
+		page.WriteString("<h2>Void</h2>\n<p>A server that is no pod, and that nothing happens to, is asked the same way. Where a request to it fails or takes more than 2.5 s, the machine was too busy to show anything, and the run is repeated.</p>\n")
+		list(&page, "", voided)
 	}
 	if r.Programmed != nil {
 		plot := r.Programmed.plot()

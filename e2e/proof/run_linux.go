@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -19,10 +20,11 @@ import (
 // An env is a running cluster with evenkeel.
 type env struct {
 	*nodes.Cluster
-	log  io.Writer
-	pods *podWatch
-	rate float64       // requests per second of each client on each server
-	load *atomic.Int64 // the metric that autoscalers look at
+	log     io.Writer
+	pods    *podWatch
+	control []target      // a server that is no pod
+	rate    float64       // requests per second of each client on each server
+	load    *atomic.Int64 // the metric that autoscalers look at
 }
 
 // A generator is a running load process.
@@ -58,6 +60,9 @@ func (e *env) generate(ctx context.Context, s scenario, targets []target, client
 	}
 	if err := g.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start load: %w", err)
+	}
+	if err := e.Prefer(g.cmd.Process.Pid); err != nil {
+		return nil, errors.Join(err, g.cmd.Process.Kill(), g.cmd.Wait())
 	}
 	config := loadConfig{Targets: targets, Clients: clients, Rate: cmp.Or(s.Rate, e.rate), Connections: cmp.Or(s.Connections, 2), Addresses: nodes.ClientAddresses()}
 	if err := json.NewEncoder(g.stdin).Encode(config); err != nil {
@@ -102,6 +107,7 @@ const (
 // observe runs an operation under load and returns what clients saw.
 func (e *env) observe(ctx context.Context, s scenario, repetition int, targets []target, operate func(context.Context, *outcome) error) (*outcome, error) {
 	fmt.Fprintf(e.log, "%s  %s, run %d …\n", time.Now().Format(time.TimeOnly), s.Title, repetition)
+	targets = slices.Concat(targets, e.control)
 	clients := s.Clients
 	if clients == nil {
 		clients = clientKinds()
@@ -127,7 +133,7 @@ func (e *env) observe(ctx context.Context, s scenario, repetition int, targets [
 	}
 	o.count(records)
 	o.Pods = e.pods.between(o.Began, o.Stopped)
-	for _, side := range sides() {
+	for _, side := range append(sides(), control) {
 		fmt.Fprintf(e.log, "          %-8s %s\n", side, o.Sides[side].line())
 	}
 	return o, nil
@@ -136,4 +142,22 @@ func (e *env) observe(ctx context.Context, s scenario, repetition int, targets [
 // steady is the time without any operation; a failure in it makes everything void.
 func (e *env) steady(ctx context.Context, d time.Duration, targets []target) (*outcome, error) {
 	return e.observe(ctx, scenario{ID: "0", Title: "Steady state"}, 1, targets, func(ctx context.Context, _ *outcome) error { return pause(ctx, d) })
+}
+
+// controlAddress is where the control listens, beside the control plane.
+const controlAddress = "172.30.0.2"
+
+// startControl starts a server beside the control plane, which ends with the cluster.
+func (e *env) startControl(program string) error {
+	if out, err := exec.Command("ip", "addr", "add", controlAddress+"/16", "dev", "br0").CombinedOutput(); err != nil {
+		return fmt.Errorf("start control: %w: %s", err, out)
+	}
+	if err := e.StartProgram("control", program, "-http="+controlAddress+":80", "-grpc="+controlAddress+":9090"); err != nil {
+		return err
+	}
+	if err := e.Prefer(e.PIDs()["control"]); err != nil {
+		return err
+	}
+	e.control = []target{{Side: control, Server: control, IP: controlAddress}}
+	return nil
 }

@@ -28,6 +28,7 @@ type run struct {
 	repetition int
 	targets    []target // the fleet: every kind of server on both sides
 	outcomes   []*outcome
+	voided     []*outcome // runs that showed nothing, since the machine was too busy
 }
 
 // A step is a scenario and what it does.
