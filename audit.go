@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,11 +22,16 @@ import (
 	"github.com/evenkeel/evenkeel/policy"
 )
 
-const auditHelp = `Say how well workloads are protected now, in manifests.
+const auditHelp = `Say how well workloads are protected now, in a cluster or in manifests.
 
 For each workload: what it has of the defaults, what evenkeel would add, what it
-skips and why, which budgets block drains, and what has one replica only. Nothing is
-changed.
+skips and why, which workloads the loss of one node or zone would take down now,
+which drains are blocked and by which budget, and what has one replica only. Nothing
+is changed.
+
+The cluster, context and namespace are those of kubectl, which KUBECONFIG, --context
+and --namespace change. The flags of the evenkeel that runs there count, unless given
+here. With -f it looks at manifests instead, without a cluster.
 
 Output formats (-o):
   table  for people
@@ -34,7 +40,11 @@ Output formats (-o):
 Codes for --fail-on, or "any" for all of them:
 `
 
-const auditExamples = `  # Manifests
+const auditExamples = `  # The namespace at hand, and the whole cluster
+  {{program}} audit
+  {{program}} audit -A
+
+  # Manifests
   {{program}} audit -f manifests/
 
   # Fail a pipeline when something can be interrupted by one drain.
@@ -45,8 +55,9 @@ type auditOptions struct {
 	files       []string
 	output      string
 	failOn      []string
+	all         bool
 	kubeVersion string
-	namespace   string
+	cluster     clusterFlags
 	policy      policyFlags
 }
 
@@ -60,7 +71,7 @@ func newAuditCommand(program string) *cobra.Command {
 		help += fmt.Sprintf("  %-26s %s\n", e.Code, e.Text)
 	}
 	command := &cobra.Command{
-		Use:     "audit -f FILE|DIRECTORY|-...",
+		Use:     "audit [-n NAMESPACE | -A | -f FILE|DIRECTORY|-...]",
 		Short:   "Say which workloads a lost node, a lost zone or a drain would interrupt, and what is missing",
 		Long:    help + "\nExit codes: 0 done, 1 --fail-on found something, 2 the command line or the input can't be used.",
 		Example: strings.ReplaceAll(auditExamples, "{{program}}", program),
@@ -69,11 +80,12 @@ func newAuditCommand(program string) *cobra.Command {
 	}
 	fs := command.Flags()
 	fs.SortFlags = false
-	fs.StringArrayVarP(&o.files, "filename", "f", nil, "`FILE` or directory of manifests to look at, or - for standard input; may be repeated.")
+	fs.BoolVarP(&o.all, "all-namespaces", "A", false, "Look at all namespaces.")
+	fs.StringArrayVarP(&o.files, "filename", "f", nil, "`FILE` or directory of manifests to look at instead of a cluster, or - for standard input; may be repeated.")
 	fs.StringVarP(&o.output, "output", "o", "table", "`FORMAT` of the output: "+strings.Join(auditFormats, ", ")+".")
 	fs.StringSliceVar(&o.failOn, "fail-on", nil, "Exit with 1 when one of these `CODES`, comma-separated, is found.")
-	fs.StringVarP(&o.namespace, "namespace", "n", "", "`NAMESPACE` of manifests that name none.")
 	fs.StringVar(&o.kubeVersion, "kube-version", defaultKubeVersion, "Kubernetes `VERSION` of the oldest API server or node that the manifests are for.")
+	o.cluster.register(fs)
 	o.policy.register(fs)
 	_ = command.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(auditFormats, cobra.ShellCompDirectiveNoFileComp)) // fails for an unknown flag only
 	_ = command.RegisterFlagCompletionFunc("fail-on", cobra.FixedCompletions(auditCodes(), cobra.ShellCompDirectiveNoFileComp))
@@ -98,25 +110,56 @@ func (o *auditOptions) run(command *cobra.Command, _ []string) error {
 			return usageError{fmt.Errorf("--fail-on=%q is no code; allowed: %s", code, strings.Join(auditCodes(), ", "))}
 		}
 	}
-	if len(o.files) == 0 {
-		return usageError{errors.New("no input; name files or directories with -f, or - for standard input")}
+	if len(o.files) > 0 && o.all {
+		return usageError{errors.New("--all-namespaces is about a cluster, and -f about manifests; give one of them")}
 	}
-	i, err := (&injectOptions{output: "json", kubeVersion: o.kubeVersion, namespace: o.namespace, policy: o.policy}).injection()
+	var report *audit.Report
+	var err error
+	if len(o.files) > 0 {
+		report, err = o.manifests(command)
+	} else {
+		report, err = o.live(command.Context())
+	}
 	if err != nil {
 		return err
 	}
+	return o.write(command, report)
+}
+
+// manifests audits the files.
+func (o *auditOptions) manifests(command *cobra.Command) (*audit.Report, error) {
+	i, err := (&injectOptions{output: "json", kubeVersion: o.kubeVersion, namespace: o.cluster.overrides.Context.Namespace, policy: o.policy}).injection()
+	if err != nil {
+		return nil, err
+	}
 	if err := i.read(command.Context(), o.files, command.InOrStdin()); err != nil {
-		return err
+		return nil, err
 	}
 	state, err := i.auditState()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := i.review(); err != nil { // names all that can't be read, as inject does
-		return err
+		return nil, err
 	}
-	report := audit.Run(*state, audit.Rules{Injector: i.injector, Budgets: pdb.Rules{Base: i.config.Base, Bounds: i.config.Bounds}})
-	return o.write(command, report)
+	return audit.Run(*state, audit.Rules{Injector: i.injector, Budgets: pdb.Rules{Base: i.config.Base, Bounds: i.config.Bounds}}), nil
+}
+
+// live audits the cluster.
+func (o *auditOptions) live(ctx context.Context) (*audit.Report, error) {
+	c, err := o.cluster.connect(ctx, &o.policy)
+	if err != nil {
+		return nil, err
+	}
+	scope := audit.Scope{Source: c.source, Namespace: c.namespace, Installation: c.installation}
+	if o.all {
+		scope.Namespace = ""
+	}
+	state, err := audit.Read(ctx, c.client, scope)
+	if err != nil {
+		return nil, c.explained(ctx, scope.Namespace, err)
+	}
+	return audit.Run(*state, c.rules), nil
 }
 
 // write writes the report, and returns errMissing where --fail-on says so.

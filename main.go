@@ -145,17 +145,29 @@ func flagError(command *cobra.Command, err error) error {
 	return usageError{err}
 }
 
-// nearestFlag returns the flag of command that name resembles most, or "". The
-// measure is the one that cobra has for commands.
+// nearestFlag returns the flag of command that name resembles most, or "".
 func nearestFlag(command *cobra.Command, name string) string {
-	candidates := &cobra.Command{SuggestionsMinimumDistance: 3}
+	var flags []string
 	command.Flags().VisitAll(func(f *pflag.Flag) {
 		if !f.Hidden {
-			candidates.AddCommand(&cobra.Command{Use: f.Name, Run: func(*cobra.Command, []string) {}})
+			flags = append(flags, f.Name)
 		}
 	})
-	if near := candidates.SuggestionsFor(name); len(near) > 0 {
-		return near[0]
+	return nearest(name, flags)
+}
+
+// nearest returns the candidate that name resembles most, or "" when none is close.
+// The measure is the one that cobra has for commands.
+func nearest(name string, candidates []string) string {
+	commands := &cobra.Command{}
+	for _, c := range candidates {
+		commands.AddCommand(&cobra.Command{Use: c, Run: func(*cobra.Command, []string) {}})
+	}
+	for distance := 1; distance <= 3; distance++ {
+		commands.SuggestionsMinimumDistance = distance
+		if near := commands.SuggestionsFor(name); len(near) > 0 {
+			return near[0]
+		}
 	}
 	return ""
 }

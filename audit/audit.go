@@ -86,6 +86,7 @@ type head struct {
 	Kind       string `json:"kind"`
 	Metadata   struct {
 		Name            string                  `json:"name"`
+		Namespace       string                  `json:"namespace"`
 		GenerateName    string                  `json:"generateName"`
 		UID             string                  `json:"uid"`
 		Labels          map[string]string       `json:"labels"`
@@ -129,12 +130,15 @@ type Owner struct{ APIVersion, Kind, Name string }
 // serves reports whether the pod counts as a running replica.
 func (p *Pod) serves() bool { return p.Ready && !p.Terminating && p.Phase == "Running" }
 
-// NewObject reads a workload of a namespace. The error says what is of the wrong
-// type.
+// NewObject reads a workload of a namespace, or of that which it names where
+// namespace is "". The error says what is of the wrong type.
 func NewObject(namespace, source string, raw []byte) (Object, error) {
 	o := Object{Namespace: namespace, Source: source, JSON: raw}
 	if err := json.Unmarshal(raw, &o.head); err != nil {
 		return o, fmt.Errorf("read workload: %w", err)
+	}
+	if o.Namespace == "" {
+		o.Namespace = o.Metadata.Namespace
 	}
 	var meta struct {
 		Labels      map[string]string `json:"labels"`

@@ -1,0 +1,166 @@
+package audit
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/evenkeel/evenkeel/patches"
+)
+
+// workloadResources are the kinds whose pods serve.
+func workloadResources() []resource {
+	return []resource{
+		{"apps/v1", "Deployment", "deployments", appsClient},
+		{"apps/v1", "StatefulSet", "statefulsets", appsClient},
+		{"apps/v1", "DaemonSet", "daemonsets", appsClient},
+		{"v1", "ReplicationController", "replicationcontrollers", coreClient},
+	}
+}
+
+func podResource() resource { return resource{"v1", "Pod", "pods", coreClient} }
+
+// Scope says what to read of a cluster.
+type Scope struct {
+	// Source names the cluster for people.
+	Source string
+	// Namespace is the only one, or "" for all.
+	Namespace string
+	// Installation says which namespaces are opted in.
+	Installation *Installation
+}
+
+// Read lists what an audit looks at. An error for which apierrors.IsNotFound holds
+// says that there is no such Namespace. Workloads and pods have to be readable; what
+// else may not be read becomes a warning. It is some ten kilobytes of memory per pod.
+func Read(ctx context.Context, client kubernetes.Interface, scope Scope) (*State, error) {
+	s := &State{Source: scope.Source, Namespaces: map[string]Namespace{}, Warnings: append([]string{}, scope.Installation.Warnings...)}
+	if err := s.readCluster(ctx, client, scope); err != nil {
+		return nil, err
+	}
+	for _, r := range workloadResources() {
+		err := listing{resource: r, namespace: scope.Namespace}.each(ctx, client, s.addObject)
+		if err != nil {
+			return nil, err
+		}
+	}
+	if err := s.readReplicaSets(ctx, client, scope.Namespace); err != nil {
+		return nil, err
+	}
+	err := listing{resource: podResource(), namespace: scope.Namespace}.each(ctx, client, func(raw []byte) error {
+		p, err := NewPod(raw)
+		if err != nil {
+			return err
+		}
+		s.Pods = append(s.Pods, p)
+		return nil
+	})
+	return s, err
+}
+
+func (s *State) addObject(raw []byte) error {
+	o, err := NewObject("", "", raw)
+	if err != nil {
+		return err
+	}
+	s.Objects = append(s.Objects, o)
+	return nil
+}
+
+// readCluster reads Namespaces, nodes, budgets, autoscalers and versions.
+func (s *State) readCluster(ctx context.Context, client kubernetes.Interface, scope Scope) error {
+	optional := func(what, consequence string, err error) error {
+		if apierrors.IsForbidden(err) {
+			s.Warnings = append(s.Warnings, what+" may not be read, so "+consequence)
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read %s: %w", what, err)
+		}
+		return nil
+	}
+	version, err := client.Discovery().ServerVersion()
+	if err != nil {
+		return fmt.Errorf("ask for the API server's version: %w", err)
+	}
+	if s.Cluster.APIServer, err = patches.ParseVersion(version.GitVersion); err != nil {
+		return fmt.Errorf("read the API server's version: %w", err)
+	}
+	nodes, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{ResourceVersion: "0"})
+	if err == nil {
+		s.Nodes = map[string]Node{}
+		for i := range nodes.Items {
+			n := &nodes.Items[i]
+			s.Nodes[n.Name] = Node{Zone: n.Labels["topology.kubernetes.io/zone"]}
+			v, err := patches.ParseVersion(n.Status.NodeInfo.KubeletVersion)
+			if err == nil && (s.Cluster.OldestKubelet == patches.Version{} || v.Major == 1 && !v.AtLeast(s.Cluster.OldestKubelet.Minor)) {
+				s.Cluster.OldestKubelet = v
+			}
+		}
+	}
+	budgets, err2 := client.PolicyV1().PodDisruptionBudgets(scope.Namespace).List(ctx, metav1.ListOptions{})
+	if err2 == nil {
+		s.Budgets = budgets.Items
+	}
+	autoscalers, err3 := client.AutoscalingV2().HorizontalPodAutoscalers(scope.Namespace).List(ctx, metav1.ListOptions{})
+	if err3 == nil {
+		s.Autoscalers = autoscalers.Items
+	}
+	return errors.Join(s.readNamespaces(ctx, client, scope, optional),
+		optional("nodes", "zones are not known", err),
+		optional("PodDisruptionBudgets", "blocked drains are not known, and every budget is taken to be missing", err2),
+		optional("HorizontalPodAutoscalers", "how low they go is not known", err3))
+}
+
+func (s *State) readNamespaces(ctx context.Context, client kubernetes.Interface, scope Scope, optional func(what, consequence string, err error) error) error {
+	add := func(n *metav1.ObjectMeta) {
+		s.Namespaces[n.Name] = Namespace{OptedIn: scope.Installation.OptsIn(n.Labels), Annotations: n.Annotations}
+	}
+	const what, consequence = "Namespaces", "none is taken to be opted in"
+	if scope.Namespace != "" {
+		n, err := client.CoreV1().Namespaces().Get(ctx, scope.Namespace, metav1.GetOptions{})
+		if err == nil {
+			add(&n.ObjectMeta)
+		}
+		return optional(what, consequence, err)
+	}
+	list, err := client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
+	if err == nil {
+		for i := range list.Items {
+			add(&list.Items[i].ObjectMeta)
+		}
+	}
+	return optional(what, consequence, err)
+}
+
+// readReplicaSets adds what Deployments own by its metadata, and the others whole.
+func (s *State) readReplicaSets(ctx context.Context, client kubernetes.Interface, namespace string) error {
+	r := resource{"apps/v1", "ReplicaSet", "replicasets", appsClient}
+	return listing{resource: r, namespace: namespace, metadata: true}.each(ctx, client, func(raw []byte) error {
+		var partial metav1.PartialObjectMetadata
+		if err := json.Unmarshal(raw, &partial); err != nil {
+			return fmt.Errorf("read ReplicaSet: %w", err)
+		}
+		if metav1.GetControllerOf(&partial) == nil {
+			whole, err := appsClient(client).Get().Namespace(partial.Namespace).Resource("replicasets").Name(partial.Name).
+				SetHeader("Accept", "application/json").DoRaw(ctx)
+			if apierrors.IsNotFound(err) {
+				return nil // gone meanwhile
+			}
+			if err != nil {
+				return fmt.Errorf("read ReplicaSet: %w", err)
+			}
+			return s.addObject(whole)
+		}
+		o := Object{Namespace: partial.Namespace}
+		o.APIVersion, o.Kind = r.apiVersion, r.kind
+		o.Metadata.Name, o.Metadata.OwnerReferences, o.Metadata.Labels = partial.Name, partial.OwnerReferences, partial.Labels
+		s.Objects = append(s.Objects, o)
+		return nil
+	})
+}

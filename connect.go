@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/evenkeel/evenkeel/audit"
+	"github.com/evenkeel/evenkeel/patches"
+	"github.com/evenkeel/evenkeel/pdb"
+)
+
+// clusterFlags say which cluster, user and namespace a command is about: those of
+// kubectl, by the same code of client-go.
+type clusterFlags struct {
+	rules     *clientcmd.ClientConfigLoadingRules
+	overrides clientcmd.ConfigOverrides
+}
+
+// register adds the flags to fs. Those of kubectl that few need work and aren't listed.
+func (c *clusterFlags) register(fs *pflag.FlagSet) {
+	c.rules = clientcmd.NewDefaultClientConfigLoadingRules()
+	fs.StringVar(&c.rules.ExplicitPath, "kubeconfig", "", "Kubeconfig `FILE` to use instead of KUBECONFIG and ~/.kube/config.")
+	own := pflag.NewFlagSet("", pflag.ContinueOnError)
+	clientcmd.BindOverrideFlags(&c.overrides, own, clientcmd.RecommendedConfigOverrideFlags(""))
+	own.VisitAll(func(f *pflag.Flag) {
+		switch f.Name {
+		case "context":
+			f.Usage = "`NAME` of the kubeconfig context to use."
+		case "namespace":
+			f.Usage = "`NAMESPACE` to look at; for manifests, that of objects that name none."
+		default:
+			f.Hidden = true
+		}
+		fs.AddFlag(f)
+	})
+}
+
+// connection is a cluster and the evenkeel in it.
+type connection struct {
+	client       kubernetes.Interface
+	source       string // for people
+	namespace    string
+	installation *audit.Installation
+	config       patches.Config
+	rules        audit.Rules
+}
+
+// connect reaches the cluster, and finds out by what flags evenkeel runs there; those
+// of own that were given on the command line win.
+func (c *clusterFlags) connect(ctx context.Context, own *policyFlags) (*connection, error) {
+	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(c.rules, &c.overrides)
+	config, err := loader.ClientConfig()
+	if err != nil {
+		return nil, c.configError(err)
+	}
+	config.UserAgent, config.QPS, config.Burst = "evenkeel-audit", 50, 100
+	namespace, _, err := loader.Namespace()
+	if err != nil {
+		return nil, c.configError(err)
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("make client: %w", err)
+	}
+	result := &connection{client: client, namespace: namespace, source: "the cluster at " + config.Host}
+	if raw, err := loader.RawConfig(); err == nil {
+		if name := c.overrides.CurrentContext; name != "" {
+			result.source = "context " + name
+		} else if raw.CurrentContext != "" {
+			result.source = "context " + raw.CurrentContext
+		}
+	}
+	if result.installation, err = audit.Installed(ctx, client); err != nil {
+		return nil, result.explained(ctx, "", err)
+	}
+	if err := own.adopt(result.installation); err != nil {
+		return nil, err
+	}
+	if result.config, err = own.config(); err != nil {
+		return nil, err
+	}
+	injector, err := patches.New(result.config)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	result.rules = audit.Rules{Injector: injector, Budgets: pdb.Rules{Base: result.config.Base, Bounds: result.config.Bounds}}
+	return result, nil
+}
+
+// configError says what is wrong with the kubeconfig.
+func (c *clusterFlags) configError(err error) error {
+	if clientcmd.IsEmptyConfig(err) {
+		return errors.New("no cluster is configured; set KUBECONFIG or --kubeconfig, or name manifests with -f")
+	}
+	if raw, loadErr := c.rules.Load(); loadErr == nil && clientcmd.IsContextNotFound(err) {
+		return notFound("context", c.overrides.CurrentContext, slices.Collect(maps.Keys(raw.Contexts)))
+	}
+	return fmt.Errorf("read kubeconfig: %w", err)
+}
+
+// adopt takes over the flags that evenkeel runs with in the cluster, except for those
+// that were given here. What this binary does not know it passes over.
+func (p *policyFlags) adopt(installation *audit.Installation) error {
+	var there policyFlags
+	flags := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+	flags.ParseErrorsAllowlist.UnknownFlags = true
+	there.register(flags)
+	if err := flags.Parse(installation.Arguments); err != nil {
+		return fmt.Errorf("read the flags of the evenkeel in the cluster: %w", err)
+	}
+	var failure error
+	flags.Visit(func(f *pflag.Flag) {
+		if here := p.flags.Lookup(f.Name); here != nil && !here.Changed && failure == nil {
+			failure = p.flags.Set(f.Name, f.Value.String())
+		}
+	})
+	return failure
+}
+
+// explained turns what the API server or the network says into what to do about it.
+func (c *connection) explained(ctx context.Context, namespace string, err error) error {
+	var network *url.Error
+	switch {
+	case apierrors.IsForbidden(err) && namespace == "":
+		return fmt.Errorf("%w; name a namespace that you may read with -n", err)
+	case apierrors.IsForbidden(err):
+		return fmt.Errorf("%w; it needs get, list on workloads and pods", err)
+	case apierrors.IsNotFound(err) && namespace != "":
+		list, listErr := c.client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
+		if listErr != nil {
+			return fmt.Errorf("namespace %q does not exist", namespace)
+		}
+		var names []string
+		for i := range list.Items {
+			names = append(names, list.Items[i].Name)
+		}
+		return notFound("namespace", namespace, names)
+	case apierrors.IsUnauthorized(err):
+		return fmt.Errorf("%s does not accept the credentials of the kubeconfig: %w", c.source, err)
+	case errors.As(err, &network):
+		return fmt.Errorf("can't reach %s: %w; is it running, and is this the right context?", c.source, network.Err)
+	}
+	return err
+}
+
+// notFound says that nothing of a name exists, and which of the existing names
+// resembles it most.
+func notFound(what, name string, existing []string) error {
+	if near := nearest(name, existing); near != "" {
+		return fmt.Errorf("%s %q does not exist; did you mean %q?", what, name, near)
+	}
+	slices.Sort(existing)
+	const most = 10
+	switch n := len(existing); {
+	case n == 0:
+		return fmt.Errorf("%s %q does not exist; there is none", what, name)
+	case n > most:
+		return fmt.Errorf("%s %q does not exist; there are %s, and %d more", what, name, strings.Join(existing[:most], ", "), n-most)
+	}
+	return fmt.Errorf("%s %q does not exist; there are: %s", what, name, strings.Join(existing, ", "))
+}
