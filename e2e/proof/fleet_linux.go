@@ -25,15 +25,6 @@ const (
 	distrolessImage = "evenkeel.test/distroless"
 )
 
-// The kinds of servers, which are also the names of their Deployments and Services.
-const (
-	slow       = "slow"       // listens three seconds after its start, and shuts down in order
-	atOnce     = "at-once"    // is gone with SIGTERM
-	drains     = "drains"     // asks its clients to leave, with package recycle, before it shuts down
-	distroless = "distroless" // no shell in the image, no rights in the container; shuts down in order
-	sidecar    = "sidecar"    // with a second container and a native sidecar; shuts down in order
-)
-
 func serverKinds() []string { return []string{slow, atOnce, drains, distroless, sidecar} }
 
 // deployment returns a server without a probe, hook, affinity or budget of its own.

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,14 +25,6 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/stats"
-)
-
-// The kinds of clients.
-const (
-	newConnection = "new connection" // for each request, HTTP/1.1
-	http1         = "HTTP/1.1"       // persistent connections
-	http2         = "HTTP/2"
-	grpcClient    = "gRPC"
 )
 
 func clientKinds() []string { return []string{newConnection, http1, http2, grpcClient} }
@@ -58,6 +51,7 @@ func load(stdin io.Reader, stdout io.Writer) error {
 		defer stop()
 		_, _ = io.Copy(io.Discard, stdin) // until the parent closes it or ends
 	}()
+	debug.SetGCPercent(800) // the heap is small, and the CPU is shared with what is being tested
 	sources := newSources(c.Addresses)
 	var mu sync.Mutex
 	out := bufio.NewWriterSize(stdout, 1<<16)
@@ -387,21 +381,6 @@ func (retryWatch) HandleRPC(ctx context.Context, s stats.RPCStats) {
 }
 func (retryWatch) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
 func (retryWatch) HandleConn(context.Context, stats.ConnStats)                       {}
-
-// The causes of failures.
-const (
-	causeRefused   = "connection refused"
-	causeNoRoute   = "no route to host"
-	causeConnect   = "no connection within 5 s"
-	causeReset     = "connection reset under a request"
-	causeClosed    = "connection closed under a request"
-	causeLost      = "connection given up, pings unanswered"
-	causeTimeout   = "no answer within 5 s"
-	causeStatus    = "an error as answer"
-	causeUndone    = "not processed before the server drained (GOAWAY)"
-	causeOtherConn = "no connection"
-	causeOther     = "other"
-)
 
 // cause sorts an error into one of the causes. Where an error has no type of its own (gRPC's and HTTP/2's), its text decides.
 func cause(err error) string {

@@ -51,6 +51,7 @@ type record struct {
 // A summary is what the clients of one side saw.
 type summary struct {
 	Sent, Failed int
+	Cut, Undone  int                       // of the failures, those that exception names
 	Causes       map[string]int            // failures by cause
 	Where        map[string]map[string]int // failures by server and client
 	Outage       time.Duration             // the longest that any client had no success for
@@ -142,6 +143,12 @@ func summarize(side string, targets []target, clients []string, records []record
 		}
 		s.Failed++
 		s.Causes[r.Cause]++
+		switch exception(t.Server, clients[r.Client], r.Cause) {
+		case cut:
+			s.Cut++
+		case undone:
+			s.Undone++
+		}
 		if s.Where[t.Server] == nil {
 			s.Where[t.Server] = map[string]int{}
 		}
@@ -196,8 +203,8 @@ const (
 
 // A podLife is what became of a pod, as the API server told.
 type podLife struct {
-	Side, Server, Name, Node string
-	Changes                  []change
+	Side, Server, Name, Node, IP string
+	Changes                      []change
 }
 
 // A change is the beginning of a phase.
@@ -236,3 +243,52 @@ const requestTimeout = 5 * time.Second
 func (o *outcome) failed() int {
 	return o.Sides[without].Failed + o.Sides[with].Failed + o.Sides[control].Failed
 }
+
+// The exceptions: failures that no default of a workload can prevent.
+const (
+	cut    = "cut"    // a persistent connection that a server without any shutdown takes with it, under a request
+	undone = "undone" // a request that met a GOAWAY on its way, which the server has not processed and the client is to send again
+)
+
+// exception names the exception that a failure is, or none.
+func exception(server, client, cause string) string {
+	switch {
+	case server == atOnce && client != newConnection && (cause == causeReset || cause == causeClosed):
+		return cut
+	case cause == causeUndone:
+		return undone
+	}
+	return ""
+}
+
+// The kinds of clients.
+const (
+	newConnection = "new connection" // for each request, HTTP/1.1
+	http1         = "HTTP/1.1"       // persistent connections
+	http2         = "HTTP/2"
+	grpcClient    = "gRPC"
+)
+
+// The causes of failures.
+const (
+	causeRefused   = "connection refused"
+	causeNoRoute   = "no route to host"
+	causeConnect   = "no connection within 5 s"
+	causeReset     = "connection reset under a request"
+	causeClosed    = "connection closed under a request"
+	causeLost      = "connection given up, pings unanswered"
+	causeTimeout   = "no answer within 5 s"
+	causeStatus    = "an error as answer"
+	causeUndone    = "not processed before the server drained (GOAWAY)"
+	causeOtherConn = "no connection"
+	causeOther     = "other"
+)
+
+// The kinds of servers, which are also the names of their Deployments and Services.
+const (
+	slow       = "slow"       // listens three seconds after its start, and shuts down in order
+	atOnce     = "at-once"    // is gone with SIGTERM
+	drains     = "drains"     // asks its clients to leave, with package recycle, before it shuts down
+	distroless = "distroless" // no shell in the image, no rights in the container; shuts down in order
+	sidecar    = "sidecar"    // with a second container and a native sidecar; shuts down in order
+)

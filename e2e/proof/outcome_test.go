@@ -83,6 +83,22 @@ func TestTheVerdictNamesWhatFailedWithEvenkeelOnly(t *testing.T) {
 	}
 }
 
+func TestOnlyWhatNoDefaultCanPreventIsAnException(t *testing.T) {
+	for _, tt := range []struct{ server, client, cause, want string }{
+		{atOnce, http1, causeReset, cut},
+		{atOnce, grpcClient, causeClosed, cut},
+		{atOnce, newConnection, causeReset, ""}, // the sleep is for those
+		{atOnce, http2, causeRefused, ""},
+		{drains, http1, causeReset, ""},
+		{slow, http2, causeUndone, undone},
+		{slow, http1, causeTimeout, ""},
+	} {
+		if got := exception(tt.server, tt.client, tt.cause); got != tt.want {
+			t.Errorf("%s, %s, %s is %q, want %q", tt.server, tt.client, tt.cause, got, tt.want)
+		}
+	}
+}
+
 func TestTheReportIsWellFormed(t *testing.T) {
 	dir := t.TempDir()
 	r := &report{Outcomes: []*outcome{example(), example()}, Steady: example(),
@@ -107,7 +123,7 @@ func TestTheReportIsWellFormed(t *testing.T) {
 			t.Errorf("%s has a number that is none", name)
 		}
 	}
-	if table := r.markdown(); !strings.Contains(table, "| 4 of 10 | **0** of 2 |") {
+	if table := r.markdown(); !strings.Contains(table, "| 4 of 10 | **0** of 2 | 0 | 0 |") {
 		t.Errorf("both runs aren't summed up:\n%s", table)
 	}
 }

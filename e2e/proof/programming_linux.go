@@ -102,14 +102,13 @@ func (r *run) programRules(ctx context.Context, deployments int) (*programming, 
 
 // programmed returns the addresses that any node leads connections to.
 func (e *env) programmed(ctx context.Context) (map[string]bool, error) {
-	destination := regexp.MustCompile(`--to-destination ([0-9.]+):`)
 	all := map[string]bool{}
 	var mu sync.Mutex
 	var wait sync.WaitGroup
 	var failed error
 	for _, name := range append([]string{nodes.Clients}, e.Names...) {
 		wait.Go(func() {
-			found, err := rules(ctx, e, name, destination)
+			found, err := rules(ctx, e, name)
 			mu.Lock()
 			defer mu.Unlock()
 			failed = errors.Join(failed, err)
@@ -120,7 +119,9 @@ func (e *env) programmed(ctx context.Context) (map[string]bool, error) {
 	return all, failed
 }
 
-func rules(ctx context.Context, e *env, node string, destination *regexp.Regexp) (map[string]bool, error) {
+// rules returns the addresses that a node leads connections to.
+func rules(ctx context.Context, e *env, node string) (map[string]bool, error) {
+	destination := regexp.MustCompile(`--to-destination ([0-9.]+):`)
 	cmd, err := e.Command(ctx, node, "iptables-save", "-t", "nat")
 	if err != nil {
 		return nil, err

@@ -107,6 +107,9 @@ const (
 // observe runs an operation under load and returns what clients saw.
 func (e *env) observe(ctx context.Context, s scenario, repetition int, targets []target, operate func(context.Context, *outcome) error) (*outcome, error) {
 	fmt.Fprintf(e.log, "%s  %s, run %d …\n", time.Now().Format(time.TimeOnly), s.Title, repetition)
+	if err := e.waitProgrammed(ctx); err != nil {
+		return nil, err
+	}
 	targets = slices.Concat(targets, e.control)
 	clients := s.Clients
 	if clients == nil {
@@ -132,7 +135,9 @@ func (e *env) observe(ctx context.Context, s scenario, repetition int, targets [
 		return nil, fmt.Errorf("%s: %w", s.Title, err)
 	}
 	o.count(records)
-	o.Pods = e.pods.between(o.Began, o.Stopped)
+	o.Pods = slices.DeleteFunc(e.pods.between(o.Began, o.Stopped), func(p podLife) bool {
+		return !slices.ContainsFunc(targets, func(t target) bool { return t.Side == p.Side && t.Server == p.Server })
+	})
 	for _, side := range append(sides(), control) {
 		fmt.Fprintf(e.log, "          %-8s %s\n", side, o.Sides[side].line())
 	}
@@ -160,4 +165,21 @@ func (e *env) startControl(program string) error {
 	}
 	e.control = []target{{Side: control, Server: control, IP: controlAddress}}
 	return nil
+}
+
+// waitProgrammed waits until the clients' node leads to every pod that is ready. A new Service refuses connections until then, whoever it
+// belongs to.
+func (e *env) waitProgrammed(ctx context.Context) error {
+	return e.wait(ctx, "the clients' node to know the pods", func() error {
+		known, err := rules(ctx, e, nodes.Clients)
+		if err != nil {
+			return err
+		}
+		for _, address := range e.pods.ready() {
+			if !known[address] {
+				return fmt.Errorf("it doesn't know %s", address)
+			}
+		}
+		return nil
+	})
 }

@@ -76,7 +76,7 @@ func (w *podWatch) note(pod *corev1.Pod, now phase) {
 		life = &podLife{Side: pod.Namespace, Server: pod.Labels["app"], Name: pod.Name}
 		w.pods[string(pod.UID)] = life
 	}
-	life.Node = pod.Spec.NodeName
+	life.Node, life.IP = pod.Spec.NodeName, pod.Status.PodIP
 	if n := len(life.Changes); n == 0 || life.Changes[n-1].Phase != now {
 		life.Changes = append(life.Changes, change{time.Now(), now})
 	}
@@ -98,4 +98,17 @@ func (w *podWatch) between(from, to time.Time) []podLife {
 	}
 	sortLives(lives)
 	return lives
+}
+
+// ready returns the addresses of the pods that are ready.
+func (w *podWatch) ready() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var addresses []string
+	for _, life := range w.pods {
+		if life.Changes[len(life.Changes)-1].Phase == ready {
+			addresses = append(addresses, life.IP)
+		}
+	}
+	return addresses
 }
