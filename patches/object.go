@@ -108,7 +108,18 @@ func (m *metadata) addLabel(key, value []byte) error {
 // how many there are.
 const manyLabels = 32
 
-var errTwice = errors.New("has a label or an annotation twice")
+// maxContainers and maxPorts bound what one object may cost: no node runs a pod of
+// two thousand containers, and 8 MiB of empty ones took minutes and gigabytes.
+const (
+	maxContainers = 2000
+	maxPorts      = 10_000
+)
+
+var (
+	errTwice      = errors.New("has a label or an annotation twice")
+	errContainers = errors.New("has more than 2000 containers")
+	errPorts      = errors.New("has more than 10000 ports")
+)
 
 // podTemplate is what is read of a Pod or a pod template.
 type podTemplate struct {
@@ -394,6 +405,9 @@ func (r *reader) containers(o *object) error {
 	p := &o.pod
 	p.containers, p.ports = o.containerRoom[:0], o.portRoom[:0]
 	return r.Elements(func(int) error {
+		if len(p.containers) == maxContainers {
+			return errContainers
+		}
 		p.containers = append(p.containers, container{})
 		first := len(p.ports)
 		err := r.container(p, &p.containers[len(p.containers)-1])
@@ -410,6 +424,9 @@ func (r *reader) container(p *podTemplate, c *container) error {
 			return r.text(&c.name)
 		case "ports":
 			return r.Elements(func(int) error {
+				if len(p.ports) == maxPorts {
+					return errPorts
+				}
 				port, err := r.port()
 				p.ports = append(p.ports, port)
 				return err
