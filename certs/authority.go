@@ -38,11 +38,6 @@ func (a authority) id() fingerprint { return sha256.Sum256(a.cert.Raw) }
 // made returns when an authority was made, by the clock of its maker.
 func (a authority) made() time.Time { return a.cert.NotBefore.Add(backdate) }
 
-// renewal returns when two thirds of the lifetime are over.
-func (a authority) renewal() time.Time {
-	return a.made().Add(a.cert.NotAfter.Sub(a.made()) * 2 / 3)
-}
-
 // valid reports whether certificates of this authority can be verified now.
 func (a authority) valid(now time.Time) bool {
 	return !now.Before(a.cert.NotBefore) && now.Before(a.cert.NotAfter)

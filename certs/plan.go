@@ -77,18 +77,24 @@ func (l Lifetimes) plan(s situation) course {
 
 	c := course{secret: authorities, wake: 30 * 24 * time.Hour}
 	newest := slices.IndexFunc(authorities, func(a authority) bool { return a.usable(s.now) })
-	c.create = newest < 0 || !s.now.Before(authorities[newest].renewal())
+	c.create = newest < 0 || !s.now.Before(l.renewal(authorities[newest]))
 	sooner := func(d time.Duration) { c.wake = min(c.wake, max(d, 0)) }
 	for i, a := range authorities {
 		sooner(a.cert.NotAfter.Sub(s.now))
 		if i == newest {
-			sooner(a.renewal().Sub(s.now))
+			sooner(l.renewal(a).Sub(s.now))
 			if i < len(authorities)-1 {
 				sooner(max(3*l.Settle-s.held[a.id()], l.Leaf-s.now.Sub(a.made())))
 			}
 		}
 	}
 	return c
+}
+
+// renewal returns when to replace an authority: when two thirds of its lifetime are
+// over, or of the one it would be given now, where that is shorter.
+func (l Lifetimes) renewal(a authority) time.Time {
+	return a.made().Add(min(a.cert.NotAfter.Sub(a.made()), l.Authority) * 2 / 3)
 }
 
 // capped leaves out the oldest of too many, but never the newest that can sign.
