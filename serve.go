@@ -48,6 +48,7 @@ type serveOptions struct {
 	recycleAge        time.Duration
 	budgets           bool
 	namespace         string
+	leaseDuration     time.Duration
 	authorities       authorityFlags
 }
 
@@ -82,6 +83,7 @@ connection is left.`,
 	fs.DurationVar(&o.recycleAge, "recycle-age", 5*time.Minute, "age at which a connection is closed; 0 is no limit")
 	fs.BoolVar(&o.budgets, "budgets", true, "keep a PodDisruptionBudget for each workload that can have one; one replica works, by leader election")
 	fs.StringVar(&o.namespace, "namespace", "evenkeel-system", "`namespace` that evenkeel runs in: that of its Lease, its Service and its Secret")
+	fs.DurationVar(&o.leaseDuration, "lease-duration", 15*time.Second, "how long a leader that died holds the others up; at least 1s")
 	o.policy.register(fs)
 	return command
 }
@@ -125,8 +127,11 @@ func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
 		return usageError{fmt.Errorf("--namespace-selector=%q is no label selector: %w", o.namespaceSelector, err)}
 	}
 	logger := logrus.New()
-	logger.SetOutput(logs)
 	logger.SetLevel(level)
+	if level < logrus.DebugLevel {
+		logs = newBoundedLog(logs)
+	}
+	logger.SetOutput(logs)
 	logger.SetFormatter(&logrus.JSONFormatter{TimestampFormat: time.RFC3339Nano})
 	log := logrus.NewEntry(logger)
 
@@ -192,7 +197,8 @@ func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("find own name for leader election: %w", err)
 	}
-	election, err := lease.New(lease.Config{REST: restConfig, Namespace: o.namespace, Name: leaseName, Identity: fmt.Sprintf("%s-%d", hostname, os.Getpid()), Log: log})
+	election, err := lease.New(lease.Config{REST: restConfig, Namespace: o.namespace, Name: leaseName, Identity: fmt.Sprintf("%s-%d", hostname, os.Getpid()),
+		Duration: o.leaseDuration, Log: log})
 	if err != nil {
 		return usageError{err}
 	}
@@ -214,6 +220,10 @@ func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
 		_ = listener.Close()
 		return fmt.Errorf("listen for metrics: %w", err)
 	}
+	limited, err := webhook.LimitConnections(listener, server, registry)
+	if err != nil {
+		return err
+	}
 	v, _ := build()
 	log.WithFields(logrus.Fields{"version": v, "address": listener.Addr().String(), "metricsAddress": metricsListener.Addr().String()}).Info("serving")
 
@@ -228,7 +238,7 @@ func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
 			return election.Run(background, func(ctx context.Context) { together(ctx, lead, log) })
 		})
 	}
-	group.Go(func() error { return serveUntilClosed(server.ServeTLS(listener, "", "")) })
+	group.Go(func() error { return serveUntilClosed(server.ServeTLS(limited, "", "")) })
 	group.Go(func() error { return serveUntilClosed(metricsServer.Serve(metricsListener)) })
 	group.Go(func() error {
 		defer stop()
@@ -283,8 +293,8 @@ func (*serveOptions) server(handler http.Handler, log *logrus.Entry) *http.Serve
 	return &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       30 * time.Second,
-		WriteTimeout:      35 * time.Second,
+		ReadTimeout:       5 * time.Second, // within a cluster a review takes milliseconds
+		WriteTimeout:      10 * time.Second,
 		IdleTimeout:       120 * time.Second,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          stdlog.New(httpErrors{log}, "", 0),

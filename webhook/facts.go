@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -36,6 +37,7 @@ type Facts struct {
 	nodes      cache.SharedIndexInformer
 	// optedOut are the workloads with the label that opts them out, by kind.
 	optedOut map[string]cache.SharedIndexInformer
+	waiting  atomic.Int64 // reviews that wait for a Namespace
 
 	mu sync.Mutex
 	// servers are the versions of the latest answers, since an upgrade runs two
@@ -215,11 +217,19 @@ func (f *Facts) Cluster() patches.Cluster {
 // called us for and that the informer has not seen yet.
 const namespaceLag = 250 * time.Millisecond
 
+// maxWaiting is how many reviews wait so at once. The others go on without, so that
+// nobody fills all places by naming Namespaces that don't exist.
+const maxWaiting = maxReviews / 2
+
 // Namespace returns the annotations under our prefix of an opted-in Namespace. For
 // one that is not known yet it waits a moment: it was labelled just now.
 func (f *Facts) Namespace(ctx context.Context, name string) map[string]string {
 	if annotations, ok := f.namespace(name); ok {
 		return annotations
+	}
+	defer f.waiting.Add(-1)
+	if f.waiting.Add(1) > maxWaiting {
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, namespaceLag)
 	defer cancel()

@@ -36,6 +36,7 @@ type guard struct {
 	log     *logrus.Entry
 	metrics *metrics
 	bodies  bodies
+	limiter limiter
 }
 
 // rejection is the reason of an answer of 4xx: a closed set, since it is a metric
@@ -60,8 +61,12 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		no = &rejection{"unreadable-body", http.StatusBadRequest, "body can't be read"}
 	}
 	g.metrics.rejected(no.reason)
-	if no.status == http.StatusMethodNotAllowed {
+	switch no.status {
+	case http.StatusMethodNotAllowed:
 		w.Header().Set("Allow", http.MethodPost)
+	case http.StatusTooManyRequests:
+		w.Header().Set("Retry-After", "1")
+		w.Header().Set("Connection", "close") // the next one may be another replica's
 	}
 	http.Error(w, no.text, no.status)
 }
@@ -75,9 +80,15 @@ func (g *guard) serve(w http.ResponseWriter, r *http.Request) error {
 	defer cancel()
 	body := g.bodies.take()
 	defer g.bodies.put(body)
-	if err := readBody(w, r, body); err != nil {
+	reserved, err := g.readBody(w, r, body)
+	defer func() { g.limiter.release(reserved) }()
+	if err != nil {
 		return err
 	}
+	if !g.limiter.begin() {
+		return shed()
+	}
+	defer g.limiter.end()
 	e := &envelope{Context: ctx}
 	if err := e.open(body.Bytes()); err != nil {
 		return err
@@ -158,32 +169,32 @@ func (b *bodies) put(body *bytes.Buffer) {
 	}
 }
 
-// readBody checks the request and reads its body.
-func readBody(w http.ResponseWriter, r *http.Request, into *bytes.Buffer) error {
+// readBody checks the request and reads its body. It returns what it has reserved.
+func (g *guard) readBody(w http.ResponseWriter, r *http.Request, into *bytes.Buffer) (reserved int64, err error) {
 	if r.Method != http.MethodPost {
-		return &rejection{"method", http.StatusMethodNotAllowed, "method is not allowed; allowed: POST"}
+		return 0, &rejection{"method", http.StatusMethodNotAllowed, "method is not allowed; allowed: POST"}
 	}
 	if contentType := r.Header.Get("Content-Type"); contentType != "application/json" {
 		if media, _, err := mime.ParseMediaType(contentType); err != nil || media != "application/json" {
-			return &rejection{"content-type", http.StatusUnsupportedMediaType, "content type is not supported; allowed: application/json"}
+			return 0, &rejection{"content-type", http.StatusUnsupportedMediaType, "content type is not supported; allowed: application/json"}
 		}
 	}
 	if r.ContentLength > maxBody {
-		return tooLarge()
+		return 0, tooLarge()
 	}
 	body := r.Body
 	if r.ContentLength < 0 { // net/http reads no more than a length that was told
 		body = http.MaxBytesReader(w, body, maxBody)
 	}
 	into.Grow(int(max(512, min(r.ContentLength, 64<<10)) + bytes.MinRead))
-	if _, err := into.ReadFrom(body); err != nil {
+	if reserved, err = g.limiter.read(into, body); err != nil {
 		var large *http.MaxBytesError
 		if errors.As(err, &large) {
-			return tooLarge()
+			return reserved, tooLarge()
 		}
-		return fmt.Errorf("read body: %w", err)
+		return reserved, fmt.Errorf("read body: %w", err)
 	}
-	return nil
+	return reserved, nil
 }
 
 func tooLarge() error {
