@@ -70,6 +70,10 @@ type Options struct {
 	Name  string   // of the process, among others of the cluster; "" means evenkeel
 	Tags  []string // build tags
 	Flags []string // of evenkeel serve, added to those that it needs here
+	// Program is the path of a built evenkeel; "" means to build it with the Tags.
+	Program string
+	// Wrapper is a command that the process is run by, such as one that limits its memory.
+	Wrapper []string
 	// Configure changes the webhook configuration before it is stored.
 	Configure func(*admissionregistrationv1.MutatingWebhookConfiguration)
 }
@@ -109,8 +113,10 @@ func Prepare(ctx context.Context, c *cluster.Cluster, options Options) (*Install
 		return nil, fmt.Errorf("install evenkeel: %w", err)
 	}
 	var err error
-	if i.Program, err = Build(ctx, i.dir, options.Tags...); err != nil {
-		return nil, err
+	if i.Program = options.Program; i.Program == "" {
+		if i.Program, err = Build(ctx, i.dir, options.Tags...); err != nil {
+			return nil, err
+		}
 	}
 	for _, address := range []*string{&i.Address, &i.MetricsAddress} {
 		if *address, err = freeAddress(); err != nil {
@@ -157,7 +163,7 @@ func (i *Installation) wait(ctx context.Context, path string) error {
 
 // StartUnready starts the process and does not wait.
 func (i *Installation) StartUnready(flags ...string) error {
-	return i.cluster.StartProgram(i.options.Name, slices.Concat([]string{i.Program, "serve",
+	return i.cluster.StartProgram(i.options.Name, slices.Concat(i.options.Wrapper, []string{i.Program, "serve",
 		"--listen=" + i.Address, "--metrics-listen=" + i.MetricsAddress, "--kubeconfig=" + filepath.Join(i.dir, "kubeconfig"),
 		"--drain-timeout=1s"}, i.options.Flags, flags)...)
 }

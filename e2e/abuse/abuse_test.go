@@ -1,0 +1,292 @@
+// Package abuse attacks evenkeel, in a control group of 128 MiB, as any pod of a cluster could, while a real API server
+// goes on to ask it.
+package abuse
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/evenkeel/evenkeel/e2e/cluster"
+	"github.com/evenkeel/evenkeel/e2e/installation"
+)
+
+var (
+	length = flag.Duration("length", 4*time.Second, "how long each attack goes on; 60s is the long form")
+	idle   = flag.Int("idle", 1000, "idle connections; 10000 is the long form")
+	slow   = flag.Int("slow", 500, "slow requests at once; 2000 is the long form")
+	large  = flag.Int("large", 50, "reviews of 8 MiB at once")
+)
+
+const memoryLimit = 128 << 20
+
+// limitedTo makes a control group with that limit, and returns its directory and a command that runs what follows in it.
+func limitedTo(t *testing.T, limit int) (dir string, wrapper []string) {
+	t.Helper()
+	dir = fmt.Sprintf("/sys/fs/cgroup/memory/evenkeel-%d", os.Getpid())
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Logf("no control group of version 1 to be made here, so memory is not limited: %v", err)
+		return "", nil
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.WriteFile(filepath.Join(dir, "memory.limit_in_bytes"), []byte(strconv.Itoa(limit)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir, []string{"sh", "-c", `echo $$ >"$0/cgroup.procs"; exec env GOMEMLIMIT=115MiB "$@"`, dir}
+}
+
+// attack is something that goes on until ctx ends. It returns how often it was tried.
+type attack func(ctx context.Context, address string) int64
+
+// each does something n times at once, again and again.
+func each(n int, do func(ctx context.Context, client *http.Client, dialer *tls.Dialer, address string)) attack {
+	return func(ctx context.Context, address string) int64 {
+		var group sync.WaitGroup
+		var count atomic.Int64
+		for i := range n {
+			group.Go(func() {
+				// Another source address than the API server's.
+				dialer := &tls.Dialer{NetDialer: &net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(2+i%3))}},
+					Config: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // an attacker
+				client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DialTLSContext: dialer.DialContext}}
+				defer client.CloseIdleConnections()
+				for ctx.Err() == nil {
+					count.Add(1)
+					do(ctx, client, dialer, address)
+					select {
+					case <-ctx.Done():
+					case <-time.After(20 * time.Millisecond): // so that the attacker leaves some of two cores to the others
+					}
+				}
+			})
+		}
+		group.Wait()
+		return count.Load()
+	}
+}
+
+func hold(ctx context.Context, connection net.Conn) {
+	stop := context.AfterFunc(ctx, func() { _ = connection.Close() })
+	defer stop()
+	_, _ = io.Copy(io.Discard, connection)
+	_ = connection.Close()
+}
+
+// send sends one request, whatever becomes of it.
+func send(ctx context.Context, client *http.Client, method, url string, body io.Reader, header ...string) {
+	request, err := http.NewRequestWithContext(ctx, method, url, body)
+	if err != nil {
+		return
+	}
+	for i := 0; i < len(header); i += 2 {
+		request.Header.Set(header[i], header[i+1])
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return
+	}
+	_, _ = io.Copy(io.Discard, response.Body)
+	_ = response.Body.Close()
+}
+
+// bombs are objects of almost 8 MiB.
+func bombs() []string {
+	const size = 8<<20 - 4096
+	fill := func(unit string) string { return strings.Repeat(unit, size/len(unit)) }
+	pod := func(spec string) string {
+		return `{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"a":"b"}},"spec":` + spec + `}`
+	}
+	return []string{
+		pod(`{"containers":[` + fill(`{},`) + `{}]}`),
+		pod(`{"containers":[` + fill(`{"name":"a","ports":[{"containerPort":1}]},`) + `{}]}`),
+		pod(`{"containers":[{"name":"a","ports":[` + fill(`{"containerPort":1},`) + `{}]}]}`),
+		pod(`{"x":[` + fill(`{},`) + `{}],"containers":[{"name":"a","ports":[{"containerPort":1}]}]}`),
+		pod(`{"x":"` + fill(`x`) + `","containers":[{"name":"a","ports":[{"containerPort":1}]}]}`),
+		pod(`{"x":` + fill(`[`) + `}`),
+		pod(`{"x":"` + fill(`\u0041`) + `"}`),
+		`{"apiVersion":"v1","kind":"Pod","metadata":{"annotations":{` + strings.TrimSuffix(fill(`"evenkeel.dev/a":"b",`), ",") + `}}}`,
+	}
+}
+
+func review(object string) string {
+	return `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u","operation":"CREATE","namespace":"nowhere","object":` + object + `}}`
+}
+
+func attacks() map[string]attack {
+	var reviews []string
+	for _, object := range bombs() {
+		reviews = append(reviews, review(object))
+	}
+	var next atomic.Int64
+	small := review(`{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"a","ports":[{"containerPort":1}]}]}}`)
+	return map[string]attack{
+		"idle connections": each(*idle, func(ctx context.Context, _ *http.Client, dialer *tls.Dialer, address string) {
+			if connection, err := dialer.DialContext(ctx, "tcp", address); err == nil {
+				hold(ctx, connection)
+			}
+		}),
+		"connections that never say hello": each(*idle, func(ctx context.Context, _ *http.Client, dialer *tls.Dialer, address string) {
+			if connection, err := dialer.NetDialer.DialContext(ctx, "tcp", address); err == nil {
+				hold(ctx, connection)
+			}
+		}),
+		"slow requests": each(*slow, func(ctx context.Context, client *http.Client, _ *tls.Dialer, address string) {
+			body, write := io.Pipe()
+			go func() {
+				for ctx.Err() == nil {
+					if _, err := write.Write([]byte(" ")); err != nil {
+						return
+					}
+					time.Sleep(200 * time.Millisecond) // what makes it slow
+				}
+				_ = write.CloseWithError(ctx.Err())
+			}()
+			send(ctx, client, http.MethodPost, "https://"+address+"/mutate", body, "Content-Type", "application/json")
+			_ = body.Close()
+		}),
+		"reviews of 8 MiB built to be worst": each(*large, func(ctx context.Context, client *http.Client, _ *tls.Dialer, address string) {
+			body := reviews[int(next.Add(1))%len(reviews)]
+			send(ctx, client, http.MethodPost, "https://"+address+"/mutate?timeout=30s", strings.NewReader(body), "Content-Type", "application/json")
+		}),
+		"reviews of a namespace that does not exist": each(100, func(ctx context.Context, client *http.Client, _ *tls.Dialer, address string) {
+			send(ctx, client, http.MethodPost, "https://"+address+"/mutate", strings.NewReader(small), "Content-Type", "application/json")
+		}),
+		"wrong methods, kinds and paths": each(20, func(ctx context.Context, client *http.Client, _ *tls.Dialer, address string) {
+			for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodConnect, http.MethodTrace, "BREW"} {
+				send(ctx, client, method, "https://"+address+"/mutate", nil)
+			}
+			for _, path := range []string{"/", "/mutate/..", "/metrics", "/debug/pprof/"} {
+				send(ctx, client, http.MethodPost, "https://"+address+path, strings.NewReader(small), "Content-Type", "application/json")
+			}
+			for _, body := range []string{"", "null", "{}", "[]", `{"apiVersion":"admission.k8s.io/v1beta1","kind":"AdmissionReview"}`, "\x00", review("null"), review(`"x"`), review("[]")} {
+				send(ctx, client, http.MethodPost, "https://"+address+"/mutate", strings.NewReader(body), "Content-Type", "application/json")
+			}
+			send(ctx, client, http.MethodPost, "https://"+address+"/mutate", bytes.NewReader(make([]byte, 1<<20)), "Content-Type", "application/json", "X", strings.Repeat("x", 1<<20))
+		}),
+	}
+}
+
+// TestAbuseHarmsNobody runs each attack in turn.
+func TestAbuseHarmsNobody(t *testing.T) {
+	ctx := t.Context()
+	if os.Getenv("KUBECONFIG") != "" {
+		t.Skip("KUBECONFIG names an existing cluster, and nobody attacks that")
+	}
+	c, err := cluster.Start(ctx, cluster.Config{Log: os.Stderr, Components: []string{}})
+	must(t, err)
+	t.Cleanup(func() { must(t, c.Stop()) })
+	group, wrapper := limitedTo(t, memoryLimit)
+	evenkeel, err := installation.Install(ctx, c, installation.Options{Wrapper: wrapper})
+	must(t, err)
+	t.Cleanup(evenkeel.Stop)
+	pid := c.PIDs()["evenkeel"]
+	namespace, err := c.Client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
+		GenerateName: "shop-", Labels: map[string]string{"evenkeel.dev/inject": "enabled"}}}, metav1.CreateOptions{})
+	must(t, err)
+	for begin := time.Now(); ; {
+		injected, err := create(ctx, c, namespace.Name)
+		must(t, err)
+		if injected {
+			break
+		}
+		if time.Since(begin) > time.Minute {
+			t.Fatal("evenkeel adds no defaults")
+		}
+		time.Sleep(50 * time.Millisecond) // between two looks
+	}
+	for name, attack := range attacks() {
+		t.Run(name, func(t *testing.T) {
+			attacking, stop := context.WithTimeout(ctx, *length)
+			defer stop()
+			var tried atomic.Int64
+			var done sync.WaitGroup
+			log := len(evenkeel.Log())
+			done.Go(func() { tried.Store(attack(attacking, evenkeel.Address)) })
+			var took []time.Duration
+			bare := 0
+			for attacking.Err() == nil {
+				begin := time.Now()
+				injected, err := create(ctx, c, namespace.Name)
+				must(t, err)
+				took = append(took, time.Since(begin))
+				if !injected {
+					bare++
+				}
+				time.Sleep(20 * time.Millisecond) // a modest cluster
+			}
+			done.Wait()
+			slices.Sort(took)
+			logged := float64(len(evenkeel.Log())-log) / (1 << 20) / length.Minutes()
+			t.Logf("%d tries; %d Deployments created in %v (median) and %v (p99), %d of them without defaults; log %.2f MiB/min; memory at most %s", tried.Load(), len(took),
+				took[len(took)/2].Round(time.Millisecond), took[len(took)*99/100].Round(time.Millisecond), bare, logged, peak(group))
+			if now := c.PIDs()["evenkeel"]; now != pid {
+				t.Fatalf("evenkeel ended: process %d is %d now; the end of its log:\n%.2000s", pid, now, evenkeel.Log()[max(0, len(evenkeel.Log())-2000):])
+			}
+			if logged > 1 {
+				t.Errorf("%.2f MiB of log a minute, want less than 1", logged)
+			}
+			if bare*20 > len(took) {
+				t.Errorf("%d of %d without defaults, want 5 %% at most", bare, len(took))
+			}
+		})
+	}
+}
+
+// peak returns the most memory that a control group ever held.
+func peak(group string) string {
+	if group == "" {
+		return "unknown"
+	}
+	text, err := os.ReadFile(filepath.Join(group, "memory.max_usage_in_bytes"))
+	if err != nil {
+		return err.Error()
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return err.Error()
+	}
+	return fmt.Sprintf("%d MiB", n>>20)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func create(ctx context.Context, c *cluster.Cluster, namespace string) (injected bool, err error) {
+	labels := map[string]string{"app": "web"}
+	d, err := c.Client.AppsV1().Deployments(namespace).Create(ctx, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "web"},
+		Spec: appsv1.DeploymentSpec{Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels},
+				Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web", Ports: []corev1.ContainerPort{{ContainerPort: 80}}}}}}}},
+		metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	if err != nil {
+		return false, errors.Join(err)
+	}
+	return d.Spec.Template.Annotations["evenkeel.dev/injected"] != "", nil
+}

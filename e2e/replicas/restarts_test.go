@@ -1,0 +1,59 @@
+package replicas
+
+import (
+	"errors"
+	"flag"
+	"syscall"
+	"testing"
+	"time"
+)
+
+var (
+	killing = flag.Duration("killing", 10*time.Second, "how long TestKillsBlockNobody kills a replica every five seconds; 5m is the long form")
+	rolling = flag.Int("rolling-restarts", 1, "how often TestRollingRestartsLeaveNothingOut restarts all replicas; 50 is the long form")
+)
+
+// TestKillsBlockNobody kills one of three replicas every five seconds, with whatever it is answering. A review that is
+// cut off can't be asked again, so that few Deployments go without their defaults; none may fail.
+func TestKillsBlockNobody(t *testing.T) {
+	s := start(t, "killed")
+	load := startLoad(t, 200)
+	begin := time.Now()
+	kills := 0
+	for ; time.Since(begin) < *killing; kills++ {
+		i := kills % len(s.replicas)
+		next := time.Now().Add(5 * time.Second)
+		must(t, s.replicas[i].Signal(syscall.SIGKILL))
+		s.replicas[i].Stop() // it is gone already; its address stays in the Service, as for a while it would
+		must(t, s.replicas[i].Start(t.Context()))
+		time.Sleep(time.Until(next)) // the rhythm that is promised
+	}
+	r := load.stop(t)
+	t.Logf("%d kills in %v: %v, which is %.3f %% without defaults", kills, time.Since(begin).Round(time.Second), r, 100*float64(r.bare)/float64(max(r.sent, 1)))
+	if len(r.failed) > 0 || r.distrust > 0 {
+		t.Errorf("want none to fail: %v", errors.Join(r.failed[:min(len(r.failed), 3)]...))
+	}
+	if r.bare*20 > r.sent {
+		t.Error("want 5 % without defaults at most")
+	}
+}
+
+// TestRollingRestartsLeaveNothingOut restarts one replica after the other, as a rollout does.
+func TestRollingRestartsLeaveNothingOut(t *testing.T) {
+	s := start(t, "rolled", "--drain-timeout=20s")
+	load := startLoad(t, 200)
+	begin := time.Now()
+	for range *rolling {
+		for i, replica := range s.replicas {
+			s.up[i].Store(false) // the endpoint goes first; the preStop sleep is there for that
+			replica.Stop()
+			must(t, replica.Start(t.Context()))
+			s.up[i].Store(true)
+		}
+	}
+	r := load.stop(t)
+	t.Logf("%d times three restarts in %v: %v", *rolling, time.Since(begin).Round(time.Second), r)
+	if len(r.failed) > 0 || r.bare > 0 || len(r.calls) > 0 {
+		t.Errorf("want every Deployment with its defaults: %v %.300q", errors.Join(r.failed[:min(len(r.failed), 3)]...), r.calls[:min(len(r.calls), 3)])
+	}
+}
