@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -36,6 +37,7 @@ here. With -f it looks at manifests instead, without a cluster.
 Output formats (-o):
   table  for people
   json   for machines; members are added, never renamed
+  html   one page that needs nothing else, for people who decide
 
 Codes for --fail-on, or "any" for all of them:
 `
@@ -62,7 +64,7 @@ type auditOptions struct {
 }
 
 // auditFormats are the values of --output.
-var auditFormats = []string{"table", "json"}
+var auditFormats = []string{"table", "json", "html"}
 
 func newAuditCommand(program string) *cobra.Command {
 	o := &auditOptions{}
@@ -189,6 +191,8 @@ func writeReport(w io.Writer, format string, report *audit.Report) error {
 	case "json":
 		text, err = json.MarshalIndent(report, "", "  ")
 		text = append(text, '\n')
+	case "html":
+		text, err = audit.Page(report, time.Now())
 	default:
 		text = audit.Table{Color: colored(w)}.Text(report)
 	}

@@ -115,6 +115,7 @@ func newRootCommand(program string) *cobra.Command {
 		newServeCommand(),
 		newInjectCommand(name),
 		newAuditCommand(name),
+		newExplainCommand(name),
 		newVersionCommand(),
 	)
 	return root

@@ -21,10 +21,12 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/evenkeel/evenkeel/audit"
 	"github.com/evenkeel/evenkeel/certs"
 	"github.com/evenkeel/evenkeel/lease"
 	"github.com/evenkeel/evenkeel/patches"
@@ -47,6 +49,7 @@ type serveOptions struct {
 	recycleRequests   int
 	recycleAge        time.Duration
 	budgets           bool
+	scanInterval      time.Duration
 	namespace         string
 	leaseDuration     time.Duration
 	authorities       authorityFlags
@@ -82,6 +85,7 @@ connection is left.`,
 	fs.IntVar(&o.recycleRequests, "recycle-requests", 1000, "requests after which a connection is closed, so that new replicas get their share; 0 is no limit")
 	fs.DurationVar(&o.recycleAge, "recycle-age", 5*time.Minute, "age at which a connection is closed; 0 is no limit")
 	fs.BoolVar(&o.budgets, "budgets", true, "keep a PodDisruptionBudget for each workload that can have one; one replica works, by leader election")
+	fs.DurationVar(&o.scanInterval, "scan-interval", 20*time.Second, "time between two scans for workloads and pods that admission has missed; 0 is none")
 	fs.StringVar(&o.namespace, "namespace", "evenkeel-system", "`namespace` that evenkeel runs in: that of its Lease, its Service and its Secret")
 	fs.DurationVar(&o.leaseDuration, "lease-duration", 15*time.Second, "how long a leader that died holds the others up; at least 1s")
 	o.policy.register(fs)
@@ -192,6 +196,14 @@ func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
 			return fmt.Errorf("keep budgets: %w", err)
 		}
 		lead = append(lead, budgets.Lead)
+	}
+	if o.scanInterval != 0 {
+		scan, err := audit.NewScan(audit.ScanConfig{REST: restConfig, Injector: injector, Ready: facts.Ready, Cluster: facts.Cluster, OptedOut: facts.OptedOut,
+			NamespaceSelector: selector, Except: []string{metav1.NamespaceSystem, o.namespace}, Interval: o.scanInterval, Log: log, Registerer: registry})
+		if err != nil {
+			return usageError{err}
+		}
+		lead = append(lead, scan.Lead)
 	}
 	hostname, err := os.Hostname() // in a pod its name
 	if err != nil {

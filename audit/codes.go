@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/evenkeel/evenkeel/patches"
+	"github.com/evenkeel/evenkeel/pdb"
 	"github.com/evenkeel/evenkeel/policy"
 )
 
@@ -80,4 +81,29 @@ func missing(name string) Code {
 		return MissingBudget
 	}
 	return Code("missing-" + name)
+}
+
+// skipCodes returns the codes of the reasons why a default is skipped, once each.
+func skipCodes() []string {
+	var codes []string
+	add := func(code string) {
+		if code != "" && !slices.Contains(codes, code) { // the two tables share some
+			codes = append(codes, code)
+		}
+	}
+	for _, r := range patches.Reasons() {
+		add(string(r.Code))
+	}
+	for _, r := range pdb.Reasons() {
+		add(string(r.Code))
+	}
+	return codes
+}
+
+// skipText returns the sentence of a code of skipCodes, "" for others.
+func skipText(code string) string {
+	if text := patches.Skip(code).Reason().Text; text != "" {
+		return text
+	}
+	return pdb.Code(code).Reason().Text
 }

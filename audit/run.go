@@ -31,6 +31,8 @@ type Report struct {
 	// budgets.
 	Drains   []Drain  `json:"drains"`
 	Warnings []string `json:"warnings"`
+	// PodNames are the pods of each workload, by its ID.
+	PodNames map[string][]string `json:"-"`
 }
 
 // Summary counts.
@@ -146,7 +148,7 @@ type run struct {
 // Run audits a state.
 func Run(s State, rules Rules) *Report {
 	r := &run{State: s, rules: rules, objects: map[place]*Object{}, pods: map[place][]*Pod{}, found: map[place]*Workload{}, report: &Report{Version: 1, Source: s.Source,
-		Workloads: []*Workload{}, Nodes: []Domain{}, Zones: []Domain{}, Drains: []Drain{}, Warnings: append([]string{}, s.Warnings...)}}
+		PodNames: map[string][]string{}, Workloads: []*Workload{}, Nodes: []Domain{}, Zones: []Domain{}, Drains: []Drain{}, Warnings: append([]string{}, s.Warnings...)}}
 	replicaSets := map[place]Owner{}
 	for i := range s.Objects {
 		o := &s.Objects[i]
@@ -208,6 +210,7 @@ func (r *run) workload(o *Object, at place) {
 	pods := r.pods[at]
 	w.Pods = len(pods)
 	for _, p := range pods {
+		r.report.PodNames[w.ID()] = append(r.report.PodNames[w.ID()], p.Name)
 		if p.serves() {
 			w.Ready++
 		}

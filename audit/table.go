@@ -10,7 +10,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/evenkeel/evenkeel/patches"
-	"github.com/evenkeel/evenkeel/pdb"
 	"github.com/evenkeel/evenkeel/policy"
 )
 
@@ -157,17 +156,10 @@ func (t Table) legend(b *bytes.Buffer, r *Report) {
 			}
 		}
 	}
-	add := func(code, text string) {
+	for _, code := range skipCodes() {
 		if occurs[code] {
-			occurs[code] = false // the two tables share some codes
-			skips = append(skips, []cell{{"  " + code, ""}, {text, ""}})
+			skips = append(skips, []cell{{"  " + code, ""}, {skipText(code), ""}})
 		}
-	}
-	for _, e := range patches.Reasons() {
-		add(string(e.Code), e.Text)
-	}
-	for _, e := range pdb.Reasons() {
-		add(string(e.Code), e.Text)
 	}
 	for _, e := range explanations {
 		if r.Summary.Findings[e.Code] > 0 && !strings.HasPrefix(string(e.Code), "missing-") {

@@ -1,0 +1,394 @@
+package audit
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/evenkeel/evenkeel/patches"
+	"github.com/evenkeel/evenkeel/policy"
+)
+
+// ScanConfig says how a Scan works.
+type ScanConfig struct {
+	// REST says how to reach the API server.
+	REST     *rest.Config
+	Injector *patches.Injector
+	// Ready returns an error while Cluster and OptedOut don't know yet.
+	Ready func() error
+	// Cluster returns the versions of the cluster.
+	Cluster func() patches.Cluster
+	// OptedOut reports whether a workload carries the label that opts it out.
+	OptedOut func(namespace, kind, name string) bool
+	// NamespaceSelector selects the opted-in Namespaces. Those named in Except are
+	// passed over, as in the webhook configuration.
+	NamespaceSelector labels.Selector
+	Except            []string
+	// Interval is the time from one scan to the next, at least 1 s. One that takes long
+	// is followed by a pause nine times as long, so that scanning never takes more than
+	// a tenth of the time.
+	Interval   time.Duration
+	Log        *logrus.Entry
+	Registerer prometheus.Registerer
+}
+
+// Scan finds what admission has missed: Deployments, StatefulSets and pods of
+// opted-in namespaces that lack what they would get today, since they are older than
+// that, or since evenkeel was away when they were made and failurePolicy Ignore let
+// them pass. It counts them in the gauge evenkeel_missed_injections and writes one
+// Event per workload. It never touches them: that would restart what runs.
+//
+// Objects are read one at a time and not kept, so that memory does not grow with the
+// cluster. Pods whose template was done are not even listed, by the label that the
+// webhook configuration passes them over by.
+type Scan struct {
+	config  ScanConfig
+	client  kubernetes.Interface
+	metrics *scanMetrics
+	pause   func(ctx context.Context, d time.Duration)
+}
+
+// MissReason says what can be told of why something was missed. It is a closed set.
+type MissReason string
+
+// The values of MissReason.
+const (
+	// MissNoRecord is for what carries no trace of evenkeel: it was made before the
+	// namespace was opted in, or while evenkeel was away.
+	MissNoRecord MissReason = "no-record"
+	// MissOlderRecord is for what evenkeel added something to, and would add more today:
+	// settings or evenkeel have changed since.
+	MissOlderRecord MissReason = "older-record"
+)
+
+// NewScan returns a Scan, or an error that says what config lacks.
+func NewScan(config ScanConfig) (*Scan, error) {
+	switch {
+	case config.REST == nil || config.Injector == nil || config.Ready == nil || config.Cluster == nil || config.OptedOut == nil || config.NamespaceSelector == nil ||
+		config.Log == nil || config.Registerer == nil:
+		return nil, errors.New("scan for missed injections: the configuration is incomplete")
+	case config.Interval < time.Second:
+		return nil, fmt.Errorf("scan for missed injections: an interval of %s is too short; allowed: 1s or more", config.Interval)
+	}
+	unlimited := rest.CopyConfig(config.REST)
+	unlimited.QPS, unlimited.RateLimiter = -1, nil // a request per page; the API server's own flow control holds against more
+	client, err := kubernetes.NewForConfig(unlimited)
+	if err != nil {
+		return nil, fmt.Errorf("make client: %w", err)
+	}
+	s := &Scan{config: config, client: client, pause: pause}
+	if s.metrics, err = newScanMetrics(config.Registerer); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	return s, nil
+}
+
+// pause waits, or returns when ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+// Lead scans at once and then in intervals, until ctx ends.
+func (s *Scan) Lead(ctx context.Context) error {
+	defer s.metrics.found(nil)
+	said := map[types.UID]string{}
+	before := -1
+	for s.config.Ready() != nil && ctx.Err() == nil {
+		s.pause(ctx, time.Second/5)
+	}
+	for ctx.Err() == nil {
+		start := time.Now()
+		missed, err := s.once(ctx)
+		took := time.Since(start)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			s.metrics.scans.WithLabelValues("error").Inc()
+			s.config.Log.WithError(err).Warn("scan for missed injections not finished; trying again")
+		default:
+			s.metrics.scans.WithLabelValues("ok").Inc()
+			s.metrics.last.SetToCurrentTime()
+			s.metrics.found(missed.counts)
+			if missed.objects != before {
+				s.config.Log.WithFields(logrus.Fields{"objects": missed.objects, "workloads": len(missed.workloads)}).Info("missed injections changed")
+			}
+			before = missed.objects
+			said = s.tell(ctx, missed.workloads, said)
+		}
+		s.pause(ctx, max(s.config.Interval, 9*took))
+	}
+	return nil
+}
+
+// missedInjections is the outcome of one scan.
+type missedInjections struct {
+	objects   int
+	counts    map[missKey]int
+	workloads map[types.UID]*missedWorkload
+}
+
+// missKey are the labels of the gauge.
+type missKey struct {
+	name, kind string
+	reason     MissReason
+}
+
+// missedWorkload is what one Event is about.
+type missedWorkload struct {
+	reference corev1.ObjectReference
+	defaults  []string // names, in their order
+	template  bool     // or only pods
+}
+
+// once scans the cluster.
+func (s *Scan) once(ctx context.Context) (*missedInjections, error) {
+	namespaces := map[string]map[string]string{} // annotations by name
+	err := listing{resource: resource{"v1", "Namespace", "namespaces", coreClient}, selector: s.config.NamespaceSelector.String(), metadata: true}.
+		each(ctx, s.client, func(raw []byte) error {
+			var n metav1.PartialObjectMetadata
+			if err := json.Unmarshal(raw, &n); err != nil {
+				return fmt.Errorf("read Namespace: %w", err)
+			}
+			if !slices.Contains(s.config.Except, n.Name) && n.DeletionTimestamp == nil {
+				namespaces[n.Name] = maps.Clone(n.Annotations)
+			}
+			return nil
+		})
+	if err != nil {
+		return nil, err
+	}
+	m := &missedInjections{counts: map[missKey]int{}, workloads: map[types.UID]*missedWorkload{}}
+	owners := map[Owner]types.UID{} // workloads that are there, by kind and NAMESPACE/NAME
+	few := []string{""}             // or all in one list
+	if len(namespaces) <= maxNamespaceLists {
+		few = slices.Sorted(maps.Keys(namespaces))
+	}
+	untouched := policy.DefaultedLabel + "!=true," + policy.InjectLabel + "!=" + policy.Disabled
+	for _, l := range []listing{
+		{resource: resource{"apps/v1", "Deployment", "deployments", appsClient}, selector: policy.InjectLabel + "!=" + policy.Disabled},
+		{resource: resource{"apps/v1", "StatefulSet", "statefulsets", appsClient}, selector: policy.InjectLabel + "!=" + policy.Disabled},
+		{resource: podResource(), selector: untouched},
+	} {
+		for _, l.namespace = range few {
+			if err := l.each(ctx, s.client, func(raw []byte) error { return s.look(m, l.kind, raw, namespaces, owners) }); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return m, nil
+}
+
+// maxNamespaceLists is up to how many namespaces are listed one by one; more, and the
+// whole cluster is listed at once, what is not opted in included.
+const maxNamespaceLists = 20
+
+// look reviews one object.
+func (s *Scan) look(m *missedInjections, kind string, raw []byte, namespaces map[string]map[string]string, owners map[Owner]types.UID) error {
+	var o struct {
+		Metadata metav1.ObjectMeta `json:"metadata"`
+		Spec     struct {
+			Template struct {
+				Metadata struct {
+					Annotations map[string]string `json:"annotations"`
+				} `json:"metadata"`
+			} `json:"template"`
+		} `json:"spec"`
+		Status struct {
+			Phase string `json:"phase"`
+		} `json:"status"`
+	}
+	if err := json.Unmarshal(raw, &o); err != nil {
+		return fmt.Errorf("read %s: %w", kind, err)
+	}
+	meta := &o.Metadata
+	annotations, optedIn := namespaces[meta.Namespace]
+	if !optedIn || meta.DeletionTimestamp != nil || o.Status.Phase == "Succeeded" || o.Status.Phase == "Failed" {
+		return nil
+	}
+	if kind != "Pod" {
+		owners[Owner{Kind: kind, Name: meta.Namespace + "/" + meta.Name}] = meta.UID
+	}
+	result := s.config.Injector.Review(patches.Request{Operation: patches.Create, Object: raw, Namespace: annotations, Cluster: s.config.Cluster(),
+		OptedOut: func(kind, name string) bool { return s.config.OptedOut(meta.Namespace, kind, name) }})
+	if len(result.Operations) == 0 {
+		return nil
+	}
+	record := o.Spec.Template.Metadata.Annotations[policy.InjectedAnnotation]
+	if kind == "Pod" {
+		record = meta.Annotations[policy.InjectedAnnotation]
+	}
+	reason := MissNoRecord
+	if record != "" {
+		reason = MissOlderRecord
+	}
+	var lacks []string
+	for _, d := range result.Decisions {
+		if d.Skip == patches.SkipNone && !slices.Contains(lacks, d.Default) {
+			lacks = append(lacks, d.Default)
+			m.counts[missKey{d.Default, kind, reason}]++
+		}
+	}
+	m.objects++
+	reference := workloadOf(kind, meta, owners)
+	w := m.workloads[reference.UID]
+	if w == nil {
+		w = &missedWorkload{reference: reference}
+		m.workloads[reference.UID] = w
+	}
+	w.template = w.template || kind != "Pod"
+	for _, name := range lacks {
+		if !slices.Contains(w.defaults, name) {
+			w.defaults = append(w.defaults, name)
+		}
+	}
+	return nil
+}
+
+// workloadOf returns what the Event over an object is about: the object itself, or
+// the controller of a Pod, and for a ReplicaSet of a Deployment, which is named
+// after it and the template's hash, that Deployment.
+func workloadOf(kind string, meta *metav1.ObjectMeta, owners map[Owner]types.UID) corev1.ObjectReference {
+	r := corev1.ObjectReference{APIVersion: "apps/v1", Kind: kind, Namespace: meta.Namespace, Name: strings.Clone(meta.Name), UID: meta.UID}
+	if kind != "Pod" {
+		return r
+	}
+	r.APIVersion = "v1"
+	c := metav1.GetControllerOf(meta)
+	if c == nil {
+		return r
+	}
+	r.APIVersion, r.Kind, r.Name, r.UID = c.APIVersion, c.Kind, c.Name, c.UID
+	if hash := meta.Labels["pod-template-hash"]; hash != "" && c.Kind == "ReplicaSet" {
+		if name, ok := strings.CutSuffix(c.Name, "-"+hash); ok {
+			if uid, found := owners[Owner{Kind: "Deployment", Name: meta.Namespace + "/" + name}]; found {
+				r.Kind, r.Name, r.UID = "Deployment", name, uid
+			}
+		}
+	}
+	return r
+}
+
+// tell writes an Event for each workload that was not told of before in these words,
+// and returns what has been said of those that are still missed. The name of an Event
+// is made of what it says, so that the next leader does not say it again while the API
+// server keeps it (an hour). Events are a courtesy: one that is not taken is tried
+// again with the next scan.
+func (s *Scan) tell(ctx context.Context, workloads map[types.UID]*missedWorkload, said map[types.UID]string) map[types.UID]string {
+	const together = 8
+	var mu sync.Mutex
+	now := make(map[types.UID]string, len(workloads))
+	var group errgroup.Group
+	group.SetLimit(together)
+	for uid, w := range workloads {
+		message := w.message()
+		if said[uid] == message {
+			now[uid] = message
+			continue
+		}
+		group.Go(func() error {
+			_, err := s.client.CoreV1().Events(w.reference.Namespace).Create(ctx, w.event(message), metav1.CreateOptions{})
+			if err != nil && !apierrors.IsAlreadyExists(err) {
+				s.config.Log.WithError(err).Debug("event not written")
+				return nil
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			now[uid] = message
+			return nil
+		})
+	}
+	_ = group.Wait() // its functions return no error
+	return now
+}
+
+// message says what is missing and what to do about it.
+func (w *missedWorkload) message() string {
+	names := strings.Join(w.defaults, ", ")
+	switch {
+	case w.reference.Kind == "Pod":
+		return "the pod lacks " + names + ", which it would get if it were made anew"
+	case w.template:
+		return fmt.Sprintf("the pod template lacks %s; kubectl rollout restart %s/%s adds it", names, strings.ToLower(w.reference.Kind), w.reference.Name)
+	}
+	return "pods of an earlier time lack " + names + "; new ones get it"
+}
+
+func (w *missedWorkload) event(message string) *corev1.Event {
+	const component, reason = "evenkeel", "InjectionMissed"
+	sum := sha256.Sum256([]byte(string(w.reference.UID) + reason + message))
+	name := w.reference.Name
+	if len(name) > 200 { // of 253
+		name = strings.TrimRight(name[:200], "-.")
+	}
+	now := metav1.NewTime(time.Now())
+	return &corev1.Event{
+		ObjectMeta:     metav1.ObjectMeta{Namespace: w.reference.Namespace, Name: name + "." + hex.EncodeToString(sum[:8])},
+		InvolvedObject: w.reference, Reason: reason, Message: message, Type: corev1.EventTypeWarning, Source: corev1.EventSource{Component: component},
+		ReportingController: "evenkeel.dev/scan", FirstTimestamp: now, LastTimestamp: now, Count: 1,
+	}
+}
+
+// scanMetrics are what Prometheus sees. Label values come from closed sets.
+type scanMetrics struct {
+	scans *prometheus.CounterVec
+	last  prometheus.Gauge
+	gauge *prometheus.GaugeVec
+}
+
+func newScanMetrics(registerer prometheus.Registerer) (*scanMetrics, error) {
+	m := &scanMetrics{
+		scans: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "evenkeel_missed_injections_scans_total",
+			Help: "Scans for missed injections by this replica, by result: ok or error."}, []string{"result"}),
+		last: prometheus.NewGauge(prometheus.GaugeOpts{Name: "evenkeel_missed_injections_last_scan_timestamp_seconds",
+			Help: "When this replica last finished a scan for missed injections, in Unix time; 0 for never."}),
+		gauge: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "evenkeel_missed_injections",
+			Help: "Objects of opted-in namespaces that lack a default which they would get today, by default, kind of the object, and reason: no-record (older than the label on the namespace, or evenkeel was away) or older-record (settings have changed since). Zero where another replica leads."},
+			[]string{"default", "kind", "reason"}),
+	}
+	for _, result := range []string{"ok", "error"} {
+		m.scans.WithLabelValues(result)
+	}
+	m.found(nil)
+	for _, c := range []prometheus.Collector{m.scans, m.last, m.gauge} {
+		if err := registerer.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// found sets the gauge, zeros included.
+func (m *scanMetrics) found(counts map[missKey]int) {
+	for _, name := range patches.Defaults() {
+		for _, kind := range []string{"Deployment", "StatefulSet", "Pod"} {
+			for _, reason := range []MissReason{MissNoRecord, MissOlderRecord} {
+				m.gauge.WithLabelValues(name, kind, string(reason)).Set(float64(counts[missKey{name, kind, reason}]))
+			}
+		}
+	}
+}

@@ -1,0 +1,137 @@
+package audit
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	report "github.com/evenkeel/evenkeel/audit"
+)
+
+// TestWhatWasMissedIsFound creates workloads while evenkeel is away, under failurePolicy Ignore. Within 30 s of its return
+// the gauge counts them all, each has an Event, and audit names them; none of them is touched; and when they have been
+// restarted, nothing is left.
+func TestWhatWasMissedIsFound(t *testing.T) {
+	ns := namespace(t, optedIn)
+	ctx := t.Context()
+	const deployments, bare = 40, 5
+	shared.evenkeel.Stop()
+	pods := 0
+	for i := range deployments {
+		replicas := int32(i % 4)
+		pods += int(replicas)
+		create(t, ns, deployment(fmt.Sprintf("web%d", i), replicas))
+	}
+	labels := map[string]string{"app": "set"}
+	template := deployment("set", 2).Spec.Template
+	_, err := shared.Client.AppsV1().StatefulSets(ns).Create(ctx, &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "set"}, Spec: appsv1.StatefulSetSpec{
+		PodManagementPolicy: appsv1.ParallelPodManagement, Replicas: new(int32), Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template}}, metav1.CreateOptions{})
+	must(t, err)
+	for i := range bare {
+		_, err := shared.Client.CoreV1().Pods(ns).Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("bare%d", i), Labels: labels}, Spec: template.Spec}, metav1.CreateOptions{})
+		must(t, err)
+	}
+	// What must not be found: opted out, of a Job, and complete.
+	create(t, ns, deployment("out", 1, func(d *appsv1.Deployment) { d.Labels = map[string]string{"evenkeel.dev/inject": "disabled"} }))
+	job := template.DeepCopy()
+	job.Spec.RestartPolicy = corev1.RestartPolicyNever
+	_, err = shared.Client.BatchV1().Jobs(ns).Create(ctx, &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: "job"}, Spec: batchv1.JobSpec{Template: *job}}, metav1.CreateOptions{})
+	must(t, err)
+	create(t, ns, deployment("own", 1, func(d *appsv1.Deployment) {
+		spec := &d.Spec.Template.Spec
+		spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{}}
+		spec.Containers[0].Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 3}}}
+		spec.Containers[0].ReadinessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{}}}
+		spec.Containers[0].ReadinessProbe.TCPSocket.Port.IntVal = 80
+	}))
+	eventually(t, "pods", func() error {
+		n := 0
+		for app, r := range ready(t, ns) {
+			if strings.HasPrefix(app, "web") {
+				n += r
+			}
+		}
+		if n != pods {
+			return fmt.Errorf("%d of %d are ready", n, pods)
+		}
+		return nil
+	})
+
+	must(t, shared.evenkeel.Start(ctx, "--scan-interval=3s")) // so that the end of the test need not wait for 20 s
+	returned := time.Now()
+	var took time.Duration
+	eventually(t, "the gauge", func() error {
+		for kind, want := range map[string]int{"Deployment": deployments, "StatefulSet": 1, "Pod": pods + bare} {
+			for _, name := range []string{"anti-affinity", "pre-stop-sleep", "readiness-probe"} {
+				n, err := shared.evenkeel.Metric(ctx, "evenkeel_missed_injections", `default="`+name+`"`, `kind="`+kind+`"`, `reason="no-record"`)
+				if err != nil || int(n) != want {
+					return fmt.Errorf("%v of %d: %s of kind %s (%w)", n, want, name, kind, err)
+				}
+			}
+		}
+		return nil
+	})
+	eventually(t, "an Event per workload", func() error {
+		list, err := shared.Client.CoreV1().Events(ns).List(ctx, metav1.ListOptions{FieldSelector: "reason=InjectionMissed"})
+		if err != nil {
+			return err
+		}
+		told := map[string]int{}
+		for _, e := range list.Items {
+			told[e.InvolvedObject.Kind]++
+			if e.InvolvedObject.UID == "" {
+				t.Errorf("the Event on %s has no uid", e.InvolvedObject.Name)
+			}
+		}
+		if told["Deployment"] != deployments || told["StatefulSet"] != 1 || told["Pod"] != bare || len(told) != 3 {
+			return fmt.Errorf("%v", told)
+		}
+		return nil
+	})
+	took = time.Since(returned)
+	t.Logf("%d workloads and %d pods found %.1f s after the return", deployments+1+bare, pods+bare, took.Seconds())
+	if took > 30*time.Second {
+		t.Errorf("found %s after the return, promised are 30s", took)
+	}
+	said := map[string]int{}
+	for _, w := range audit(t, "-n", ns).Workloads {
+		if has(w, report.MissedInjection) {
+			said[w.Kind]++
+		}
+	}
+	if said["Deployment"] != deployments || said["StatefulSet"] != 1 || said["Pod"] != bare || len(said) != 3 {
+		t.Errorf("audit names %v", said)
+	}
+	list, err := shared.Client.AppsV1().Deployments(ns).List(ctx, metav1.ListOptions{})
+	must(t, err)
+	for _, d := range list.Items {
+		if d.Generation != 1 {
+			t.Errorf("%s was touched", d.Name)
+		}
+		if !strings.HasPrefix(d.Name, "web") {
+			continue
+		}
+		_, err := shared.Client.AppsV1().Deployments(ns).Patch(ctx, d.Name, types.MergePatchType,
+			[]byte(`{"spec":{"template":{"metadata":{"annotations":{"kubectl.kubernetes.io/restartedAt":"now"}}}}}`), metav1.PatchOptions{})
+		must(t, err)
+	}
+	must(t, shared.Client.AppsV1().StatefulSets(ns).Delete(ctx, "set", metav1.DeleteOptions{}))
+	for i := range bare {
+		must(t, shared.Client.CoreV1().Pods(ns).Delete(context.Background(), fmt.Sprintf("bare%d", i), metav1.DeleteOptions{}))
+	}
+	eventually(t, "a gauge of zero", func() error {
+		n, err := shared.evenkeel.Metric(ctx, "evenkeel_missed_injections")
+		if err != nil || n != 0 {
+			return fmt.Errorf("%v (%w)", n, err)
+		}
+		return nil
+	})
+}
