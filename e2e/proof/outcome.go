@@ -194,7 +194,7 @@ type phase string
 // The phases of a pod, in the order in which it goes through them.
 const (
 	pending     phase = "pending"     // not running yet
-	starting    phase = "starting"    // running, not ready
+	starting    phase = "not ready"   // running, not ready yet or no more
 	ready       phase = "ready"       // gets traffic
 	terminating phase = "terminating" // was told to go, and may still serve
 	stopped     phase = "stopped"     // no container runs any more

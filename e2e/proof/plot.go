@@ -78,7 +78,7 @@ func timeline(o *outcome) string {
 func legend(d *drawing, y float64) {
 	x := float64(plotLeft)
 	for _, entry := range []struct{ colour, text string }{
-		{fineColour, "requests answered"}, {failColour, "failed"}, {phaseColour(pending), "pod pending"}, {phaseColour(starting), "starting"},
+		{fineColour, "requests answered"}, {failColour, "failed"}, {phaseColour(pending), "pod pending"}, {phaseColour(starting), "running, not ready"},
 		{phaseColour(ready), "ready"}, {phaseColour(terminating), "terminating"}, {phaseColour(stopped), "stopped"},
 	} {
 		d.box(x, y-9, 11, 11, entry.colour)
