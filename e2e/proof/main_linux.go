@@ -142,6 +142,13 @@ func prove(ctx context.Context, o options) (err error) {
 		printFailures(result.Steady)
 		return fmt.Errorf("%d requests failed while nothing happened: everything that follows would be void", failed)
 	}
+	if o.rolling > 0 {
+		r := &run{env: e, targets: targets}
+		if result.Programmed, err = r.programRules(ctx, o.rolling); err != nil {
+			return err
+		}
+		fmt.Fprintln(os.Stderr, result.Programmed.sentence())
+	}
 	var broken error
 	for repetition := 1; repetition <= o.runs; repetition++ {
 		r := &run{env: e, repetition: repetition, targets: targets}
@@ -175,15 +182,6 @@ func prove(ctx context.Context, o options) (err error) {
 				return err
 			}
 		}
-		if o.rolling > 0 && repetition == 1 {
-			if err := r.settle(ctx, 0); err != nil {
-				return err
-			}
-			if result.Programmed, err = r.programRules(ctx, o.rolling); err != nil {
-				return err
-			}
-			fmt.Fprintln(os.Stderr, result.Programmed.sentence())
-		}
 	}
 	result.Took = time.Since(began)
 	if err := result.write(o.out); err != nil {
@@ -193,8 +191,7 @@ func prove(ctx context.Context, o options) (err error) {
 	return errors.Join(broken, result.verdict())
 }
 
-// valid runs a scenario, and up to two more times where the control says that the machine was too busy for it. What it then shows
-// counts, whatever it is.
+// valid runs a scenario, and up to two more times where the control says that the machine was too busy for it.
 func (r *run) valid(ctx context.Context, s step) error {
 	for try := 1; ; try++ {
 		err := s.do(r, ctx, s.scenario)
@@ -202,15 +199,15 @@ func (r *run) valid(ctx context.Context, s step) error {
 		for _, o := range r.outcomes {
 			void = cmp.Or(void, o.void())
 		}
-		switch {
-		case err != nil, void == "":
+		if err != nil || void == "" {
 			return err
-		case try == 3:
+		}
+		r.voided = append(r.voided, r.outcomes...)
+		r.outcomes = nil
+		if try == 3 {
 			return fmt.Errorf("void three times: %s", void)
 		}
 		fmt.Fprintf(r.log, "          void, and once more: %s\n", void)
-		r.voided = append(r.voided, r.outcomes...)
-		r.outcomes = nil
 	}
 }
 
