@@ -50,13 +50,13 @@ type record struct {
 
 // A summary is what the clients of one side saw.
 type summary struct {
-	Sent, Failed int
-	Cut, Undone  int                       // of the failures, those that exception names
-	Causes       map[string]int            // failures by cause
-	Where        map[string]map[string]int // failures by server and client
-	Outage       time.Duration             // the longest that any client had no success for
-	OutageOf     string
-	P99, Slowest time.Duration // of successes
+	Sent, Failed       int
+	Cut, Raced, Undone int                       // of the failures, those that exception names
+	Causes             map[string]int            // failures by cause
+	Where              map[string]map[string]int // failures by server and client
+	Outage             time.Duration             // the longest that any client had no success for
+	OutageOf           string
+	P99, Slowest       time.Duration // of successes
 }
 
 // line says it in one.
@@ -146,6 +146,8 @@ func summarize(side string, targets []target, clients []string, records []record
 		switch exception(t.Server, clients[r.Client], r.Cause) {
 		case cut:
 			s.Cut++
+		case raced:
+			s.Raced++
 		case undone:
 			s.Undone++
 		}
@@ -247,6 +249,7 @@ func (o *outcome) failed() int {
 // The exceptions: failures that no default of a workload can prevent.
 const (
 	cut    = "cut"    // a persistent connection that a server without any shutdown takes with it, under a request
+	raced  = "raced"  // a request on its way to a server that was closing the connection because it was idle, as net/http's Shutdown does
 	undone = "undone" // a request that met a GOAWAY on its way, which the server has not processed and the client is to send again
 )
 
@@ -255,6 +258,8 @@ func exception(server, client, cause string) string {
 	switch {
 	case server == atOnce && client != newConnection && (cause == causeReset || cause == causeClosed):
 		return cut
+	case server != atOnce && server != drains && client == http1 && (cause == causeReset || cause == causeClosed):
+		return raced
 	case cause == causeUndone:
 		return undone
 	}

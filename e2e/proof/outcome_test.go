@@ -91,6 +91,9 @@ func TestOnlyWhatNoDefaultCanPreventIsAnException(t *testing.T) {
 		{atOnce, http2, causeRefused, ""},
 		{drains, http1, causeReset, ""},
 		{slow, http2, causeUndone, undone},
+		{slow, http1, causeClosed, raced},
+		{slow, newConnection, causeClosed, ""},
+		{slow, grpcClient, causeClosed, ""},
 		{slow, http1, causeTimeout, ""},
 	} {
 		if got := exception(tt.server, tt.client, tt.cause); got != tt.want {
@@ -123,7 +126,7 @@ func TestTheReportIsWellFormed(t *testing.T) {
 			t.Errorf("%s has a number that is none", name)
 		}
 	}
-	if table := r.markdown(); !strings.Contains(table, "| 4 of 10 | **0** of 2 | 0 | 0 |") {
+	if table := r.markdown(); !strings.Contains(table, "| 4 of 10 | **0** of 2 | 0 | 0 | 0 |") {
 		t.Errorf("both runs aren't summed up:\n%s", table)
 	}
 }

@@ -58,6 +58,7 @@ func (r *report) rows() []*row {
 			sum.Sent += one.Sent
 			sum.Failed += one.Failed
 			sum.Cut += one.Cut
+			sum.Raced += one.Raced
 			sum.Undone += one.Undone
 			sum.P99 = max(sum.P99, one.P99)
 			if one.Outage > sum.Outage {
@@ -76,11 +77,11 @@ func (r *report) rows() []*row {
 // markdown is the table of the README.
 func (r *report) markdown() string {
 	var b strings.Builder
-	b.WriteString("| scenario | failed without | failed with | of these cut | GOAWAY | longest outage | took |\n|---|--:|--:|--:|--:|--:|--:|\n")
+	b.WriteString("| scenario | failed without | failed with | of these cut | raced | GOAWAY | longest outage | took |\n|---|--:|--:|--:|--:|--:|--:|--:|\n")
 	for _, row := range r.rows() {
 		a, z := row.sides[without], row.sides[with]
-		fmt.Fprintf(&b, "| %s %s | %s of %s | **%s** of %s | %s | %s | %s → %s | %s → %s |\n", row.ID, row.Title,
-			number(a.Failed), number(a.Sent), number(z.Failed), number(z.Sent), number(z.Cut), number(z.Undone),
+		fmt.Fprintf(&b, "| %s %s | %s of %s | **%s** of %s | %s | %s | %s | %s → %s | %s → %s |\n", row.ID, row.Title,
+			number(a.Failed), number(a.Sent), number(z.Failed), number(z.Sent), number(z.Cut), number(z.Raced), number(z.Undone),
 			seconds(a.Outage), seconds(z.Outage), seconds(row.took[without]), seconds(row.took[with]))
 	}
 	return b.String()
@@ -183,7 +184,7 @@ svg{max-width:100%;height:auto}summary{cursor:pointer}li{font-size:13px}</style>
 		fmt.Fprintf(&page, "<p>Steady state first: %s of %s requests failed in %s.</p>\n", number(s.failed()),
 			number(s.Sides[without].Sent+s.Sides[with].Sent), s.Stopped.Sub(s.Began).Round(time.Second))
 	}
-	page.WriteString("<table><tr><th>scenario<th>evenkeel<th>runs<th>sent<th>failed<th>of these cut<th>GOAWAY<th>longest outage<th>p99<th>took<th>failures by cause</tr>\n")
+	page.WriteString("<table><tr><th>scenario<th>evenkeel<th>runs<th>sent<th>failed<th>of these cut<th>raced<th>GOAWAY<th>longest outage<th>p99<th>took<th>failures by cause</tr>\n")
 	for _, row := range r.rows() {
 		for i, side := range sides() {
 			title := ""
@@ -195,13 +196,13 @@ svg{max-width:100%;height:auto}summary{cursor:pointer}li{font-size:13px}</style>
 			if s.unexcepted() > 0 {
 				class = "bad"
 			}
-			fmt.Fprintf(&page, "<tr><td>%s<td>%s<td>%d<td>%s<td class=%s>%s<td>%s<td>%s<td>%s<td>%s<td>%s<td class=causes>%s</tr>\n", title, side, row.runs, number(s.Sent), class, number(s.Failed), number(s.Cut), number(s.Undone),
+			fmt.Fprintf(&page, "<tr><td>%s<td>%s<td>%d<td>%s<td class=%s>%s<td>%s<td>%s<td>%s<td>%s<td>%s<td>%s<td class=causes>%s</tr>\n", title, side, row.runs, number(s.Sent), class, number(s.Failed), number(s.Cut), number(s.Raced), number(s.Undone),
 				seconds(s.Outage), milliseconds(s.P99), seconds(row.took[side]), html.EscapeString(causes(s.Causes)))
 		}
 	}
-	page.WriteString("</table>\n<p>Two kinds of failures are counted like all others, and named: <em>cut</em> are requests on persistent connections to the server " +
-		"that is gone with SIGTERM, which takes them with it however long it slept before; <em>GOAWAY</em> are requests over HTTP/2 or gRPC that were on their way while a server said that it drains: " +
-		"it has not processed them, and the protocol has clients send them again, which these don't. <a href=\"proof.md\">proof.md</a> says what to do about the first.</p>\n")
+	page.WriteString("</table>\n<p>Three kinds of failures are counted like all others, and named: <em>cut</em> are requests on persistent connections to the server " +
+		"that is gone with SIGTERM, which takes them with it however long it slept before; <em>raced</em> are requests that were on their way over HTTP/1.1 while a server's shutdown closed the connection as idle; <em>GOAWAY</em> are requests over HTTP/2 or gRPC that were on their way while a server said that it drains: " +
+		"it has not processed them, and the protocol has clients send them again, which these don't. <a href=\"proof.md\">proof.md</a> says what to do about them.</p>\n")
 	for _, row := range r.rows() {
 		plot := timeline(row.first)
 		if err := os.WriteFile(filepath.Join(dir, "proof-"+row.ID+".svg"), []byte(plot), 0o644); err != nil {
