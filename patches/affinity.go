@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/evenkeel/evenkeel/internal/scan"
 	"github.com/evenkeel/evenkeel/policy"
 )
 
@@ -86,7 +87,20 @@ func addAntiAffinity(in *input, out *output) {
 		out.write(`}`)
 	}
 	out.close()
-	out.applied(DefaultAntiAffinity, "", string(in.policy.AntiAffinity)+" over "+strings.Join(in.policy.TopologyKeys, ", "))
+	out.applied(DefaultAntiAffinity, "", over(in.policy.AntiAffinity, in.policy.TopologyKeys))
+}
+
+// over says for the report what was added.
+func over(mode policy.AntiAffinity, keys []string) string {
+	var room [128]byte
+	text := append(append(room[:0], mode...), " over "...)
+	for i, key := range keys {
+		if i > 0 {
+			text = append(text, ", "...)
+		}
+		text = append(text, key...)
+	}
+	return string(text)
 }
 
 // revisioned reports whether the pods carry the label pod-template-hash, so that
@@ -107,7 +121,14 @@ func (in *input) selector() (json.RawMessage, Skip) {
 	var selector json.RawMessage
 	switch in.object.kind {
 	case "Pod":
-		selector = matchLabels(in.pod().meta.labels, func(key string) bool { return !belongsToOnePod(key) })
+		var room [8]label
+		labels := room[:0]
+		for _, l := range in.pod().meta.labels {
+			if !belongsToOnePod(string(l.key)) {
+				labels = append(labels, l)
+			}
+		}
+		selector = matchLabels(in.selectorRoom[:0], labels)
 		if selector == nil {
 			return nil, SkipNoLabels
 		}
@@ -116,7 +137,7 @@ func (in *input) selector() (json.RawMessage, Skip) {
 			selector = marshal(map[string]any{"matchLabels": json.RawMessage(labels)})
 			break
 		}
-		selector = matchLabels(in.pod().meta.labels, func(string) bool { return true })
+		selector = matchLabels(in.selectorRoom[:0], slices.Clone(in.pod().meta.labels))
 		if selector == nil {
 			return nil, SkipNoLabels
 		}
@@ -132,25 +153,15 @@ func (in *input) selector() (json.RawMessage, Skip) {
 	return selector, SkipNone
 }
 
-// matchLabels returns a selector of those labels that keep says, in the order of
-// their keys, or nil without any.
-func matchLabels(labels []label, keep func(key string) bool) json.RawMessage {
-	var room [manyLabels]label
-	kept := room[:0]
-	length := len(`{"matchLabels":{}}`)
-	for _, l := range labels {
-		if keep(string(l.key)) {
-			kept = append(kept, l)
-			length += len(l.key) + len(l.value) + len(`"":"",`)
-		}
-	}
-	if len(kept) == 0 {
+// matchLabels appends a selector of labels, sorted by their keys, to room, and returns nil without any.
+func matchLabels(room []byte, labels []label) json.RawMessage {
+	if len(labels) == 0 {
 		return nil
 	}
-	slices.SortFunc(kept, func(a, b label) int { return bytes.Compare(a.key, b.key) })
-	out := output{patch: make([]byte, 0, length)}
+	slices.SortFunc(labels, func(a, b label) int { return bytes.Compare(a.key, b.key) })
+	out := output{patch: room}
 	out.write(`{"matchLabels":{`)
-	for i, l := range kept {
+	for i, l := range labels {
 		if i > 0 {
 			out.write(`,`)
 		}
@@ -172,17 +183,29 @@ func mayName(selector []byte, label string) bool {
 // isEmpty reports whether the raw selector selects everything or nothing: not set,
 // or an object whose members are all empty.
 func isEmpty(selector []byte) bool {
-	members := map[string]json.RawMessage{}
-	if len(selector) == 0 || json.Unmarshal(selector, &members) != nil {
+	s, err := scan.New(selector)
+	if err != nil {
 		return true
 	}
-	for _, value := range members {
-		if text := string(bytes.Join(bytes.Fields(value), nil)); !slices.Contains([]string{"{}", "[]", "null"}, text) {
-			return false
+	empty := true
+	var room [4][]byte
+	keys := room[:0]
+	err = s.Each(func(key []byte) error {
+		if slices.ContainsFunc(keys, func(other []byte) bool { return bytes.Equal(key, other) }) || len(keys) > maxSelectorMembers {
+			return errTwice // which of them counts is not ours to say
 		}
-	}
-	return true
+		keys = append(keys, key)
+		value, err := s.Skip()
+		if err == nil && string(value) != "null" && (value[0] != '{' && value[0] != '[' || len(bytes.TrimSpace(value[1:len(value)-1])) > 0) {
+			empty = false
+		}
+		return err
+	})
+	return empty || err != nil
 }
+
+// maxSelectorMembers is how many members a selector may have; the API knows two.
+const maxSelectorMembers = 32
 
 // belongsToOnePod reports whether a label is put on by a controller to tell one
 // pod or one revision from another

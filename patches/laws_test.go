@@ -19,6 +19,7 @@ import (
 	applier "gopkg.in/evanphx/json-patch.v4"
 	"sigs.k8s.io/yaml"
 
+	"github.com/evenkeel/evenkeel/internal/scan"
 	"github.com/evenkeel/evenkeel/policy"
 )
 
@@ -31,6 +32,9 @@ func checkLaws(injector *Injector, req Request) error {
 	}
 	if again := injector.Review(req); !reflect.DeepEqual(again, result) {
 		return fmt.Errorf("a second review of the same object answers\n%s\nrather than\n%s", describeResult(again), describeResult(result))
+	}
+	if read := reviewRead(injector, req); read != nil && !reflect.DeepEqual(*read, result) {
+		return fmt.Errorf("read out of a larger document it gets\n%s\nrather than\n%s", describeResult(*read), describeResult(result))
 	}
 	if err := checkAnswer(result); err != nil {
 		return err
@@ -54,6 +58,27 @@ func checkLaws(injector *Injector, req Request) error {
 		return fmt.Errorf("reinvocation adds %s after %s", r.Patch, result.Patch)
 	}
 	return nil
+}
+
+// reviewRead reviews a request as the webhook does, which reads the objects while it reads the review, or returns nil
+// where they are not JSON: then there is no review.
+func reviewRead(injector *Injector, req Request) *Result {
+	read := func(raw []byte) (*Reading, bool) {
+		s, err := scan.New(raw)
+		if err != nil || len(raw) == 0 {
+			return nil, len(raw) == 0
+		}
+		r, err := Read(&s)
+		return r, err == nil && s.End() == nil
+	}
+	object, ok1 := read(req.Object)
+	old, ok2 := read(req.Old)
+	if !ok1 || !ok2 {
+		return nil
+	}
+	req.Object, req.Old, req.ObjectRead, req.OldRead = nil, nil, object, old
+	result := injector.Review(req)
+	return &result
 }
 
 // checkAnswer checks what holds for a result whatever it was for.

@@ -183,6 +183,42 @@ var (
 	portMembers      = []string{"name", "containerPort", "protocol"}
 )
 
+// Reading is an object that was read out of a larger document, a review for
+// example. It aliases the document, and is good for one review.
+type Reading struct {
+	raw    []byte
+	err    error
+	review review
+}
+
+// Read reads the object that s is at and leaves s behind it. It returns an error
+// only when the document is not JSON; whatever else is wrong with the object is for
+// Review to say. It returns nil for null.
+func Read(s *scan.Scanner) (*Reading, error) {
+	if s.Null() { // as oldObject mostly is
+		return nil, nil
+	}
+	start := s.Position()
+	at := s.At(start)
+	r := &Reading{}
+	if r.err = r.review.object.read(s); r.err == nil {
+		r.raw = s.From(start)
+		return r, nil
+	}
+	*s = at
+	var err error
+	r.raw, err = s.Skip()
+	return r, err
+}
+
+// Raw returns the bytes of the object, nil where there is none.
+func (r *Reading) Raw() []byte {
+	if r == nil {
+		return nil
+	}
+	return r.raw
+}
+
 // parse reads a workload. It returns an error when the document is not JSON that
 // the API server and its patch applier would read in the same way, and an object
 // with kind alone when that kind has no pod template.
@@ -196,12 +232,19 @@ func (o *object) parse(raw []byte) error {
 	if err != nil {
 		return err
 	}
+	if err := o.read(&s); err != nil {
+		return err
+	}
+	return s.End()
+}
+
+func (o *object) read(s *scan.Scanner) error {
 	if s.Next() != '{' {
 		return errors.New("is not a JSON object")
 	}
-	r := &reader{Scanner: s}
+	r := reader{s}
 	specAt := -1
-	err = r.Members(objectMembers, func(name string) error {
+	err := r.Members(objectMembers, func(name string) error {
 		switch name {
 		case "apiVersion":
 			return r.text(&o.apiVersion)
@@ -218,17 +261,14 @@ func (o *object) parse(raw []byte) error {
 		}
 		return r.spec(o)
 	})
-	if err == nil {
-		err = r.End()
-	}
 	if err == nil && specAt >= 0 {
-		r.Seek(specAt)
-		err = r.spec(o)
+		at := s.At(specAt)
+		err = reader{&at}.spec(o)
 	}
 	if o.kind == "Pod" {
 		o.pod.meta = o.meta
 	}
-	o.depth = r.Deepest()
+	o.depth = s.Deepest()
 	return err
 }
 
@@ -246,10 +286,10 @@ func (o *object) templated() bool {
 }
 
 // reader reads the parts of a workload.
-type reader struct{ scan.Scanner }
+type reader struct{ *scan.Scanner }
 
 // text reads a string, "" for null.
-func (r *reader) text(into *string) error {
+func (r reader) text(into *string) error {
 	raw, err := r.Text()
 	for _, known := range [...]string{"Pod", "v1", "Deployment", "StatefulSet", "apps/v1", "Always", "ReplicaSet"} {
 		if string(raw) == known {
@@ -261,7 +301,7 @@ func (r *reader) text(into *string) error {
 	return err
 }
 
-func (r *reader) spec(o *object) error {
+func (r reader) spec(o *object) error {
 	switch {
 	case !o.templated() || o.kind == "CronJob":
 		_, err := r.Skip()
@@ -293,7 +333,7 @@ func (r *reader) spec(o *object) error {
 }
 
 // metadata reads an ObjectMeta, with its labels appended to room.
-func (r *reader) metadata(m *metadata, room []label) error {
+func (r reader) metadata(m *metadata, room []label) error {
 	m.present = r.Next() == '{'
 	return r.Members(metadataMembers, func(name string) error {
 		switch name {
@@ -318,7 +358,7 @@ func (r *reader) metadata(m *metadata, room []label) error {
 	})
 }
 
-func (r *reader) annotation(m *metadata, key []byte) error {
+func (r reader) annotation(m *metadata, key []byte) error {
 	if !bytes.HasPrefix(key, []byte(policy.Prefix)) {
 		m.mirror = m.mirror || string(key) == mirrorAnnotation
 		raw, err := r.Skip()
@@ -337,7 +377,7 @@ func (r *reader) annotation(m *metadata, key []byte) error {
 	return err
 }
 
-func (r *reader) owner(m *metadata) error {
+func (r reader) owner(m *metadata) error {
 	var kind, name string
 	var controls bool
 	err := r.Members(ownerMembers, func(member string) (err error) {
@@ -356,7 +396,7 @@ func (r *reader) owner(m *metadata) error {
 	return err
 }
 
-func (r *reader) podSpec(o *object) error {
+func (r reader) podSpec(o *object) error {
 	p := &o.pod
 	p.spec = r.Next() == '{'
 	return r.Members(podMembers, func(name string) error {
@@ -393,7 +433,7 @@ func (r *reader) podSpec(o *object) error {
 }
 
 // system reads the operating system that a member of an object names.
-func (r *reader) system(p *podTemplate, member string) error {
+func (r reader) system(p *podTemplate, member string) error {
 	return r.Members([]string{member}, func(string) error {
 		name, err := r.Text()
 		p.windows = p.windows || string(name) == "windows"
@@ -401,7 +441,7 @@ func (r *reader) system(p *podTemplate, member string) error {
 	})
 }
 
-func (r *reader) containers(o *object) error {
+func (r reader) containers(o *object) error {
 	p := &o.pod
 	p.containers, p.ports = o.containerRoom[:0], o.portRoom[:0]
 	return r.Elements(func(int) error {
@@ -416,7 +456,7 @@ func (r *reader) containers(o *object) error {
 	})
 }
 
-func (r *reader) container(p *podTemplate, c *container) error {
+func (r reader) container(p *podTemplate, c *container) error {
 	c.present = r.Next() == '{'
 	return r.Members(containerMembers, func(name string) (err error) {
 		switch name {
@@ -454,7 +494,7 @@ func (r *reader) container(p *podTemplate, c *container) error {
 
 // handler returns the handler of a probe, or the zero value when it has none,
 // several, or one that is not known.
-func (r *reader) handler() (handler, error) {
+func (r reader) handler() (handler, error) {
 	var found handler
 	handlers := 0
 	err := r.Each(func(key []byte) error {
@@ -473,7 +513,7 @@ func (r *reader) handler() (handler, error) {
 	return found, err
 }
 
-func (r *reader) port() (port, error) {
+func (r reader) port() (port, error) {
 	p := port{tcp: true}
 	err := r.Members(portMembers, func(name string) (err error) {
 		switch name {

@@ -21,8 +21,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
+	"github.com/evenkeel/evenkeel/internal/scan"
 	"github.com/evenkeel/evenkeel/policy"
 )
 
@@ -71,6 +71,8 @@ type Request struct {
 	// Object is the raw JSON object, Old the raw object before an update. They are
 	// not changed and not kept.
 	Object, Old []byte
+	// ObjectRead and OldRead, where they are set, take the place of Object and Old.
+	ObjectRead, OldRead *Reading
 	// Namespace holds the annotations of the Namespace.
 	Namespace map[string]string
 	// OptedOut reports whether a workload of the object's Namespace carries the label
@@ -147,7 +149,8 @@ type input struct {
 	config  *Config
 	cluster Cluster
 	// sources are the annotations that policy came from.
-	sources [3]policy.Annotations
+	sources      [3]policy.Annotations
+	selectorRoom [512]byte
 }
 
 // review is everything that one review needs, in one allocation.
@@ -182,10 +185,15 @@ type output struct {
 	// patch is the JSON Patch document as far as it is written, without its end.
 	patch     []byte
 	spans     []span
-	spanRoom  [8]span
 	decisions []Decision
 	problems  []policy.Problem
 	sources   []policy.Annotations
+
+	// Room for what most workloads get.
+	patchRoom    [2048]byte
+	spanRoom     [8]span
+	changeRoom   [8]Change
+	decisionRoom [6]Decision
 }
 
 // span says where in the patch an operation has its path and its value.
@@ -211,7 +219,7 @@ func (o *output) replace(path string, value any) {
 // written until close is its value.
 func (o *output) open(operation string, path ...string) {
 	if o.patch == nil {
-		o.patch = make([]byte, 0, 2048)
+		o.patch = o.patchRoom[:0]
 		o.spans = o.spanRoom[:0]
 	}
 	o.patch = append(o.patch, "[,"[min(len(o.spans), 1)])
@@ -232,15 +240,7 @@ func (o *output) write(parts ...string) {
 }
 
 // text appends a string as JSON.
-func (o *output) text(s []byte) {
-	for _, c := range s {
-		if c < ' ' || c >= utf8.RuneSelf || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
-			o.patch = append(o.patch, marshal(string(s))...) // with escapes
-			return
-		}
-	}
-	o.patch = append(append(append(o.patch, '"'), s...), '"')
-}
+func (o *output) text(s []byte) { o.patch = scan.AppendString(o.patch, s) }
 
 // integer appends a number.
 func (o *output) integer(n int64) { o.patch = strconv.AppendInt(o.patch, n, 10) }
@@ -254,10 +254,17 @@ func (o *output) close() {
 // changes ends the patch and returns it with its operations.
 func (o *output) changes() ([]byte, []Change) {
 	o.patch = append(o.patch, ']')
-	text := string(o.patch)
-	changes := make([]Change, len(o.spans))
-	for i, at := range o.spans {
-		changes[i] = Change{at.operation, text[at.pathStart:at.pathEnd], json.RawMessage(o.patch[at.valueStart:at.valueEnd:at.valueEnd])}
+	var room [512]byte
+	paths := room[:0]
+	for _, at := range o.spans {
+		paths = append(paths, o.patch[at.pathStart:at.pathEnd]...)
+	}
+	rest := string(paths)
+	changes := o.changeRoom[:0]
+	for _, at := range o.spans {
+		n := at.pathEnd - at.pathStart
+		changes = append(changes, Change{at.operation, rest[:n], json.RawMessage(o.patch[at.valueStart:at.valueEnd:at.valueEnd])})
+		rest = rest[n:]
 	}
 	return o.patch, changes
 }
@@ -309,11 +316,15 @@ func (i *Injector) Review(req Request) (result Result) {
 	if req.Operation != Create && req.Operation != Update {
 		return nothing(result, SkipOperation, nil)
 	}
-	r := &review{}
-	in, o, out := &r.input, &r.object, &r.output
-	if err := o.parse(req.Object); err != nil {
-		return nothing(result, SkipUnreadable, fmt.Errorf("read object: object %w", err))
+	object := req.ObjectRead
+	if object == nil {
+		object = &Reading{raw: req.Object}
+		object.err = object.review.object.parse(req.Object)
 	}
+	if object.err != nil {
+		return nothing(result, SkipUnreadable, fmt.Errorf("read object: object %w", object.err))
+	}
+	in, o, out := &object.review.input, &object.review.object, &object.review.output
 	result.Kind, result.Name = o.kind, o.meta.name
 	if skip := o.passOver(req); skip != SkipNone {
 		return nothing(result, skip, nil)
@@ -323,10 +334,15 @@ func (i *Injector) Review(req Request) (result Result) {
 	}
 	in.object, in.config, in.cluster = o, &i.config, req.Cluster
 	if req.Operation == Update {
-		var err error
-		if in.old, err = parse(req.Old); err != nil {
-			return nothing(result, SkipUnreadable, fmt.Errorf("read old object: object %w", err))
+		old := req.OldRead
+		if old == nil {
+			old = &Reading{}
+			old.err = old.review.object.parse(req.Old)
 		}
+		if old.err != nil {
+			return nothing(result, SkipUnreadable, fmt.Errorf("read old object: object %w", old.err))
+		}
+		in.old = &old.review.object
 		if sameJSON(in.old.template, o.template) {
 			return nothing(result, SkipUnchangedTemplate, nil)
 		}
@@ -344,7 +360,7 @@ func (i *Injector) Review(req Request) (result Result) {
 			}
 		}
 	} else {
-		out.decisions = make([]Decision, 0, 1+2*len(o.pod.containers))
+		out.decisions = out.decisionRoom[:0]
 		for _, generate := range i.generators {
 			generate(in, out)
 		}
@@ -357,7 +373,7 @@ func (i *Injector) Review(req Request) (result Result) {
 	}
 	patch, changes := out.changes()
 	if guarded {
-		if err := i.proof.applies(patch, changes, req.Object, o); err != nil {
+		if err := i.proof.applies(patch, changes, object.raw, o); err != nil {
 			return nothing(result, SkipInternalError, err)
 		}
 	}

@@ -1,9 +1,9 @@
 package patches
 
 import (
+	"bytes"
 	"slices"
 	"strconv"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -167,7 +167,8 @@ func obvious(c *container) (handler, Skip) {
 	if skip != SkipNone {
 		return handler{}, skip
 	}
-	return handler{"tcpSocket", []byte(`{"port":` + strconv.FormatInt(number, 10) + `}`)}, SkipNone
+	raw := append(make([]byte, 0, len(`{"port":65535}`)), `{"port":`...)
+	return handler{"tcpSocket", append(strconv.AppendInt(raw, number, 10), '}')}, SkipNone
 }
 
 // mainPort returns the number of the TCP port that stands for the container: the
@@ -177,11 +178,11 @@ func mainPort(c *container) (int64, Skip) {
 	var allRoom, mainRoom [8]port
 	all, main := allRoom[:0], mainRoom[:0]
 	for _, p := range c.ports {
-		if !p.tcp || p.number < 1 || p.number > 65535 || slices.ContainsFunc(all, func(q port) bool { return p.number == q.number }) {
+		if !p.tcp || p.number < 1 || p.number > 65535 || declares(all, p.number) {
 			continue
 		}
 		all = append(all, p)
-		if !beside(string(p.name)) {
+		if !beside(p.name) {
 			main = append(main, p)
 		}
 	}
@@ -203,11 +204,20 @@ func mainPort(c *container) (int64, Skip) {
 	return 0, SkipAmbiguousPort
 }
 
+func declares(ports []port, number int64) bool {
+	for i := range ports {
+		if ports[i].number == number {
+			return true
+		}
+	}
+	return false
+}
+
 // beside reports whether a port name stands for metrics, administration,
 // debugging, profiling or health rather than the container's main job.
-func beside(name string) bool {
-	for word := range strings.SplitSeq(name, "-") {
-		switch word {
+func beside(name []byte) bool {
+	for word := range bytes.SplitSeq(name, []byte("-")) {
+		switch string(word) {
 		case "metrics", "metric", "prometheus", "prom", "monitoring", "telemetry",
 			"admin", "management", "mgmt", "debug", "debugger", "jdwp", "jmx",
 			"pprof", "profiling", "profiler", "profile",

@@ -31,7 +31,7 @@ const (
 	// maxShapes is how many shapes are remembered, and maxShape how long one of them
 	// may be, in bytes: a tenant can make up any number of any length.
 	maxShapes = 1024
-	maxShape  = 4096
+	maxShape  = 1024
 	// shallow is the nesting up to which a shape says enough. The applier reads and
 	// writes inner values on their own, each nested 10,000 deep at most.
 	shallow = 1000

@@ -35,9 +35,16 @@ func addRecord(in *input, out *output) {
 		}
 		slices.SortFunc(names, func(a, b string) int { return slices.Index(defaults, a) - slices.Index(defaults, b) })
 	}
-	record := strings.Join(names, ",")
+	var written [64]byte // more than all names take
+	record := written[:0]
+	for i, name := range names {
+		if i > 0 {
+			record = append(record, ',')
+		}
+		record = append(record, name...)
+	}
 	annotate := !noted && pod.meta.annotationBytes <= maxAnnotationBytes
-	if _, ours := readRecord(was); noted && ours && was != record {
+	if _, ours := readRecord(was); noted && ours && was != string(record) {
 		annotate = true
 	}
 	_, labelled := pod.meta.label(policy.DefaultedLabel)
@@ -45,18 +52,22 @@ func addRecord(in *input, out *output) {
 	const labels = `{"` + policy.DefaultedLabel + `":"true"}`
 	if !pod.meta.present {
 		out.open("add", pod.path, "/metadata")
-		out.write(`{"annotations":{"`, policy.InjectedAnnotation, `":"`, record, `"},"labels":`, labels, `}`)
+		out.write(`{"annotations":{"`, policy.InjectedAnnotation, `":`)
+		out.text(record)
+		out.write(`},"labels":`, labels, `}`)
 		out.close()
 		return
 	}
 	switch {
 	case !pod.meta.annotated:
 		out.open("add", pod.path, "/metadata/annotations")
-		out.write(`{"`, policy.InjectedAnnotation, `":"`, record, `"}`)
+		out.write(`{"`, policy.InjectedAnnotation, `":`)
+		out.text(record)
+		out.write(`}`)
 		out.close()
 	case annotate:
 		out.open("add", pod.path, "/metadata/annotations/", escape(policy.InjectedAnnotation))
-		out.write(`"`, record, `"`)
+		out.text(record)
 		out.close()
 	}
 	switch {
@@ -80,6 +91,9 @@ var defaults = []string{DefaultAntiAffinity, DefaultPreStopSleep, DefaultReadine
 
 // readRecord returns the names in a record, and false when it is none of ours.
 func readRecord(record string) ([]string, bool) {
+	if record == "" {
+		return nil, false
+	}
 	names := strings.Split(record, ",")
 	for _, name := range names {
 		if !slices.Contains(defaults, name) {

@@ -171,7 +171,15 @@ type Annotations struct {
 // lowered to it, with a problem. The problems are sorted by source as given and,
 // within one, known settings first in table order, then unknown keys by name.
 func Resolve(base Policy, bounds Bounds, sources ...Annotations) (Policy, []Problem) {
-	p := base
+	for _, s := range sources {
+		if len(s.Values) > 0 {
+			return resolve(base, bounds, sources)
+		}
+	}
+	return base, nil // as for most workloads, whose policy is then not even copied to the heap
+}
+
+func resolve(p Policy, bounds Bounds, sources []Annotations) (Policy, []Problem) {
 	var problems []Problem
 	for i := len(sources) - 1; i >= 0; i-- {
 		s := sources[i]

@@ -152,7 +152,7 @@ type bodies struct{ pool sync.Pool }
 
 // maxKept is the largest buffer that is kept, in bytes: the rare large review must
 // not stay in memory.
-const maxKept = 256 << 10
+const maxKept = 1 << 20
 
 func (b *bodies) take() *bytes.Buffer {
 	if body, ok := b.pool.Get().(*bytes.Buffer); ok {
@@ -210,7 +210,7 @@ type envelope struct {
 	uid                    []byte
 	operation              patches.Operation
 	namespace, subResource []byte
-	object, oldObject      []byte
+	object, oldObject      *patches.Reading
 
 	slim     bytes.Reader
 	slimRoom [512]byte
@@ -281,9 +281,9 @@ func (e *envelope) open(body []byte) error {
 				case "subResource":
 					e.subResource, err = s.Text()
 				case "object":
-					e.object, err = s.Skip()
+					e.object, err = patches.Read(&s)
 				default:
-					e.oldObject, err = s.Skip()
+					e.oldObject, err = patches.Read(&s)
 				}
 				return err
 			})
@@ -314,11 +314,7 @@ func (e *envelope) open(body []byte) error {
 	if len(e.subResource) > 0 {
 		e.operation = "" // a scale or status is no workload
 	}
-	uid, err := json.Marshal(string(e.uid))
-	if err != nil {
-		return fmt.Errorf("encode uid: %w", err)
-	}
 	slim := append(e.slimRoom[:0], `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":`...)
-	e.slim.Reset(append(append(slim, uid...), `}}`...))
+	e.slim.Reset(append(scan.AppendString(slim, e.uid), `}}`...))
 	return nil
 }

@@ -75,11 +75,11 @@ func (r *reviewer) Review(ctx context.Context, review model.AdmissionReview) (mo
 	e := envelopeOf(ctx)
 	namespace := string(e.namespace)
 	request := patches.Request{
-		Operation: e.operation,
-		Object:    e.object,
-		Old:       e.oldObject,
-		Cluster:   r.config.Cluster(),
-		OptedOut:  func(kind, name string) bool { return r.config.OptedOut(namespace, kind, name) },
+		Operation:  e.operation,
+		ObjectRead: e.object,
+		OldRead:    e.oldObject,
+		Cluster:    r.config.Cluster(),
+		OptedOut:   func(kind, name string) bool { return r.config.OptedOut(namespace, kind, name) },
 	}
 	if request.Operation == patches.Create || request.Operation == patches.Update {
 		request.Namespace = r.config.Namespace(ctx, namespace)

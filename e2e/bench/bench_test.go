@@ -37,9 +37,8 @@ func (c *call) post(handler http.Handler, review []byte) {
 	c.reader.Reset(review)
 	c.answer, c.status = c.answer[:0], http.StatusOK
 	clear(c.header)
-	request := c.request
-	request.Body, request.ContentLength = c, int64(len(review))
-	handler.ServeHTTP(c, &request)
+	c.request.Body, c.request.ContentLength = c, int64(len(review))
+	handler.ServeHTTP(c, &c.request)
 }
 
 // patched checks an answer and returns the object that it makes of object, without members that mean nothing.

@@ -136,7 +136,7 @@ func (w workload) typed(version string, variables int) any {
 	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels, Annotations: map[string]string{"shop.example/owner": "payments"}}, Spec: spec}
 	selector := &metav1.LabelSelector{MatchLabels: map[string]string{"app.kubernetes.io/name": "checkout", "app.kubernetes.io/instance": "checkout-eu"}}
 	managed := metav1.ManagedFieldsEntry{Manager: "kubectl-client-side-apply", Operation: metav1.ManagedFieldsOperationUpdate, FieldsType: "FieldsV1",
-		FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:metadata":{"f:labels":{".":{},"f:team":{}}},"f:spec":{"f:containers":{"k:{\"name\":\"app-0\"}":{".":{},"f:image":{},"f:name":{},"f:ports":{".":{},"k:{\"containerPort\":8080,\"protocol\":\"TCP\"}":{".":{},"f:containerPort":{}}}}}}}`)}}
+		FieldsV1: metav1.NewFieldsV1(`{"f:metadata":{"f:labels":{".":{},"f:team":{}}},"f:spec":{"f:containers":{"k:{\"name\":\"app-0\"}":{".":{},"f:image":{},"f:name":{},"f:ports":{".":{},"k:{\"containerPort\":8080,\"protocol\":\"TCP\"}":{".":{},"f:containerPort":{}}}}}}}`)}
 	meta.ManagedFields = []metav1.ManagedFieldsEntry{managed}
 	switch w.kind {
 	case "Deployment":

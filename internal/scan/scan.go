@@ -11,10 +11,12 @@ package scan
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
+	"math/bits"
 	"unicode/utf8"
 )
 
@@ -61,8 +63,10 @@ func (s *Scanner) bad() error { return fmt.Errorf("%w at byte %d", errJSON, s.po
 // Position returns the offset of the next byte to be read, for Seek.
 func (s *Scanner) Position() int { return s.pos }
 
-// Seek returns to where Position was taken at the same depth.
-func (s *Scanner) Seek(position int) { s.pos = position }
+// At returns a scanner that reads on from a Position.
+func (s *Scanner) At(position int) Scanner {
+	return Scanner{data: s.data, pos: position, depth: s.depth}
+}
 
 // From returns the bytes between a Position and here.
 func (s *Scanner) From(position int) []byte { return s.data[position:s.pos] }
@@ -207,15 +211,20 @@ func (s *Scanner) colon() error {
 
 // String returns the text of a string.
 func (s *Scanner) String() ([]byte, error) {
+	s.Next()
 	start := s.pos
 	escaped, err := s.skipString()
 	if err != nil {
 		return nil, err
 	}
-	raw := bytes.TrimLeft(s.data[start:s.pos], " \t\r\n")
 	if !escaped {
-		return raw[1 : len(raw)-1], nil
+		return s.data[start+1 : s.pos-1], nil
 	}
+	return unquote(s.data[start:s.pos])
+}
+
+// unquote returns the text of a string with escapes.
+func unquote(raw []byte) ([]byte, error) {
 	var text string
 	if err := json.Unmarshal(raw, &text); err != nil {
 		return nil, fmt.Errorf("%w: %w", errJSON, err)
@@ -229,23 +238,48 @@ func (s *Scanner) skipString() (escaped bool, err error) {
 		return false, s.bad()
 	}
 	for i := s.pos + 1; i < len(s.data); i++ {
-		switch c := s.data[i]; {
-		case c == '"':
+		i += plain(s.data[i:])
+		if i == len(s.data) {
+			break
+		}
+		switch c := s.data[i]; c {
+		case '"':
 			s.pos = i + 1
 			return escaped, nil
-		case c == '\\':
+		case '\\':
 			escaped = true
 			length := escape(s.data[i+1:])
 			if length == 0 {
 				return false, s.bad()
 			}
 			i += length
-		case c < ' ':
+		default: // a control character
 			s.pos = i
 			return false, s.bad()
 		}
 	}
 	return false, s.bad()
+}
+
+// plain returns how many bytes there are before the first quote, backslash or
+// control character. Most of an object is inside of strings, so eight bytes are
+// looked at at a time: subtracting from each byte of a word borrows from its top bit
+// where the byte is smaller.
+func plain(text []byte) int {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	n := 0
+	for ; len(text)-n >= 8; n += 8 {
+		word := binary.LittleEndian.Uint64(text[n:])
+		quote, backslash := word^('"'*ones), word^('\\'*ones)
+		found := ((quote-ones)&^quote | (backslash-ones)&^backslash | (word-' '*ones)&^word) & tops
+		if found != 0 {
+			return n + bits.TrailingZeros64(found)/8
+		}
+	}
+	for n < len(text) && text[n] != '"' && text[n] != '\\' && text[n] >= ' ' {
+		n++
+	}
+	return n
 }
 
 // escape returns how many bytes of an escape follow its backslash, or 0 when it is
@@ -414,4 +448,18 @@ func (s *Scanner) digits() bool {
 		s.pos++
 	}
 	return s.pos > start
+}
+
+// AppendString appends text as a JSON string.
+func AppendString(b, text []byte) []byte {
+	for _, c := range text {
+		if c < ' ' || c >= utf8.RuneSelf || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
+			quoted, err := json.Marshal(string(text)) // with escapes
+			if err != nil {
+				panic(err) // a string is always encoded
+			}
+			return append(b, quoted...)
+		}
+	}
+	return append(append(append(b, '"'), text...), '"')
 }
