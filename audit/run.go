@@ -2,7 +2,6 @@ package audit
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -444,8 +443,11 @@ func (r *run) domains() {
 	}
 	r.report.Summary.Nodes, r.report.Summary.Zones = len(r.Nodes), len(known)
 	if len(known) < 2 && len(r.Nodes) > 1 && !r.Offline {
-		r.report.Warnings = append(r.report.Warnings, fmt.Sprintf("the nodes have %d zones in their labels %s, "+
-			"so the loss of a zone can't be told from that of the cluster", len(known), "topology.kubernetes.io/zone"))
+		text := "the nodes carry no label topology.kubernetes.io/zone, so nothing can be said of the loss of a zone"
+		if len(known) == 1 {
+			text = "all nodes are in one zone, whose loss takes everything down"
+		}
+		r.report.Warnings = append(r.report.Warnings, text)
 	}
 	for at, pods := range r.pods {
 		w := r.found[at]
