@@ -110,7 +110,7 @@ func newRootCommand(program string) *cobra.Command {
 	}
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpCommand(newHelpCommand())
-	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), "Flags.FlagUsages", "Flags.FlagUsagesWrapped 100"))
+	root.SetUsageFunc(usage)
 	root.AddCommand(
 		newServeCommand(),
 		newInjectCommand(name),
@@ -119,6 +119,43 @@ func newRootCommand(program string) *cobra.Command {
 		newVersionCommand(),
 	)
 	return root
+}
+
+// usage prints how to call a command, in cobra's order and 100 columns. Cobra's own
+// way to another width is a text/template, which calls methods by name: the linker
+// would have to keep every method of every API type, and the program grow by 20 MB.
+func usage(command *cobra.Command) error {
+	var text strings.Builder
+	text.WriteString("Usage:")
+	if command.Runnable() {
+		fmt.Fprintf(&text, "\n  %s", command.UseLine())
+	}
+	if command.HasAvailableSubCommands() {
+		fmt.Fprintf(&text, "\n  %s [command]", command.CommandPath())
+	}
+	if command.HasExample() {
+		fmt.Fprintf(&text, "\n\nExamples:\n%s", command.Example)
+	}
+	if command.HasAvailableSubCommands() {
+		text.WriteString("\n\nAvailable Commands:")
+		for _, c := range command.Commands() {
+			if c.IsAvailableCommand() || c.Name() == "help" {
+				fmt.Fprintf(&text, "\n  %-*s %s", c.NamePadding(), c.Name(), c.Short)
+			}
+		}
+	}
+	if command.HasAvailableLocalFlags() {
+		fmt.Fprintf(&text, "\n\nFlags:\n%s", strings.TrimRight(command.LocalFlags().FlagUsagesWrapped(100), " \n"))
+	}
+	if command.HasAvailableInheritedFlags() {
+		fmt.Fprintf(&text, "\n\nGlobal Flags:\n%s", strings.TrimRight(command.InheritedFlags().FlagUsagesWrapped(100), " \n"))
+	}
+	if command.HasAvailableSubCommands() {
+		fmt.Fprintf(&text, "\n\nUse \"%s [command] --help\" for more information about a command.", command.CommandPath())
+	}
+	text.WriteString("\n")
+	_, err := io.WriteString(command.OutOrStderr(), text.String())
+	return err
 }
 
 // displayName returns how a user calls the program of that path.
