@@ -9,6 +9,7 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY *.go ./
+COPY audit audit
 COPY certs certs
 COPY lease lease
 COPY patches patches

@@ -164,6 +164,15 @@ image: ## Write the container image to bin/evenkeel-image.tar, without Docker
 	@mkdir -p bin
 	cd e2e && go run ./image/evenkeel -o ../bin/evenkeel-image.tar -version "$(VERSION)" -commit "$(COMMIT)"
 
+.PHONY: sbom
+sbom: ## Write what the program is made of to bin/evenkeel.cdx.json (CycloneDX)
+	@mkdir -p bin
+	cd e2e && go run ./image/evenkeel -o ../bin/evenkeel-image.tar -sbom ../bin/evenkeel.cdx.json -version "$(VERSION)" -commit "$(COMMIT)"
+
+.PHONY: reproduce
+reproduce: ## Build evenkeel in two directories, the second time with an empty build cache, and compare the bytes
+	cd e2e && go test -count=1 -timeout 30m -v -run TestTwoDirectoriesGiveTheSameEvenkeel ./image -args -cold
+
 # Installs what is missing of PROGRAMS, or says what to install.
 .PHONY: packages
 packages:

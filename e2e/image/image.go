@@ -49,10 +49,7 @@ func Write(ctx context.Context, file string, options Options) error {
 	if options.Program == "" || filepath.Base(options.Program) != options.Program {
 		return errors.New("name program: it needs a name without a directory")
 	}
-	if options.Arch == "" {
-		options.Arch = runtime.GOARCH
-	}
-	program, err := build(ctx, options)
+	program, err := Build(ctx, options)
 	if err != nil {
 		return err
 	}
@@ -66,8 +63,11 @@ func Write(ctx context.Context, file string, options Options) error {
 	return nil
 }
 
-// build returns the bytes of the program: static, without paths of this machine and without the time.
-func build(ctx context.Context, options Options) ([]byte, error) {
+// Build returns the bytes of the program: static, without paths of this machine and without the time.
+func Build(ctx context.Context, options Options) ([]byte, error) {
+	if options.Arch == "" {
+		options.Arch = runtime.GOARCH
+	}
 	dir, err := os.MkdirTemp("", "evenkeel-image-")
 	if err != nil {
 		return nil, fmt.Errorf("make build directory: %w", err)
@@ -86,6 +86,9 @@ func build(ctx context.Context, options Options) ([]byte, error) {
 
 // assemble returns an image with one layer that holds the program.
 func assemble(program []byte, options Options) (v1.Image, error) {
+	if options.Arch == "" {
+		options.Arch = runtime.GOARCH
+	}
 	var layer bytes.Buffer
 	w := tar.NewWriter(&layer)
 	header := &tar.Header{Name: options.Program, Mode: 0o755, Size: int64(len(program)), ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR}
