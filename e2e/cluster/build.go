@@ -31,6 +31,7 @@ const (
 	Kubectl           = "kubectl"
 	Kubelet           = "kubelet"
 	KubeProxy         = "kube-proxy"
+	Helm              = "helm"
 )
 
 // A tool is a program that is built from Go modules.
@@ -68,6 +69,7 @@ func toolTable() map[string]tool {
 		Kubelet:           kubernetes(Kubelet, time.Minute),
 		KubeProxy:         kubernetes(KubeProxy, 20*time.Second),
 		Kwok:              {module: "kwok", pkg: "sigs.k8s.io/kwok/cmd/kwok", ldflags: "-s -w", cold: 50 * time.Second},
+		Helm:              {module: "helm", pkg: "helm.sh/helm/v4/cmd/helm", ldflags: "-s -w", cold: 3 * time.Minute},
 	}
 }
 
