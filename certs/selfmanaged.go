@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"sync"
@@ -357,19 +358,25 @@ func (s *SelfManaged) count(object string, err error) {
 	s.writes.WithLabelValues(object, result).Inc()
 }
 
-// registerExpiry registers a metric of when the serving certificate ends.
+// registerExpiry registers metrics of when the serving certificate begins and ends:
+// what is left of its lifetime says whether its renewal is late, whoever renews it.
 func registerExpiry(registerer prometheus.Registerer, certificate func() *tls.Certificate) error {
-	err := registerer.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "evenkeel_certificate_expiry_timestamp_seconds",
-		Help: "When the serving certificate ends, in seconds since 1970; 0 without one.",
-	}, func() float64 {
-		if c := certificate(); c != nil {
-			return float64(c.Leaf.NotAfter.Unix())
+	gauge := func(name, help string, of func(*x509.Certificate) time.Time) error {
+		err := registerer.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
+			if c := certificate(); c != nil {
+				return float64(of(c.Leaf).Unix())
+			}
+			return 0
+		}))
+		if err != nil {
+			return fmt.Errorf("register metrics: %w", err)
 		}
-		return 0
-	}))
-	if err != nil {
-		return fmt.Errorf("register metrics: %w", err)
+		return nil
 	}
-	return nil
+	return errors.Join(
+		gauge("evenkeel_certificate_start_timestamp_seconds", "When the serving certificate begins, in seconds since 1970; 0 without one.",
+			func(c *x509.Certificate) time.Time { return c.NotBefore }),
+		gauge("evenkeel_certificate_expiry_timestamp_seconds", "When the serving certificate ends, in seconds since 1970; 0 without one.",
+			func(c *x509.Certificate) time.Time { return c.NotAfter }),
+	)
 }
