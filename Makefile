@@ -169,6 +169,33 @@ sbom: ## Write what the program is made of to bin/evenkeel.cdx.json (CycloneDX)
 	@mkdir -p bin
 	cd e2e && go run ./image/evenkeel -o ../bin/evenkeel-image.tar -sbom ../bin/evenkeel.cdx.json -version "$(VERSION)" -commit "$(COMMIT)"
 
+# Where the image of a release is.
+IMAGE ?= evenkeel/evenkeel
+
+.PHONY: dist
+dist: bin/helm ## Write all of a release to bin/dist: make dist VERSION=v1.2.3
+	@rm -rf bin/dist
+	mkdir -p bin/dist
+	for arch in amd64 arm64; do
+		(cd e2e && go run ./image/evenkeel -arch "$$arch" -name "$(IMAGE):$(VERSION)" -version "$(VERSION)" -commit "$(COMMIT)" \
+			-o "../bin/dist/evenkeel-image-$$arch.tar" -program "../bin/dist/evenkeel-linux-$$arch" -sbom "../bin/dist/evenkeel-linux-$$arch.cdx.json")
+	done
+	CGO_ENABLED=0 GOOS=darwin GOARCH=arm64 go build -trimpath -buildvcs=false -ldflags "-buildid= $(LDFLAGS)" -o bin/dist/evenkeel-darwin-arm64 .
+	cp -r deploy/chart bin/dist/chart
+	sed -i 's|^  repository: evenkeel/evenkeel$$|  repository: $(IMAGE)|' bin/dist/chart/values.yaml
+	bin/helm package bin/dist/chart --version "$(VERSION:v%=%)" --app-version "$(VERSION)" --destination bin/dist
+	rm -r bin/dist/chart
+	cd bin/dist
+	sha256sum evenkeel-* > checksums.txt
+
+bin/helm: e2e/helm/go.mod e2e/helm/go.sum
+	@echo "building helm, about two minutes the first time"
+	cd e2e/helm && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o ../../bin/helm helm.sh/helm/v4/cmd/helm
+
+.PHONY: vulnerabilities
+vulnerabilities: ## Look for known vulnerabilities with govulncheck, whose database must be within reach
+	go run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./...
+
 .PHONY: reproduce
 reproduce: ## Build evenkeel in two directories, the second time with an empty build cache, and compare the bytes
 	cd e2e && go test -count=1 -timeout 30m -v -run TestTwoDirectoriesGiveTheSameEvenkeel ./image -args -cold
