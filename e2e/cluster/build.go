@@ -69,7 +69,7 @@ func toolTable() map[string]tool {
 		Kubelet:           kubernetes(Kubelet, time.Minute),
 		KubeProxy:         kubernetes(KubeProxy, 20*time.Second),
 		Kwok:              {module: "kwok", pkg: "sigs.k8s.io/kwok/cmd/kwok", ldflags: "-s -w", cold: 50 * time.Second},
-		Helm:              {module: "helm", pkg: "helm.sh/helm/v4/cmd/helm", ldflags: "-s -w", cold: 3 * time.Minute},
+		Helm:              {module: "helm", pkg: "helm.sh/helm/v4/cmd/helm", ldflags: "-s -w", cold: 100 * time.Second},
 	}
 }
 

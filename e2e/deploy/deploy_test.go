@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -132,7 +133,15 @@ func TestTheREADMEsCommandsInstallUpgradeAndUninstall(t *testing.T) {
 		t.Error("a Deployment of an opted-in namespace got no defaults")
 	}
 
+	if _, err := c.Client.AppsV1().Deployments("shop").Create(ctx, replicated("two"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	poll(ctx, t, "a Deployment of two replicas has a budget", func(ctx context.Context) (bool, error) { return budget(ctx, c, "two") })
+
 	u.run(t, commands(t, "uninstall"))
+	if there, err := budget(ctx, c, "two"); err != nil || !there {
+		t.Errorf("uninstalling took the budget of a workload: %v", err)
+	}
 	if got := read(ctx, t, c, "after"); got.Generation != after.Generation || !defaulted(got) {
 		t.Error("uninstalling changed a workload")
 	}
@@ -141,6 +150,11 @@ func TestTheREADMEsCommandsInstallUpgradeAndUninstall(t *testing.T) {
 	}
 	if out := u.run(t, "kubectl get clusterrole,clusterrolebinding,mutatingwebhookconfiguration -o name"); strings.Contains(out, "evenkeel") {
 		t.Errorf("something is left after uninstalling:\n%s", out)
+	}
+	c.StopProgram("evenkeel", syscall.SIGTERM, time.Minute) // as its pods have been
+	u.run(t, commands(t, "delete budgets"))
+	if there, err := budget(ctx, c, "two"); err != nil || there {
+		t.Errorf("the budget of a workload is still there: %v", err)
 	}
 	poll(ctx, t, "namespace evenkeel-system is gone", func(ctx context.Context) (bool, error) {
 		_, err := c.Client.CoreV1().Namespaces().Get(ctx, installation.Namespace, metav1.GetOptions{})
@@ -309,8 +323,8 @@ func defaulted(d *appsv1.Deployment) bool {
 	return d.Spec.Template.Annotations["evenkeel.dev/injected"] == "anti-affinity,pre-stop-sleep,readiness-probe"
 }
 
-// rendered returns the documents of a kustomization, by kind and name.
-func rendered(t *testing.T, directory string) map[string]string {
+// kustomized returns the documents of a kustomization.
+func kustomized(t *testing.T, directory string) string {
 	t.Helper()
 	bin, err := cluster.Build(t.Context(), os.Stderr, cluster.Kubectl)
 	if err != nil {
@@ -320,8 +334,14 @@ func rendered(t *testing.T, directory string) map[string]string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return string(out)
+}
+
+// rendered returns the documents of a kustomization, by kind and name.
+func rendered(t *testing.T, directory string) map[string]string {
+	t.Helper()
 	documents := map[string]string{}
-	for document := range strings.SplitSeq(string(out), "\n---\n") {
+	for document := range strings.SplitSeq(kustomized(t, directory), "\n---\n") {
 		var meta metav1.PartialObjectMetadata
 		if err := yaml.Unmarshal([]byte(document), &meta); err != nil {
 			t.Fatal(err)
