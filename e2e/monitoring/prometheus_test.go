@@ -127,7 +127,8 @@ func TestEveryQueryHasDataAfterARealRun(t *testing.T) {
 		}
 	}
 
-	// The rules load and can be worked out; after that outage one of those that wait for nothing fires, and no other.
+	// The rules load and can be worked out; of the two that the outage is a reason for, the one that waits for nothing
+	// fires, and no other does.
 	var loaded struct {
 		Data struct {
 			Groups []struct {
@@ -150,7 +151,7 @@ func TestEveryQueryHasDataAfterARealRun(t *testing.T) {
 				}
 			}
 		}
-		if n == len(alerts) && len(unhealthy) == 0 && slices.Equal(firing, []string{"EvenkeelRejects"}) {
+		if n == len(alerts) && len(unhealthy) == 0 && slices.Equal(slices.DeleteFunc(firing, func(name string) bool { return name == "EvenkeelCallsFailOpen" }), []string{"EvenkeelRejects"}) {
 			break
 		}
 		if time.Now().After(deadline) {
@@ -212,7 +213,7 @@ func browse(t *testing.T, evenkeel *installation.Installation) {
 	must(t, response.Body.Close())
 }
 
-// deploySteadily creates Deployments, as dry runs, until the test ends.
+// deploySteadily creates Deployments until the test ends, nine of ten as dry runs.
 func deploySteadily(t *testing.T, c *cluster.Cluster) {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
@@ -228,7 +229,12 @@ func deploySteadily(t *testing.T, c *cluster.Cluster) {
 			if i%3 == 1 {
 				annotations["evenkeel.dev/readiness-probe"] = "telepathy"
 			}
-			if err := create(ctx, c, deployment(fmt.Sprint("web-", i), annotations)); err != nil && ctx.Err() == nil {
+			options := metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
+			if i%10 == 0 {
+				options.DryRun = nil // something for the budget controller
+			}
+			_, err := c.Client.AppsV1().Deployments("shop").Create(ctx, deployment(fmt.Sprint("web-", i), annotations), options)
+			if err != nil && ctx.Err() == nil {
 				t.Error(err)
 				return
 			}
