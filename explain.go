@@ -168,7 +168,11 @@ func (e *explanation) text() []byte {
 	w := e.workload
 	var advice []string
 	say := func(format string, args ...any) { fmt.Fprintf(&b, format, args...) }
-	advise := func(format string, args ...any) { advice = append(advice, fmt.Sprintf(format, args...)) }
+	advise := func(format string, args ...any) {
+		if text := fmt.Sprintf(format, args...); !slices.Contains(advice, text) {
+			advice = append(advice, text)
+		}
+	}
 	if e.pod != "" {
 		say("Pod %s belongs to %s, which this is about.\n\n", printable(e.pod), w.ID())
 	}
@@ -214,9 +218,12 @@ func (e *explanation) text() []byte {
 	_ = table.Flush()
 
 	e.budget(say)
-	if len(w.Findings) > 0 {
+	findings := slices.DeleteFunc(slices.Clone(w.Findings), func(f audit.Finding) bool {
+		return strings.HasPrefix(string(f.Code), "missing-") // stands among the defaults
+	})
+	if len(findings) > 0 {
 		say("\nFindings:\n")
-		for _, f := range w.Findings {
+		for _, f := range findings {
 			what := string(f.Code)
 			if f.Object != "" {
 				what += " (" + f.Object + ")"
