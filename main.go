@@ -123,7 +123,8 @@ func newRootCommand(program string) *cobra.Command {
 
 // usage prints how to call a command, in cobra's order and 100 columns. Cobra's own
 // way to another width is a text/template, which calls methods by name: the linker
-// would have to keep every method of every API type, and the program grow by 20 MB.
+// would have to keep every method of every API type, 20 MB of them, unless some
+// other template (that of audit's page) makes it do so anyway.
 func usage(command *cobra.Command) error {
 	var text strings.Builder
 	text.WriteString("Usage:")
