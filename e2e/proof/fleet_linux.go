@@ -36,7 +36,7 @@ func deployment(kind string, replicas int32) *appsv1.Deployment {
 		distroless: {"-stop=shutdown"},
 		sidecar:    {"-stop=shutdown"},
 	}[kind]
-	app := container("app", serverImage+":v1", append(args, "-grpc=:9090")...)
+	app := container("app", append(args, "-grpc=:9090")...)
 	app.Ports = []corev1.ContainerPort{{Name: "http", ContainerPort: 8080}, {Name: "grpc", ContainerPort: 9090}}
 	pod := corev1.PodSpec{Containers: []corev1.Container{app}}
 	switch kind {
@@ -46,11 +46,11 @@ func deployment(kind string, replicas int32) *appsv1.Deployment {
 		pod.Containers[0].SecurityContext = &corev1.SecurityContext{RunAsNonRoot: &yes, ReadOnlyRootFilesystem: &yes, AllowPrivilegeEscalation: &no,
 			Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}}
 	case sidecar:
-		metrics := container("metrics", serverImage+":v1", "-http=:9100")
+		metrics := container("metrics", "-http=:9100")
 		metrics.Ports = []corev1.ContainerPort{{Name: "metrics", ContainerPort: 9100}}
 		pod.Containers = append(pod.Containers, metrics)
 		always := corev1.ContainerRestartPolicyAlways
-		proxy := container("proxy", serverImage+":v1", "-http=:15000")
+		proxy := container("proxy", "-http=:15000")
 		proxy.RestartPolicy = &always
 		pod.InitContainers = []corev1.Container{proxy}
 	}
@@ -65,9 +65,9 @@ func deployment(kind string, replicas int32) *appsv1.Deployment {
 	}
 }
 
-func container(name, image string, args ...string) corev1.Container {
+func container(name string, args ...string) corev1.Container {
 	return corev1.Container{
-		Name: name, Image: image, Args: args, ImagePullPolicy: corev1.PullNever,
+		Name: name, Image: serverImage + ":v1", Args: args, ImagePullPolicy: corev1.PullNever,
 		Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{
 			corev1.ResourceCPU: resource.MustParse("5m"), corev1.ResourceMemory: resource.MustParse("16Mi")}},
 	}

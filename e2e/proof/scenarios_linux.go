@@ -574,7 +574,7 @@ func (r *run) fill(ctx context.Context, names []string) error {
 		if err != nil {
 			return err
 		}
-		filler := container("filler", serverImage+":v1")
+		filler := container("filler")
 		for _, what := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
 			allocatable := node.Status.Allocatable[what]
 			filler.Resources.Requests[what] = *resource.NewMilliQuantity(allocatable.MilliValue()/5*4-200, resource.DecimalSI)
