@@ -20,6 +20,7 @@ const (
 	axisStyle  = `stroke="#777"`
 	gridStyle  = `stroke="#e3e3e3"`
 	fineColour = "#8fb4d9"
+	newColour  = "#e6a157"
 	failColour = "#d62728"
 )
 
@@ -78,23 +79,30 @@ func timeline(o *outcome) string {
 func legend(d *drawing, y float64) {
 	x := float64(plotLeft)
 	for _, entry := range []struct{ colour, text string }{
-		{fineColour, "requests answered"}, {failColour, "failed"}, {phaseColour(pending), "pod pending"}, {phaseColour(starting), "running, not ready"},
+		{fineColour, "requests answered"}, {newColour, "by new pods"}, {failColour, "failed"}, {phaseColour(pending), "pod pending"}, {phaseColour(starting), "running, not ready"},
 		{phaseColour(ready), "ready"}, {phaseColour(terminating), "terminating"}, {phaseColour(stopped), "stopped"},
 	} {
 		d.box(x, y-9, 11, 11, entry.colour)
 		d.text(x+15, y+1, "start", "", entry.text)
-		x += 34 + 6.2*float64(len(entry.text))
+		x += 34 + 6.1*float64(len(entry.text))
 	}
 }
 
 // rates are requests per second, by second since the load began.
-type rates struct{ sent, failed []float64 }
+type rates struct {
+	sent, failed []float64
+	fresh        []float64 // answered by pods that were made during the operation
+}
 
 func (o *outcome) rates() map[string]rates {
 	seconds := int(o.Stopped.Sub(o.Began).Seconds()) // whole ones
 	result := map[string]rates{}
 	for _, side := range sides() {
-		result[side] = rates{make([]float64, seconds), make([]float64, seconds)}
+		result[side] = rates{make([]float64, seconds), make([]float64, seconds), make([]float64, seconds)}
+	}
+	fresh := map[string]bool{}
+	for _, life := range o.Pods {
+		fresh[life.Side+"/"+life.Name] = life.Changes[0].At.After(o.Started)
 	}
 	for _, r := range o.Records {
 		second := int((r.Due - o.Began.UnixMicro()) / 1_000_000)
@@ -106,8 +114,11 @@ func (o *outcome) rates() map[string]rates {
 			continue // the control
 		}
 		side.sent[second]++
-		if r.Cause != "" {
+		switch {
+		case r.Cause != "":
 			side.failed[second]++
+		case fresh[o.Targets[r.Target].Side+"/"+r.Pod]:
+			side.fresh[second]++
 		}
 	}
 	return result
@@ -159,7 +170,11 @@ func (o *outcome) panel(d *drawing, side string, y, lane, scale float64, r rates
 		if failed > 0 {
 			failed = max(failed, 1.5) // one failure is to be seen
 		}
-		d.box(from, bottom-fine, max(to-from-0.6, 0.4), fine, fineColour)
+		fresh := r.fresh[i] / scale * barHeight
+		d.box(from, bottom-fine, max(to-from-0.6, 0.4), fine-fresh, fineColour)
+		if fresh > 0 {
+			d.box(from, bottom-fresh, max(to-from-0.6, 0.4), fresh, newColour)
+		}
 		if failed > 0 {
 			d.box(from, bottom-fine-failed, max(to-from-0.6, 0.4), failed, failColour)
 		}
