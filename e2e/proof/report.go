@@ -173,7 +173,7 @@ func (r *report) write(dir string) error {
 body{font:15px/1.45 sans-serif;color:#333;max-width:1020px;margin:2em auto;padding:0 1em}
 table{border-collapse:collapse;font-size:13px}td,th{border-bottom:1px solid #ddd;padding:4px 8px;text-align:right;vertical-align:top}
 td:nth-child(1),th:nth-child(1),td:nth-child(2),td.causes{text-align:left}.bad{color:#d62728;font-weight:bold}.good{color:#2e7d4f;font-weight:bold}
-svg{max-width:100%;height:auto}summary{cursor:pointer}li{font-size:13px}</style>
+img{max-width:100%;height:auto}summary{cursor:pointer}li{font-size:13px}</style>
 <h1>No request fails: the proof</h1>
 `)
 	fmt.Fprintf(&page, "<p>%s, in %s, by <code>%s</code>. %s.</p>\n", r.Date.Format(time.DateOnly), r.Took.Round(time.Second), html.EscapeString(r.Command), html.EscapeString(r.Versions))
@@ -208,7 +208,7 @@ svg{max-width:100%;height:auto}summary{cursor:pointer}li{font-size:13px}</style>
 		if err := os.WriteFile(filepath.Join(dir, "proof-"+row.ID+".svg"), []byte(plot), 0o644); err != nil {
 			return err
 		}
-		fmt.Fprintf(&page, "<h2 id=s%s>%s %s</h2>\n%s", row.ID, row.ID, html.EscapeString(row.Title), plot)
+		fmt.Fprintf(&page, "<h2 id=s%s>%s %s</h2>\n<img src=\"proof-%s.svg\" alt=\"timeline\">\n", row.ID, row.ID, html.EscapeString(row.Title), row.ID)
 		list(&page, "", row.notes)
 		for _, side := range sides() {
 			lines := row.first.explain(side)
@@ -231,7 +231,7 @@ svg{max-width:100%;height:auto}summary{cursor:pointer}li{font-size:13px}</style>
 		if err := os.WriteFile(filepath.Join(dir, "proof-endpoints.svg"), []byte(plot), 0o644); err != nil {
 			return err
 		}
-		fmt.Fprintf(&page, "<h2>How long endpoints take to leave every node</h2>\n%s<p>%s</p>\n", plot, html.EscapeString(r.Programmed.sentence()))
+		fmt.Fprintf(&page, "<h2>How long endpoints take to leave every node</h2>\n<img src=\"proof-endpoints.svg\" alt=\"distribution\"><p>%s</p>\n", html.EscapeString(r.Programmed.sentence()))
 	}
 	page.WriteString("</html>\n")
 	return os.WriteFile(filepath.Join(dir, "proof.html"), []byte(page.String()), 0o644)
