@@ -207,10 +207,22 @@ func (s *Scan) once(ctx context.Context) (*missedInjections, error) {
 // whole cluster is listed at once, what is not opted in included.
 const maxNamespaceLists = 20
 
+// scannedMeta is what a scan reads of an ObjectMeta: above all not managedFields,
+// which are most of it.
+type scannedMeta struct {
+	Name              string                  `json:"name"`
+	Namespace         string                  `json:"namespace"`
+	UID               types.UID               `json:"uid"`
+	Labels            map[string]string       `json:"labels"`
+	Annotations       map[string]string       `json:"annotations"`
+	DeletionTimestamp *string                 `json:"deletionTimestamp"`
+	OwnerReferences   []metav1.OwnerReference `json:"ownerReferences"`
+}
+
 // look reviews one object.
 func (s *Scan) look(m *missedInjections, kind string, raw []byte, namespaces map[string]map[string]string, owners map[Owner]types.UID) error {
 	var o struct {
-		Metadata metav1.ObjectMeta `json:"metadata"`
+		Metadata scannedMeta `json:"metadata"`
 		Spec     struct {
 			Template struct {
 				Metadata struct {
@@ -272,16 +284,17 @@ func (s *Scan) look(m *missedInjections, kind string, raw []byte, namespaces map
 // workloadOf returns what the Event over an object is about: the object itself, or
 // the controller of a Pod, and for a ReplicaSet of a Deployment, which is named
 // after it and the template's hash, that Deployment.
-func workloadOf(kind string, meta *metav1.ObjectMeta, owners map[Owner]types.UID) corev1.ObjectReference {
-	r := corev1.ObjectReference{APIVersion: "apps/v1", Kind: kind, Namespace: meta.Namespace, Name: strings.Clone(meta.Name), UID: meta.UID}
+func workloadOf(kind string, meta *scannedMeta, owners map[Owner]types.UID) corev1.ObjectReference {
+	r := corev1.ObjectReference{APIVersion: "apps/v1", Kind: kind, Namespace: meta.Namespace, Name: meta.Name, UID: meta.UID}
 	if kind != "Pod" {
 		return r
 	}
 	r.APIVersion = "v1"
-	c := metav1.GetControllerOf(meta)
-	if c == nil {
+	i := slices.IndexFunc(meta.OwnerReferences, func(o metav1.OwnerReference) bool { return o.Controller != nil && *o.Controller })
+	if i < 0 {
 		return r
 	}
+	c := meta.OwnerReferences[i]
 	r.APIVersion, r.Kind, r.Name, r.UID = c.APIVersion, c.Kind, c.Name, c.UID
 	if hash := meta.Labels["pod-template-hash"]; hash != "" && c.Kind == "ReplicaSet" {
 		if name, ok := strings.CutSuffix(c.Name, "-"+hash); ok {
