@@ -15,7 +15,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # Modules with Go code of ours. e2e/ needs a control plane and is tested last; tools/, e2e/kubernetes and e2e/kwok only
 # pin programs.
 UNIT_MODULES := . examples/recycle e2e/recycle
-MODULES := $(UNIT_MODULES) e2e/validation e2e
+MODULES := $(UNIT_MODULES) e2e/validation e2e/bench e2e
 
 # What the tests run beside Go, as COMMAND:PACKAGE of Debian. Installed where it is missing and we are root.
 PROGRAMS := gcc:gcc git:git openssl:openssl curl:curl wrk:wrk h2load:nghttp2-client nginx:nginx-light promtool:prometheus
@@ -39,7 +39,7 @@ demo: ## Show on a real control plane what evenkeel adds (the first time builds 
 	@cd e2e && go run ./demo
 
 .PHONY: test
-test: packages fmt vet lint unit fuzz e2e proof-short ## Everything that CI checks, on a machine with Go and Debian
+test: packages fmt vet lint unit fuzz e2e proof-short bench-quick ## Everything that CI checks, on a machine with Go and Debian
 
 .PHONY: build
 build: ## Build bin/evenkeel
@@ -154,6 +154,17 @@ soak: packages ## Rotate, kill, restart and attack evenkeel for long (root for t
 	go test -count=1 -v -timeout 2h ./replicas -rotating 10m -authority-lifetime 45s -creates-per-second 500 -killing 5m -rolling-restarts 50
 	go test -count=1 -v -timeout 1h ./abuse -length 60s -idle 10000 -slow 2000
 	go test -count=1 -v -timeout 1h ./rights -each
+
+.PHONY: bench
+bench: ## Measure what an admission costs beside other webhooks (about 5 minutes; BENCH: more flags, such as a contestant by URL)
+	@cd e2e/bench
+	go run . $(BENCH)
+	go test -run '^$$' -bench . -benchtime 0.5s .
+
+.PHONY: bench-quick
+bench-quick: ## Check the ratios of that in half a minute
+	@cd e2e/bench
+	go test -count 1 -v -run . . | grep -v '^=== RUN\|^ *--- PASS'
 
 .PHONY: cluster
 cluster: ## Run a control plane with fake nodes in three zones until Ctrl-C

@@ -87,7 +87,11 @@ func addAntiAffinity(in *input, out *output) {
 		out.write(`}`)
 	}
 	out.close()
-	out.applied(DefaultAntiAffinity, "", over(in.policy.AntiAffinity, in.policy.TopologyKeys))
+	detail, base := in.over, &in.config.Base
+	if in.policy.AntiAffinity != base.AntiAffinity || !slices.Equal(in.policy.TopologyKeys, base.TopologyKeys) {
+		detail = over(in.policy.AntiAffinity, in.policy.TopologyKeys)
+	}
+	out.applied(DefaultAntiAffinity, "", detail)
 }
 
 // over says for the report what was added.

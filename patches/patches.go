@@ -121,6 +121,7 @@ type Injector struct {
 	config     Config
 	generators []generator
 	proof      *proof
+	over       string // what the report says of the base policy's anti-affinity
 }
 
 // generator adds one default: it reads in, and appends operations, decisions and
@@ -138,7 +139,7 @@ func New(config Config) (*Injector, error) {
 	case config.Base.AntiAffinity == "":
 		return nil, errors.New("base policy is empty; policy.Default returns the built-in one")
 	}
-	return &Injector{config: config, generators: []generator{addAntiAffinity, addPreStopSleep, addReadinessProbe, addFault, addRecord}, proof: &proof{}}, nil
+	return &Injector{config: config, over: over(config.Base.AntiAffinity, config.Base.TopologyKeys), generators: []generator{addAntiAffinity, addPreStopSleep, addReadinessProbe, addFault, addRecord}, proof: &proof{}}, nil
 }
 
 // input is what a generator reads.
@@ -147,6 +148,7 @@ type input struct {
 	old     *object // nil on CREATE
 	policy  policy.Policy
 	config  *Config
+	over    string // of the Injector
 	cluster Cluster
 	// sources are the annotations that policy came from.
 	sources      [3]policy.Annotations
@@ -332,7 +334,7 @@ func (i *Injector) Review(req Request) (result Result) {
 	if !o.pod.spec {
 		return nothing(result, SkipUnreadable, errors.New("read object: object has no pod spec"))
 	}
-	in.object, in.config, in.cluster = o, &i.config, req.Cluster
+	in.object, in.config, in.over, in.cluster = o, &i.config, i.over, req.Cluster
 	if req.Operation == Update {
 		old := req.OldRead
 		if old == nil {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 	kwhttp "github.com/slok/kubewebhook/v2/pkg/http"
@@ -21,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"github.com/evenkeel/evenkeel/patches"
@@ -140,6 +142,7 @@ func kubewebhookHandler(kind string) (http.Handler, error) {
 
 // controllerRuntimeHandler returns controller-runtime's stock handler of a typed defaulter.
 func controllerRuntimeHandler(kind string) (http.Handler, error) {
+	log.SetLogger(logr.Discard()) // else it complains that there is none
 	switch kind {
 	case "Pod":
 		return admission.WithDefaulter[*corev1.Pod](clientgoscheme.Scheme, defaulter[*corev1.Pod]{}), nil
