@@ -16,6 +16,7 @@ import (
 	"strings"
 	"testing"
 
+	"gomodules.xyz/jsonpatch/v2"
 	applier "gopkg.in/evanphx/json-patch.v4"
 	"sigs.k8s.io/yaml"
 
@@ -476,6 +477,48 @@ func TestLawsHoldForEveryCase(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestADiffFindsOnlyAdditions has another library work out what a patch has done, the one that other webhooks make their patches
+// with: additions, the raised grace period, and what was null or our own record.
+func TestADiffFindsOnlyAdditions(t *testing.T) {
+	for _, c := range readCases(t, "") {
+		t.Run(c.sentence, func(t *testing.T) {
+			r := c.injector.Review(c.request)
+			if len(r.Operations) == 0 {
+				return
+			}
+			patched, err := apply(r.Patch, c.request.Object)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found, err := jsonpatch.CreatePatch(c.request.Object, patched)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(found) == 0 {
+				t.Errorf("no difference, after %s", r.Patch)
+			}
+			for _, op := range found {
+				replaceable := strings.HasSuffix(op.Path, "/terminationGracePeriodSeconds") || strings.HasSuffix(op.Path, "/"+escape(policy.InjectedAnnotation)) ||
+					wasNull(t, c.request.Object, op.Path)
+				if op.Operation != "add" && (op.Operation != "replace" || !replaceable) {
+					t.Errorf("the patch does %s %s: %s", op.Operation, op.Path, r.Patch)
+				}
+			}
+		})
+	}
+}
+
+// wasNull reports whether null stands at a path.
+func wasNull(t *testing.T, object []byte, path string) bool {
+	t.Helper()
+	test, err := json.Marshal([]map[string]any{{"op": "test", "path": path, "value": nil}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = apply(test, object)
+	return err == nil
 }
 
 func TestLawsHoldForEveryWorkloadOfTheCorpus(t *testing.T) {
