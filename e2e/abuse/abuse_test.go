@@ -26,6 +26,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 	"github.com/evenkeel/evenkeel/e2e/installation"
 )
@@ -196,19 +197,19 @@ func TestAbuseHarmsNobody(t *testing.T) {
 		t.Skip("KUBECONFIG names an existing cluster, and nobody attacks that")
 	}
 	c, err := cluster.Start(ctx, cluster.Config{Log: os.Stderr, Components: []string{}})
-	must(t, err)
-	t.Cleanup(func() { must(t, c.Stop()) })
+	check.Must(t, err)
+	t.Cleanup(func() { check.Must(t, c.Stop()) })
 	group, wrapper := limitedTo(t, memoryLimit)
 	evenkeel, err := installation.Install(ctx, c, installation.Options{Wrapper: wrapper})
-	must(t, err)
+	check.Must(t, err)
 	t.Cleanup(evenkeel.Stop)
 	pid := c.PIDs()["evenkeel"]
 	namespace, err := c.Client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
 		GenerateName: "shop-", Labels: map[string]string{"evenkeel.dev/inject": "enabled"}}}, metav1.CreateOptions{})
-	must(t, err)
+	check.Must(t, err)
 	for begin := time.Now(); ; {
 		injected, err := create(ctx, c, namespace.Name)
-		must(t, err)
+		check.Must(t, err)
 		if injected {
 			break
 		}
@@ -230,7 +231,7 @@ func TestAbuseHarmsNobody(t *testing.T) {
 			for attacking.Err() == nil {
 				begin := time.Now()
 				injected, err := create(ctx, c, namespace.Name)
-				must(t, err)
+				check.Must(t, err)
 				took = append(took, time.Since(begin))
 				if !injected {
 					bare++
@@ -269,13 +270,6 @@ func peak(group string) string {
 		return err.Error()
 	}
 	return fmt.Sprintf("%d MiB", n>>20)
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 func create(ctx context.Context, c *cluster.Cluster, namespace string) (injected bool, err error) {

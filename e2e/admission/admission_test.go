@@ -13,13 +13,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/evenkeel/evenkeel/e2e/check"
 )
 
 func TestPatchesWorkloadsOfOptedInNamespacesOnly(t *testing.T) {
 	ctx := t.Context()
 	for _, namespace := range []struct{ name, lacks string }{{optedIn(t, nil), ""}, {plain(t), everything}} {
 		d, err := shared.Client.AppsV1().Deployments(namespace.name).Create(ctx, deployment("web", 2), metav1.CreateOptions{})
-		must(t, err)
+		check.Must(t, err)
 		if got := missing(d.Spec.Template.ObjectMeta, d.Spec.Template.Spec); got != namespace.lacks {
 			t.Errorf("Deployment lacks %q, want %q", got, namespace.lacks)
 		}
@@ -27,16 +29,16 @@ func TestPatchesWorkloadsOfOptedInNamespacesOnly(t *testing.T) {
 		s, err := shared.Client.AppsV1().StatefulSets(namespace.name).Create(ctx, &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "db"},
 			Spec: appsv1.StatefulSetSpec{Selector: &metav1.LabelSelector{MatchLabels: labels},
 				Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: spec}}}, metav1.CreateOptions{})
-		must(t, err)
+		check.Must(t, err)
 		if got := missing(s.Spec.Template.ObjectMeta, s.Spec.Template.Spec); got != namespace.lacks {
 			t.Errorf("StatefulSet lacks %q, want %q", got, namespace.lacks)
 		}
 		p, err := shared.Client.CoreV1().Pods(namespace.name).Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "alone", Labels: labels}, Spec: spec}, metav1.CreateOptions{})
-		must(t, err)
+		check.Must(t, err)
 		if got := missing(p.ObjectMeta, p.Spec); got != namespace.lacks {
 			t.Errorf("Pod lacks %q, want %q", got, namespace.lacks)
 		}
-		eventually(t, "pods of the controllers", func() error {
+		check.Eventually(t, "pods of the controllers", func() error {
 			pods, err := shared.Client.CoreV1().Pods(namespace.name).List(ctx, metav1.ListOptions{})
 			if err != nil || len(pods.Items) != 4 {
 				return fmt.Errorf("%d of 4 pods: %w", len(pods.Items), errors.Join(err, errors.New("not all there")))
@@ -58,13 +60,13 @@ func TestAnOptOutLabelMeansNotEvenCalled(t *testing.T) {
 		d.Spec.Template.Labels["evenkeel.dev/inject"] = "disabled"
 		d.Labels = map[string]string{"evenkeel.dev/inject": "disabled"}
 	}), metav1.CreateOptions{})
-	must(t, err)
+	check.Must(t, err)
 	waitPods(t, namespace, 3)
 	if after := reviews(t); after != before {
 		t.Errorf("%v reviews for an opted-out Deployment and its pods, want none", after-before)
 	}
 	_, err = shared.Client.AppsV1().Deployments(namespace).Create(t.Context(), deployment("in", 1), metav1.CreateOptions{})
-	must(t, err)
+	check.Must(t, err)
 	if after := reviews(t); after != before+1 { // the control: the counter does count
 		t.Errorf("%v reviews for a Deployment that takes part, want 1", after-before)
 	}
@@ -76,10 +78,10 @@ func TestAnOptOutLabelOnTheWorkloadHoldsForItsPods(t *testing.T) {
 	_, err := shared.Client.AppsV1().Deployments(namespace).Create(t.Context(), deployment("out", 3, func(d *appsv1.Deployment) {
 		d.Labels = map[string]string{"evenkeel.dev/inject": "disabled"}
 	}), metav1.CreateOptions{})
-	must(t, err)
+	check.Must(t, err)
 	waitPods(t, namespace, 3)
 	pods, err := shared.Client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{})
-	must(t, err)
+	check.Must(t, err)
 	for _, p := range pods.Items {
 		if got := missing(p.ObjectMeta, p.Spec); got != everything {
 			t.Errorf("pod %s lacks %q, want everything", p.Name, got)
@@ -91,7 +93,7 @@ func TestPodsOfADoneTemplateAreNotReviewed(t *testing.T) {
 	namespace := optedIn(t, nil)
 	deployments, pods := reviews(t, `kind="Deployment"`), reviews(t, `kind="Pod"`)
 	_, err := shared.Client.AppsV1().Deployments(namespace).Create(t.Context(), deployment("web", 10), metav1.CreateOptions{})
-	must(t, err)
+	check.Must(t, err)
 	waitPods(t, namespace, 10)
 	if n := reviews(t, `kind="Deployment"`) - deployments; n != 1 {
 		t.Errorf("%v reviews of the Deployment, want 1 for the whole rollout", n)
@@ -103,7 +105,7 @@ func TestPodsOfADoneTemplateAreNotReviewed(t *testing.T) {
 
 func waitPods(t *testing.T, namespace string, n int) {
 	t.Helper()
-	eventually(t, "pods", func() error {
+	check.Eventually(t, "pods", func() error {
 		pods, err := shared.Client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{})
 		if err == nil && len(pods.Items) != n {
 			err = fmt.Errorf("%d pods, want %d", len(pods.Items), n)
@@ -118,7 +120,7 @@ func TestAnnotationsOfTheWorkloadWinOverTheNamespaces(t *testing.T) {
 		return d.Spec.Template.Spec.Containers[0].Lifecycle.PreStop.Sleep.Seconds
 	}
 	d, err := shared.Client.AppsV1().Deployments(namespace).Create(t.Context(), deployment("inherits", 1), metav1.CreateOptions{})
-	must(t, err)
+	check.Must(t, err)
 	if sleep(d) != 5 || d.Spec.Template.Spec.Affinity != nil {
 		t.Errorf("sleep %d s, affinity %v; want the Namespace's 5 s and none", sleep(d), d.Spec.Template.Spec.Affinity)
 	}
@@ -126,7 +128,7 @@ func TestAnnotationsOfTheWorkloadWinOverTheNamespaces(t *testing.T) {
 		d.Annotations = map[string]string{"evenkeel.dev/pre-stop-sleep": "7s"}
 		d.Spec.Template.Annotations = map[string]string{"evenkeel.dev/anti-affinity": "required"}
 	}), metav1.CreateOptions{})
-	must(t, err)
+	check.Must(t, err)
 	if sleep(d) != 7 || len(d.Spec.Template.Spec.Affinity.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution) != 1 {
 		t.Errorf("sleep %d s, affinity %v; want the workload's 7 s and a required term", sleep(d), d.Spec.Template.Spec.Affinity)
 	}
@@ -154,7 +156,7 @@ func TestBadAnnotationsAreWarnedOfAndAdmitted(t *testing.T) {
 			client := newWarned(t)
 			d, err := client.AppsV1().Deployments(namespace).Create(t.Context(), deployment("web-"+fmt.Sprint(len(name))+"-"+strings.ReplaceAll(name, " ", "-"), 1,
 				func(d *appsv1.Deployment) { d.Annotations = map[string]string{c.key: c.value} }), metav1.CreateOptions{})
-			must(t, err)
+			check.Must(t, err)
 			if d.Spec.Template.Labels["evenkeel.dev/defaulted"] != "true" {
 				t.Error("the other defaults are missing")
 			}
@@ -198,7 +200,7 @@ func TestNothingMovesWhenTheSameIsAppliedAgain(t *testing.T) {
 				kubectl(t, manifest, append(first, "-n", namespace)...)
 				stored := func() *appsv1.Deployment {
 					d, err := shared.Client.AppsV1().Deployments(namespace).Get(t.Context(), "web", metav1.GetOptions{})
-					must(t, err)
+					check.Must(t, err)
 					return d
 				}
 				before := stored()
@@ -227,7 +229,7 @@ func TestReinvocationAddsNothing(t *testing.T) {
 	namespace := optedIn(t, nil)
 	patched, unchanged := reviews(t, `kind="Deployment"`, `outcome="patched"`), reviews(t, `kind="Deployment"`, `outcome="unchanged"`)
 	d, err := shared.Client.AppsV1().Deployments(namespace).Create(ctx, deployment("web", 0), metav1.CreateOptions{})
-	must(t, err)
+	check.Must(t, err)
 	if d.Annotations["other"] != "webhook" {
 		t.Fatal("the other webhook was not called")
 	}
@@ -245,9 +247,9 @@ func TestOtherOperationsNeverBreak(t *testing.T) {
 	evenkeel := ours(t)
 	namespace := optedIn(t, nil)
 	client := shared.Client.AdmissionregistrationV1().MutatingWebhookConfigurations()
-	must(t, evenkeel.Register(ctx))
+	check.Must(t, evenkeel.Register(ctx))
 	list, err := client.List(ctx, metav1.ListOptions{})
-	must(t, err)
+	check.Must(t, err)
 	if len(list.Items) != 1 {
 		t.Fatalf("%d webhook configurations, want ours alone", len(list.Items))
 	}
@@ -260,13 +262,13 @@ func TestOtherOperationsNeverBreak(t *testing.T) {
 			Rule: admissionregistrationv1.Rule{APIGroups: []string{"*"}, APIVersions: []string{"*"}, Resources: []string{"*/*"}}}}
 	}
 	_, err = client.Update(ctx, everywhere, metav1.UpdateOptions{})
-	must(t, err)
-	t.Cleanup(func() { must(t, evenkeel.Register(context.Background())) })
-	eventually(t, "the changed configuration", func() error {
+	check.Must(t, err)
+	t.Cleanup(func() { check.Must(t, evenkeel.Register(context.Background())) })
+	check.Eventually(t, "the changed configuration", func() error {
 		before := reviews(t, `operation="other"`)
 		_, err := shared.Client.CoreV1().ConfigMaps(namespace).Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: "c-"}}, metav1.CreateOptions{})
-		must(t, err)
-		must(t, shared.Client.CoreV1().ConfigMaps(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}))
+		check.Must(t, err)
+		check.Must(t, shared.Client.CoreV1().ConfigMaps(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}))
 		if reviews(t, `operation="other"`) == before {
 			return errors.New("not in force yet")
 		}
@@ -274,15 +276,15 @@ func TestOtherOperationsNeverBreak(t *testing.T) {
 	})
 
 	d, err := shared.Client.AppsV1().Deployments(namespace).Create(ctx, deployment("web", 2), metav1.CreateOptions{})
-	must(t, err)
+	check.Must(t, err)
 	waitPods(t, namespace, 2)
 	kubectl(t, nil, "scale", "deployment/web", "--replicas=3", "-n", namespace)
 	waitPods(t, namespace, 3)
 	_, err = shared.Client.AppsV1().Deployments(namespace).Patch(ctx, d.Name, types.MergePatchType, []byte(`{"status":{"collisionCount":1}}`), metav1.PatchOptions{}, "status")
-	must(t, err)
+	check.Must(t, err)
 	before := reviews(t, `operation="other"`)
 	pods, err := shared.Client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
-	must(t, err)
+	check.Must(t, err)
 	// CONNECT: there is no container behind a fake node, but the error must not be ours.
 	err = shared.Client.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(pods.Items[0].Name).SubResource("exec").
 		Param("command", "true").Param("stdout", "true").Do(ctx).Error()
@@ -292,6 +294,6 @@ func TestOtherOperationsNeverBreak(t *testing.T) {
 	if after := reviews(t, `operation="other"`); after <= before {
 		t.Errorf("CONNECT was not reviewed: %v reviews before and %v after", before, after)
 	}
-	must(t, shared.Client.AppsV1().Deployments(namespace).Delete(ctx, d.Name, metav1.DeleteOptions{}))
+	check.Must(t, shared.Client.AppsV1().Deployments(namespace).Delete(ctx, d.Name, metav1.DeleteOptions{}))
 	waitPods(t, namespace, 0)
 }

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/installation"
 )
 
@@ -33,7 +34,7 @@ func TestNeverBlocks(t *testing.T) {
 	evenkeel := ours(t)
 	restore := func() {
 		evenkeel.Stop()
-		must(t, evenkeel.Start(context.Background()))
+		check.Must(t, evenkeel.Start(context.Background()))
 	}
 	created := func(t *testing.T) {
 		t.Helper()
@@ -47,8 +48,8 @@ func TestNeverBlocks(t *testing.T) {
 		created(t)
 	})
 	t.Run("when it hangs", func(t *testing.T) {
-		must(t, evenkeel.Signal(syscall.SIGSTOP))
-		t.Cleanup(func() { must(t, evenkeel.Signal(syscall.SIGCONT)) })
+		check.Must(t, evenkeel.Signal(syscall.SIGSTOP))
+		t.Cleanup(func() { check.Must(t, evenkeel.Signal(syscall.SIGCONT)) })
 		created(t)
 	})
 	for name, handler := range map[string]http.HandlerFunc{
@@ -75,7 +76,7 @@ func TestNeverBlocks(t *testing.T) {
 		f := startHandler(t, 24*time.Hour, http.NotFoundHandler())
 		var err error
 		f.ca, err = evenkeel.CA(t.Context())
-		must(t, err)
+		check.Must(t, err)
 		f.register(t, "evenkeel-in-its-place", func(*admissionregistrationv1.MutatingWebhookConfiguration) {})
 		created(t)
 	})
@@ -92,10 +93,10 @@ func TestAFailureIsAFailureWithoutIgnore(t *testing.T) {
 			}
 		})
 	namespace := optedIn(t, nil)
-	eventually(t, "the configuration is in force", func() error {
+	check.Eventually(t, "the configuration is in force", func() error {
 		if err := createBoth(t, namespace); err == nil {
-			must(t, shared.Client.AppsV1().Deployments(namespace).Delete(t.Context(), "web", metav1.DeleteOptions{}))
-			must(t, shared.Client.CoreV1().Pods(namespace).Delete(t.Context(), "alone", metav1.DeleteOptions{}))
+			check.Must(t, shared.Client.AppsV1().Deployments(namespace).Delete(t.Context(), "web", metav1.DeleteOptions{}))
+			check.Must(t, shared.Client.CoreV1().Pods(namespace).Delete(t.Context(), "alone", metav1.DeleteOptions{}))
 			return io.EOF
 		} else if !strings.Contains(err.Error(), "webhook") {
 			t.Fatal(err)
@@ -111,8 +112,8 @@ func TestABrokenPatchNeverLeaves(t *testing.T) {
 	evenkeel := ours(t)
 	evenkeel.Stop()
 	t.Cleanup(func() {
-		must(t, evenkeel.Start(context.Background()))
-		must(t, evenkeel.Register(context.Background()))
+		check.Must(t, evenkeel.Start(context.Background()))
+		check.Must(t, evenkeel.Register(context.Background()))
 	})
 	for _, c := range []struct {
 		name    string
@@ -124,8 +125,8 @@ func TestABrokenPatchNeverLeaves(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			i, err := installation.Install(ctx, shared.Cluster, installation.Options{Name: c.name, Tags: c.tags})
-			must(t, err)
-			t.Cleanup(func() { must(t, i.Uninstall(context.Background())) })
+			check.Must(t, err)
+			t.Cleanup(func() { check.Must(t, i.Uninstall(context.Background())) })
 			namespace := optedIn(t, nil)
 			client := newWarned(t)
 			_, err = client.AppsV1().Deployments(namespace).Create(ctx, deployment("web", 0), metav1.CreateOptions{})

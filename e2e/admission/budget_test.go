@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/evenkeel/evenkeel/e2e/check"
 )
 
 // TestServeKeepsBudgets sees the budget controller at work as a part of evenkeel serve, with the rights of deploy/.
@@ -16,18 +18,18 @@ func TestServeKeepsBudgets(t *testing.T) {
 		replicas int32
 	}{{"two", 2}, {"one", 1}} {
 		_, err := shared.Client.AppsV1().Deployments(namespace).Create(ctx, deployment(d.name, d.replicas), metav1.CreateOptions{})
-		must(t, err)
+		check.Must(t, err)
 	}
 	budgets := shared.Client.PolicyV1().PodDisruptionBudgets(namespace)
-	eventually(t, "the budget of the Deployment with two replicas", func() error {
+	check.Eventually(t, "the budget of the Deployment with two replicas", func() error {
 		b, err := budgets.Get(ctx, "two-evenkeel", metav1.GetOptions{})
 		if err == nil && b.Spec.MaxUnavailable.IntValue() != 1 {
 			t.Fatalf("maxUnavailable %v, want 1", b.Spec.MaxUnavailable)
 		}
 		return err
 	})
-	must(t, shared.Client.AppsV1().Deployments(namespace).Delete(ctx, "two", metav1.DeleteOptions{}))
-	eventually(t, "no budget without its Deployment", func() error {
+	check.Must(t, shared.Client.AppsV1().Deployments(namespace).Delete(ctx, "two", metav1.DeleteOptions{}))
+	check.Eventually(t, "no budget without its Deployment", func() error {
 		list, err := budgets.List(ctx, metav1.ListOptions{})
 		if err == nil && len(list.Items) > 0 {
 			err = errors.New(list.Items[0].Name + " is still there")

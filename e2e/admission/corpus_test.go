@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 
+	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/corpus"
 )
 
@@ -46,7 +47,7 @@ var others = map[string]schema.GroupVersionResource{
 func workloads(t *testing.T, kinds ...map[string]schema.GroupVersionResource) []corpus.Object {
 	t.Helper()
 	objects, missing, err := corpus.Load()
-	must(t, err)
+	check.Must(t, err)
 	for _, what := range missing {
 		t.Logf("MISSING FROM THE CORPUS (CORPUS=DIR names another directory): %s", what)
 	}
@@ -69,7 +70,7 @@ func dryRun(t *testing.T, object *unstructured.Unstructured, namespace string) (
 	config := shared.RESTConfig()
 	config.WarningHandler = rest.NoWarnings{} // the API server's own, on ports that two containers share
 	client, err := dynamic.NewForConfig(config)
-	must(t, err)
+	check.Must(t, err)
 	resource, ok := admitted[object.GetKind()]
 	if !ok {
 		resource = others[object.GetKind()]
@@ -143,7 +144,7 @@ func inject(t *testing.T, object corpus.Object, flags ...string) *unstructured.U
 func runInject(t *testing.T, object corpus.Object, flags ...string) []byte {
 	t.Helper()
 	input, err := runtime.Encode(unstructured.UnstructuredJSONScheme, object.Unstructured)
-	must(t, err)
+	check.Must(t, err)
 	var stderr bytes.Buffer
 	cmd := exec.CommandContext(t.Context(), shared.program, append([]string{"inject", "-q", "-"}, flags...)...)
 	cmd.Stdin, cmd.Stderr = bytes.NewReader(input), &stderr
@@ -160,19 +161,19 @@ func TestTheWebhookAnswersAsInjectDoes(t *testing.T) {
 	namespace, compared, patched := optedIn(t, nil), 0, 0
 	roots := x509.NewCertPool()
 	ca, err := evenkeel.CA(t.Context())
-	must(t, err)
+	check.Must(t, err)
 	roots.AppendCertsFromPEM(ca)
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: evenkeel.Host}}}
 	defer client.CloseIdleConnections()
 	for _, object := range workloads(t, admitted) {
 		raw, err := runtime.Encode(unstructured.UnstructuredJSONScheme, object.Unstructured)
-		must(t, err)
+		check.Must(t, err)
 		want := "[]"
 		lines := bufio.NewScanner(bytes.NewReader(runInject(t, object, "-o", "patch", "--kube-version=1.36")))
 		lines.Buffer(nil, 4<<20)
 		for lines.Scan() {
 			var line struct{ Patch json.RawMessage }
-			must(t, json.Unmarshal(lines.Bytes(), &line))
+			check.Must(t, json.Unmarshal(lines.Bytes(), &line))
 			want = string(line.Patch)
 			patched++
 		}
@@ -192,15 +193,15 @@ func TestTheWebhookAnswersAsInjectDoes(t *testing.T) {
 func postReview(t *testing.T, client *http.Client, review admissionv1.AdmissionReview) *admissionv1.AdmissionResponse {
 	t.Helper()
 	body, err := json.Marshal(review)
-	must(t, err)
+	check.Must(t, err)
 	request, err := http.NewRequestWithContext(context.Background(), http.MethodPost, "https://"+ours(t).Address+"/mutate?timeout=2s", bytes.NewReader(body))
-	must(t, err)
+	check.Must(t, err)
 	request.Header.Set("Content-Type", "application/json")
 	response, err := client.Do(request)
-	must(t, err)
-	defer func() { must(t, response.Body.Close()) }()
+	check.Must(t, err)
+	defer func() { check.Must(t, response.Body.Close()) }()
 	answer, err := io.ReadAll(response.Body)
-	must(t, err)
+	check.Must(t, err)
 	if err := json.Unmarshal(answer, &review); err != nil || review.Response == nil {
 		t.Fatalf("answer %s: %v", answer, err)
 	}

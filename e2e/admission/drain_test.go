@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/installation"
 )
 
@@ -45,8 +46,8 @@ func TestRestartsOfEvenkeelLoseNoReview(t *testing.T) {
 				var err error
 				replicas[i], err = installation.Prepare(ctx, shared.Cluster, installation.Options{
 					Name: fmt.Sprintf("replica-%d-%d", i, c.signal), Flags: []string{"--drain-timeout=20s"}})
-				must(t, err)
-				must(t, replicas[i].Start(ctx))
+				check.Must(t, err)
+				check.Must(t, replicas[i].Start(ctx))
 				t.Cleanup(replicas[i].Stop)
 			}
 			balancer := balance(t, replicas)
@@ -58,13 +59,13 @@ func TestRestartsOfEvenkeelLoseNoReview(t *testing.T) {
 			for n := range count {
 				replica := replicas[n%3]
 				if c.signal == syscall.SIGKILL {
-					must(t, replica.Signal(syscall.SIGKILL))
+					check.Must(t, replica.Signal(syscall.SIGKILL))
 				}
 				begin := time.Now()
 				replica.Stop()
 				t.Logf("ended after %v", time.Since(begin).Round(time.Millisecond))
-				must(t, replica.Start(ctx))
-				eventually(t, "the balancer sends to the replica again", func() error {
+				check.Must(t, replica.Start(ctx))
+				check.Eventually(t, "the balancer sends to the replica again", func() error {
 					if !balancer.ready(n % 3) {
 						return errors.New("not yet")
 					}
@@ -95,7 +96,7 @@ type balancer struct {
 func balance(t *testing.T, replicas []*installation.Installation) *balancer {
 	t.Helper()
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
-	must(t, err)
+	check.Must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	b := &balancer{listener: listener, replicas: replicas, healthy: make([]atomic.Bool, len(replicas))}
 	t.Cleanup(func() { cancel(); _ = listener.Close() })

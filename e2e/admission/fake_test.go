@@ -19,6 +19,7 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/installation"
 )
 
@@ -56,9 +57,9 @@ func startHandler(t *testing.T, lifetime time.Duration, handler http.Handler) *f
 	dir := t.TempDir()
 	service := "fake-" + strings.ToLower(rand.Text()[:8])
 	ca, err := installation.WriteCertificate(dir, installation.Host(service), lifetime)
-	must(t, err)
+	check.Must(t, err)
 	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"))
-	must(t, err)
+	check.Must(t, err)
 	f := &fake{server: httptest.NewUnstartedServer(handler), service: service, ca: ca}
 	f.server.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
 	f.server.StartTLS()
@@ -75,11 +76,11 @@ func (f *fake) register(t *testing.T, name string, change func(*admissionregistr
 	t.Helper()
 	ctx := t.Context()
 	configuration, err := installation.Configuration(ctx, shared.Cluster)
-	must(t, err)
+	check.Must(t, err)
 	configuration.Name = name
 	change(configuration)
-	must(t, installation.Register(ctx, shared.Cluster, configuration, installation.Target{Service: f.service, Address: f.server.Listener.Addr().String(), CA: f.ca}))
+	check.Must(t, installation.Register(ctx, shared.Cluster, configuration, installation.Target{Service: f.service, Address: f.server.Listener.Addr().String(), CA: f.ca}))
 	t.Cleanup(func() {
-		must(t, shared.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Delete(context.Background(), name, metav1.DeleteOptions{}))
+		check.Must(t, shared.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Delete(context.Background(), name, metav1.DeleteOptions{}))
 	})
 }

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -19,6 +18,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 	"github.com/evenkeel/evenkeel/e2e/installation"
 )
@@ -91,38 +91,15 @@ func makeNamespace(t *testing.T, labels, annotations map[string]string) string {
 	t.Helper()
 	namespace, err := shared.Client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{
 		ObjectMeta: metav1.ObjectMeta{GenerateName: "test-", Labels: labels, Annotations: annotations}}, metav1.CreateOptions{})
-	must(t, err)
+	check.Must(t, err)
 	t.Cleanup(func() {
-		must(t, shared.Client.CoreV1().Namespaces().Delete(context.Background(), namespace.Name, metav1.DeleteOptions{}))
+		check.Must(t, shared.Client.CoreV1().Namespaces().Delete(context.Background(), namespace.Name, metav1.DeleteOptions{}))
 	})
-	eventually(t, "the namespace's service account", func() error {
+	check.Eventually(t, "the namespace's service account", func() error {
 		_, err := shared.Client.CoreV1().ServiceAccounts(namespace.Name).Get(t.Context(), "default", metav1.GetOptions{})
 		return err
 	})
 	return namespace.Name
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// eventually fails the test when check still returns an error after a minute.
-func eventually(t *testing.T, what string, check func() error) {
-	t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: %v", what, err)
-		}
-		time.Sleep(50 * time.Millisecond) // between two looks
-	}
 }
 
 // bare returns a pod spec without opinions, and the labels of it.
@@ -170,7 +147,7 @@ const everything = "anti-affinity,pre-stop-sleep,readiness-probe,record"
 func reviews(t *testing.T, parts ...string) float64 {
 	t.Helper()
 	n, err := ours(t).Metric(t.Context(), "evenkeel_admission_reviews_total", parts...)
-	must(t, err)
+	check.Must(t, err)
 	return n
 }
 
@@ -200,7 +177,7 @@ func newWarned(t *testing.T) *warned {
 	config := shared.RESTConfig()
 	config.WarningHandler = w
 	client, err := kubernetes.NewForConfig(config)
-	must(t, err)
+	check.Must(t, err)
 	w.Clientset = client
 	return w
 }
@@ -211,10 +188,10 @@ var _ rest.WarningHandler = &warned{}
 func kubectl(t *testing.T, stdin any, args ...string) string {
 	t.Helper()
 	cmd, err := shared.KubectlCommand(t.Context(), args...)
-	must(t, err)
+	check.Must(t, err)
 	if stdin != nil {
 		input, err := json.Marshal(stdin)
-		must(t, err)
+		check.Must(t, err)
 		cmd.Stdin = bytes.NewReader(input)
 	}
 	out, err := cmd.CombinedOutput()

@@ -11,6 +11,8 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/evenkeel/evenkeel/e2e/check"
 )
 
 // TestNeverRestarts follows 200 Deployments that were there before evenkeel through everything that may happen to
@@ -18,11 +20,11 @@ import (
 func TestNeverRestarts(t *testing.T) {
 	ctx := t.Context()
 	evenkeel := ours(t)
-	must(t, evenkeel.Uninstall(ctx))
+	check.Must(t, evenkeel.Uninstall(ctx))
 	t.Cleanup(func() { // whatever happened, the other tests find evenkeel as it was
 		evenkeel.Stop()
-		must(t, evenkeel.Start(context.Background()))
-		must(t, evenkeel.Register(context.Background()))
+		check.Must(t, evenkeel.Start(context.Background()))
+		check.Must(t, evenkeel.Register(context.Background()))
 	})
 
 	const old, since = 200, 20
@@ -61,16 +63,16 @@ func TestNeverRestarts(t *testing.T) {
 	revisions := func(want int) map[string]string {
 		t.Helper()
 		found := map[string]string{}
-		eventually(t, "the controllers have seen every Deployment", func() error {
+		check.Eventually(t, "the controllers have seen every Deployment", func() error {
 			list, err := deployments.List(ctx, metav1.ListOptions{})
-			must(t, err)
+			check.Must(t, err)
 			for _, d := range list.Items {
 				if d.Status.ObservedGeneration < d.Generation {
 					return fmt.Errorf("deployment %s has generation %d, observed %d", d.Name, d.Generation, d.Status.ObservedGeneration)
 				}
 			}
 			sets, err := shared.Client.AppsV1().ReplicaSets(namespace).List(ctx, metav1.ListOptions{})
-			must(t, err)
+			check.Must(t, err)
 			found = map[string]string{}
 			for _, s := range sets.Items {
 				found[string(s.UID)] = s.Labels[appsv1.DefaultDeploymentUniqueLabelKey]
@@ -93,8 +95,8 @@ func TestNeverRestarts(t *testing.T) {
 		}
 	}
 
-	must(t, evenkeel.Start(ctx))
-	must(t, evenkeel.Register(ctx))
+	check.Must(t, evenkeel.Start(ctx))
+	check.Must(t, evenkeel.Register(ctx))
 	unmoved("installing evenkeel")
 	each("new", since, create) // these are injected
 	before = revisions(old + since)
@@ -112,7 +114,7 @@ func TestNeverRestarts(t *testing.T) {
 		{"--anti-affinity=off"},
 	} {
 		evenkeel.Stop()
-		must(t, evenkeel.Start(ctx, flags...))
+		check.Must(t, evenkeel.Start(ctx, flags...))
 		unmoved("changing flags")
 		everyone(patch(`{"spec":{"replicas":1}}`))
 		everyone(patch(`{"spec":{"replicas":2}}`))
@@ -124,20 +126,20 @@ func TestNeverRestarts(t *testing.T) {
 		})
 		unmoved("sending the whole manifest again under changed flags")
 	}
-	must(t, evenkeel.Uninstall(ctx))
+	check.Must(t, evenkeel.Uninstall(ctx))
 	everyone(patch(`{"spec":{"replicas":1}}`))
 	unmoved("uninstalling")
 
 	// The control: a change of the template is seen, and it is the moment at which an old Deployment gets its defaults.
-	must(t, evenkeel.Start(ctx))
-	must(t, evenkeel.Register(ctx))
-	must(t, patch(`{"spec":{"template":{"metadata":{"annotations":{"restarted":"now"}}}}}`)("old-0"))
+	check.Must(t, evenkeel.Start(ctx))
+	check.Must(t, evenkeel.Register(ctx))
+	check.Must(t, patch(`{"spec":{"template":{"metadata":{"annotations":{"restarted":"now"}}}}}`)("old-0"))
 	now := revisions(len(before) + 1)
 	if added := len(now) - len(before); added != 1 {
 		t.Errorf("%d new ReplicaSets after one template change, want 1", added)
 	}
 	d, err := deployments.Get(ctx, "old-0", metav1.GetOptions{})
-	must(t, err)
+	check.Must(t, err)
 	if lacks := missing(d.Spec.Template.ObjectMeta, d.Spec.Template.Spec); lacks != "" {
 		t.Errorf("after its template changed the old Deployment lacks %q", lacks)
 	}

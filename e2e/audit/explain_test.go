@@ -8,6 +8,8 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/evenkeel/evenkeel/e2e/check"
 )
 
 // TestExplainSaysWhy asks about a workload in each of the states that people ask about.
@@ -20,7 +22,7 @@ func TestExplainSaysWhy(t *testing.T) {
 	create(t, in, deployment("web", 2, asks))
 	create(t, in, deployment("refuser", 2, func(d *appsv1.Deployment) { d.Labels = map[string]string{"evenkeel.dev/inject": "disabled"} }))
 	create(t, out, deployment("web", 2))
-	eventually(t, "a budget", func() error {
+	check.Eventually(t, "a budget", func() error {
 		_, err := shared.Client.PolicyV1().PodDisruptionBudgets(in).Get(t.Context(), "web-evenkeel", metav1.GetOptions{})
 		return err
 	})
@@ -65,10 +67,10 @@ func TestKubectlFindsThePlugin(t *testing.T) {
 	ns := namespace(t, optedIn)
 	create(t, ns, deployment("web", 1))
 	dir := t.TempDir()
-	must(t, os.Symlink(shared.evenkeel.Program, filepath.Join(dir, "kubectl-evenkeel")))
+	check.Must(t, os.Symlink(shared.evenkeel.Program, filepath.Join(dir, "kubectl-evenkeel")))
 	for _, args := range [][]string{{"evenkeel", "audit", "-n", ns}, {"evenkeel", "explain", "deploy/web", "-n", ns}} {
 		cmd, err := shared.KubectlCommand(t.Context(), args...)
-		must(t, err)
+		check.Must(t, err)
 		cmd.Env = append(cmd.Environ(), "PATH="+dir+string(os.PathListSeparator)+os.Getenv("PATH"), "KUBECONFIG="+shared.Kubeconfig)
 		out, err := cmd.CombinedOutput()
 		if err != nil || !strings.Contains(string(out), "Deployment/web") {

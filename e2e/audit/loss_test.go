@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	report "github.com/evenkeel/evenkeel/audit"
+	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 )
 
@@ -57,7 +58,7 @@ func TestWhatIsLostIsWhatAuditSaid(t *testing.T) {
 		}
 		return nil
 	}
-	eventually(t, "pods", all)
+	check.Eventually(t, "pods", all)
 
 	nodes := nodesByZone(t)
 	lost := 0
@@ -70,7 +71,7 @@ func TestWhatIsLostIsWhatAuditSaid(t *testing.T) {
 		}
 		lost += len(said)
 		again(t, zone, 1)
-		eventually(t, "pods after the loss of a node", all)
+		check.Eventually(t, "pods after the loss of a node", all)
 	}
 	if lost < 3 {
 		t.Errorf("three nodes took %d workloads down, which shows little", lost)
@@ -85,21 +86,21 @@ func TestWhatIsLostIsWhatAuditSaid(t *testing.T) {
 		t.Errorf("a zone took %d workloads down, which shows little", len(said))
 	}
 	again(t, zone, 3)
-	eventually(t, "pods after the loss of a zone", all)
+	check.Eventually(t, "pods after the loss of a zone", all)
 }
 
 // again replaces lost nodes of a zone, and uncordons all.
 func again(t *testing.T, zone string, n int) {
 	t.Helper()
 	_, err := shared.AddNodes(t.Context(), n, cluster.NodeSpec{Zones: []string{zone}})
-	must(t, err)
+	check.Must(t, err)
 	cordon(t, false)
 }
 
 func nodesByZone(t *testing.T) map[string][]string {
 	t.Helper()
 	list, err := shared.Client.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
-	must(t, err)
+	check.Must(t, err)
 	byZone := map[string][]string{}
 	for _, n := range list.Items {
 		byZone[n.Labels[corev1.LabelTopologyZone]] = append(byZone[n.Labels[corev1.LabelTopologyZone]], n.Name)
@@ -113,7 +114,7 @@ func cordon(t *testing.T, on bool) {
 		for _, name := range nodes {
 			_, err := shared.Client.CoreV1().Nodes().Patch(t.Context(), name, types.MergePatchType,
 				fmt.Appendf(nil, `{"spec":{"unschedulable":%v}}`, on), metav1.PatchOptions{})
-			must(t, err)
+			check.Must(t, err)
 		}
 	}
 }
@@ -139,13 +140,13 @@ func down(t *testing.T, ns string, nodes ...string) []string {
 	cordon(t, true)
 	var none int64
 	for _, node := range nodes {
-		must(t, shared.Client.CoreV1().Nodes().Delete(t.Context(), node, metav1.DeleteOptions{}))
+		check.Must(t, shared.Client.CoreV1().Nodes().Delete(t.Context(), node, metav1.DeleteOptions{}))
 		pods, err := shared.Client.CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
-		must(t, err)
+		check.Must(t, err)
 		for _, p := range pods.Items { // as the garbage collector of pods does, 40 s later
 			err := shared.Client.CoreV1().Pods(ns).Delete(t.Context(), p.Name, metav1.DeleteOptions{GracePeriodSeconds: &none})
 			if !apierrors.IsNotFound(err) {
-				must(t, err)
+				check.Must(t, err)
 			}
 		}
 	}
@@ -176,7 +177,7 @@ func TestEvictionsMeetWhatAuditSaid(t *testing.T) {
 		}
 		b.Spec.MinAvailable, b.Spec.MaxUnavailable = set(minAvailable), set(maxUnavailable)
 		_, err := shared.Client.PolicyV1().PodDisruptionBudgets(ns).Create(t.Context(), b, metav1.CreateOptions{})
-		must(t, err)
+		check.Must(t, err)
 	}
 	apps := map[string]report.Code{"free": "", "room": "", "all": report.DrainBlocked, "whole": report.DrainBlocked, "none": report.DrainBlocked,
 		"twice": report.BudgetsOverlap, "ailing": report.DrainWaits}
@@ -190,7 +191,7 @@ func TestEvictionsMeetWhatAuditSaid(t *testing.T) {
 	budget("twice-a", "twice", "", "1")
 	budget("twice-b", "twice", "1", "")
 	budget("ailing", "ailing", "2", "")
-	eventually(t, "pods", func() error {
+	check.Eventually(t, "pods", func() error {
 		counts := ready(t, ns)
 		for app := range apps {
 			if counts[app] != 3 {
@@ -200,13 +201,13 @@ func TestEvictionsMeetWhatAuditSaid(t *testing.T) {
 		return nil
 	})
 	pods, err := shared.Client.CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{LabelSelector: "app=ailing"})
-	must(t, err)
+	check.Must(t, err)
 	_, err = shared.Client.CoreV1().Pods(ns).Patch(t.Context(), pods.Items[0].Name, types.StrategicMergePatchType,
 		[]byte(`{"status":{"conditions":[{"type":"Ready","status":"False","reason":"CrashLoopBackOff"}]}}`), metav1.PatchOptions{}, "status")
-	must(t, err)
-	eventually(t, "budgets that have counted their pods", func() error {
+	check.Must(t, err)
+	check.Eventually(t, "budgets that have counted their pods", func() error {
 		list, err := shared.Client.PolicyV1().PodDisruptionBudgets(ns).List(t.Context(), metav1.ListOptions{})
-		must(t, err)
+		check.Must(t, err)
 		for _, b := range list.Items {
 			want := int32(3)
 			if b.Name == "ailing" {
@@ -232,7 +233,7 @@ func TestEvictionsMeetWhatAuditSaid(t *testing.T) {
 		}
 	}
 	pods, err = shared.Client.CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{})
-	must(t, err)
+	check.Must(t, err)
 	met := map[report.Code]int{}
 	evict := func(p *corev1.Pod, dryRun ...string) {
 		e := &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: p.Name}}

@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"slices"
 	"testing"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -20,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	report "github.com/evenkeel/evenkeel/audit"
+	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 	"github.com/evenkeel/evenkeel/e2e/installation"
 )
@@ -88,39 +88,16 @@ func has(w *report.Workload, code report.Code) bool {
 	return slices.ContainsFunc(w.Findings, func(f report.Finding) bool { return f.Code == code })
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// eventually fails the test when check still returns an error after a minute.
-func eventually(t *testing.T, what string, check func() error) {
-	t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: %v", what, err)
-		}
-		time.Sleep(50 * time.Millisecond) // between two looks
-	}
-}
-
 // namespace makes a namespace that goes with the test.
 func namespace(t *testing.T, labels map[string]string) string {
 	t.Helper()
 	n, err := shared.Client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{
 		ObjectMeta: metav1.ObjectMeta{GenerateName: "audit-", Labels: labels}}, metav1.CreateOptions{})
-	must(t, err)
+	check.Must(t, err)
 	t.Cleanup(func() {
-		must(t, shared.Client.CoreV1().Namespaces().Delete(context.Background(), n.Name, metav1.DeleteOptions{}))
+		check.Must(t, shared.Client.CoreV1().Namespaces().Delete(context.Background(), n.Name, metav1.DeleteOptions{}))
 	})
-	eventually(t, "the namespace's service account", func() error {
+	check.Eventually(t, "the namespace's service account", func() error {
 		_, err := shared.Client.CoreV1().ServiceAccounts(n.Name).Get(t.Context(), "default", metav1.GetOptions{})
 		return err
 	})
@@ -133,7 +110,7 @@ func optIn(t *testing.T, name string) {
 	t.Helper()
 	_, err := shared.Client.CoreV1().Namespaces().Patch(t.Context(), name, types.MergePatchType,
 		[]byte(`{"metadata":{"labels":{"evenkeel.dev/inject":"enabled"}}}`), metav1.PatchOptions{})
-	must(t, err)
+	check.Must(t, err)
 }
 
 func deployment(name string, replicas int32, change ...func(*appsv1.Deployment)) *appsv1.Deployment {
@@ -151,7 +128,7 @@ func deployment(name string, replicas int32, change ...func(*appsv1.Deployment))
 func create(t *testing.T, namespace string, d *appsv1.Deployment) {
 	t.Helper()
 	_, err := shared.Client.AppsV1().Deployments(namespace).Create(t.Context(), d, metav1.CreateOptions{})
-	must(t, err)
+	check.Must(t, err)
 }
 
 func isReady(p *corev1.Pod) bool {
@@ -167,7 +144,7 @@ func isReady(p *corev1.Pod) bool {
 func ready(t *testing.T, namespace string) map[string]int {
 	t.Helper()
 	list, err := shared.Client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{})
-	must(t, err)
+	check.Must(t, err)
 	counts := map[string]int{}
 	for i := range list.Items {
 		if isReady(&list.Items[i]) {

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	report "github.com/evenkeel/evenkeel/audit"
+	"github.com/evenkeel/evenkeel/e2e/check"
 )
 
 // TestWhatWasMissedIsFound creates workloads while evenkeel is away, under failurePolicy Ignore. Within 30 s of its return
@@ -34,17 +35,17 @@ func TestWhatWasMissedIsFound(t *testing.T) {
 	template := deployment("set", 2).Spec.Template
 	_, err := shared.Client.AppsV1().StatefulSets(ns).Create(ctx, &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "set"}, Spec: appsv1.StatefulSetSpec{
 		PodManagementPolicy: appsv1.ParallelPodManagement, Replicas: new(int32), Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template}}, metav1.CreateOptions{})
-	must(t, err)
+	check.Must(t, err)
 	for i := range bare {
 		_, err := shared.Client.CoreV1().Pods(ns).Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("bare%d", i), Labels: labels}, Spec: template.Spec}, metav1.CreateOptions{})
-		must(t, err)
+		check.Must(t, err)
 	}
 	// What must not be found: opted out, of a Job, and complete.
 	create(t, ns, deployment("out", 1, func(d *appsv1.Deployment) { d.Labels = map[string]string{"evenkeel.dev/inject": "disabled"} }))
 	job := template.DeepCopy()
 	job.Spec.RestartPolicy = corev1.RestartPolicyNever
 	_, err = shared.Client.BatchV1().Jobs(ns).Create(ctx, &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: "job"}, Spec: batchv1.JobSpec{Template: *job}}, metav1.CreateOptions{})
-	must(t, err)
+	check.Must(t, err)
 	create(t, ns, deployment("own", 1, func(d *appsv1.Deployment) {
 		spec := &d.Spec.Template.Spec
 		spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{}}
@@ -52,7 +53,7 @@ func TestWhatWasMissedIsFound(t *testing.T) {
 		spec.Containers[0].ReadinessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{}}}
 		spec.Containers[0].ReadinessProbe.TCPSocket.Port.IntVal = 80
 	}))
-	eventually(t, "pods", func() error {
+	check.Eventually(t, "pods", func() error {
 		n := 0
 		for app, r := range ready(t, ns) {
 			if strings.HasPrefix(app, "web") {
@@ -65,10 +66,10 @@ func TestWhatWasMissedIsFound(t *testing.T) {
 		return nil
 	})
 
-	must(t, shared.evenkeel.Start(ctx, "--scan-interval=3s")) // so that the end of the test need not wait for 20 s
+	check.Must(t, shared.evenkeel.Start(ctx, "--scan-interval=3s")) // so that the end of the test need not wait for 20 s
 	returned := time.Now()
 	var took time.Duration
-	eventually(t, "the gauge", func() error {
+	check.Eventually(t, "the gauge", func() error {
 		for kind, want := range map[string]int{"Deployment": deployments, "StatefulSet": 1, "Pod": pods + bare} {
 			for _, name := range []string{"anti-affinity", "pre-stop-sleep", "readiness-probe"} {
 				n, err := shared.evenkeel.Metric(ctx, "evenkeel_missed_injections", `default="`+name+`"`, `kind="`+kind+`"`, `reason="no-record"`)
@@ -79,7 +80,7 @@ func TestWhatWasMissedIsFound(t *testing.T) {
 		}
 		return nil
 	})
-	eventually(t, "an Event per workload", func() error {
+	check.Eventually(t, "an Event per workload", func() error {
 		list, err := shared.Client.CoreV1().Events(ns).List(ctx, metav1.ListOptions{FieldSelector: "reason=InjectionMissed"})
 		if err != nil {
 			return err
@@ -111,7 +112,7 @@ func TestWhatWasMissedIsFound(t *testing.T) {
 		t.Errorf("audit names %v", said)
 	}
 	list, err := shared.Client.AppsV1().Deployments(ns).List(ctx, metav1.ListOptions{})
-	must(t, err)
+	check.Must(t, err)
 	for _, d := range list.Items {
 		if d.Generation != 1 {
 			t.Errorf("%s was touched", d.Name)
@@ -121,13 +122,13 @@ func TestWhatWasMissedIsFound(t *testing.T) {
 		}
 		_, err := shared.Client.AppsV1().Deployments(ns).Patch(ctx, d.Name, types.MergePatchType,
 			[]byte(`{"spec":{"template":{"metadata":{"annotations":{"kubectl.kubernetes.io/restartedAt":"now"}}}}}`), metav1.PatchOptions{})
-		must(t, err)
+		check.Must(t, err)
 	}
-	must(t, shared.Client.AppsV1().StatefulSets(ns).Delete(ctx, "set", metav1.DeleteOptions{}))
+	check.Must(t, shared.Client.AppsV1().StatefulSets(ns).Delete(ctx, "set", metav1.DeleteOptions{}))
 	for i := range bare {
-		must(t, shared.Client.CoreV1().Pods(ns).Delete(context.Background(), fmt.Sprintf("bare%d", i), metav1.DeleteOptions{}))
+		check.Must(t, shared.Client.CoreV1().Pods(ns).Delete(context.Background(), fmt.Sprintf("bare%d", i), metav1.DeleteOptions{}))
 	}
-	eventually(t, "a gauge of zero", func() error {
+	check.Eventually(t, "a gauge of zero", func() error {
 		n, err := shared.evenkeel.Metric(ctx, "evenkeel_missed_injections")
 		if err != nil || n != 0 {
 			return fmt.Errorf("%v (%w)", n, err)

@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	report "github.com/evenkeel/evenkeel/audit"
+	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/corpus"
 )
 
@@ -36,9 +37,9 @@ func TestAuditSaysWhatTheWebhookThenDoes(t *testing.T) {
 	config := shared.RESTConfig()
 	config.WarningHandler, config.QPS, config.Burst = rest.NoWarnings{}, 200, 400
 	client, err := dynamic.NewForConfig(config)
-	must(t, err)
+	check.Must(t, err)
 	objects, missing, err := corpus.Load()
-	must(t, err)
+	check.Must(t, err)
 	for _, what := range missing {
 		t.Logf("MISSING FROM THE CORPUS (CORPUS=DIR names another directory): %s", what)
 	}
@@ -84,7 +85,7 @@ func TestAuditSaysWhatTheWebhookThenDoes(t *testing.T) {
 	if len(before) < 20 || added < 50 {
 		t.Errorf("%d workloads with %d defaults show little", len(before), added)
 	}
-	eventually(t, "audit of what the webhook has done", func() error {
+	check.Eventually(t, "audit of what the webhook has done", func() error {
 		for _, w := range audit(t, "-n", ns).Workloads {
 			for _, d := range w.Defaults {
 				if w.Kind != "Pod" && w.Kind != "ReplicaSet" && d.State == report.StateMissing {
@@ -128,19 +129,19 @@ func review(t *testing.T, client dynamic.Interface, object *unstructured.Unstruc
 	switch kind {
 	case "Pod":
 		done, err := client.Resource(resources["Pod"]).Namespace(second).Create(t.Context(), fresh(object), dryRun)
-		must(t, err)
+		check.Must(t, err)
 		return done, object, true
 	case "DaemonSet", "ReplicaSet": // by their next pod
 		body := fresh(object)
 		template, _, err := unstructured.NestedMap(object.Object, "spec", "template")
-		must(t, err)
+		check.Must(t, err)
 		body.Object = map[string]any{"apiVersion": "v1", "kind": "Pod", "metadata": template["metadata"], "spec": template["spec"]}
 		body.SetNamespace(second)
 		body.SetGenerateName(object.GetName() + "-")
 		controller := true
 		body.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: object.GetAPIVersion(), Kind: kind, Name: object.GetName(), UID: object.GetUID(), Controller: &controller}})
 		done, err := client.Resource(resources["Pod"]).Namespace(second).Create(t.Context(), body, dryRun)
-		must(t, err)
+		check.Must(t, err)
 		if kind == "DaemonSet" {
 			restart(t, client, object, ns)
 		}
@@ -154,9 +155,9 @@ func restart(t *testing.T, client dynamic.Interface, object *unstructured.Unstru
 	t.Helper()
 	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"template": map[string]any{"metadata": map[string]any{
 		"annotations": map[string]string{"kubectl.kubernetes.io/restartedAt": "2026-01-01T00:00:00Z"}}}}})
-	must(t, err)
+	check.Must(t, err)
 	done, err := client.Resource(resources[object.GetKind()]).Namespace(ns).Patch(t.Context(), object.GetName(), types.MergePatchType, patch, metav1.PatchOptions{})
-	must(t, err)
+	check.Must(t, err)
 	return done
 }
 

@@ -28,6 +28,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 	"github.com/evenkeel/evenkeel/e2e/installation"
 )
@@ -69,23 +70,23 @@ func TestEveryQueryHasDataAfterARealRun(t *testing.T) {
 	ctx := t.Context()
 	all := queries(t)
 	c, err := cluster.Start(ctx, cluster.Config{Log: os.Stderr, Components: []string{}})
-	must(t, err)
+	check.Must(t, err)
 	t.Cleanup(func() {
 		if err := c.Stop(); err != nil {
 			t.Error(err)
 		}
 	})
 	evenkeel, err := installation.Install(ctx, c, installation.Options{Flags: []string{"--recycle-requests=5"}})
-	must(t, err)
+	check.Must(t, err)
 	_, err = c.Client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
 		Name: "shop", Labels: map[string]string{"evenkeel.dev/inject": "enabled"}}}, metav1.CreateOptions{})
-	must(t, err)
+	check.Must(t, err)
 
 	outage(t, c, evenkeel)
 	browse(t, evenkeel)
 	for _, d := range []*appsv1.Deployment{deployment("web", nil), deployment("odd", map[string]string{"evenkeel.dev/pre-stop-slep": "5s"})} {
 		_, err := c.Client.AppsV1().Deployments("shop").Create(ctx, d, metav1.CreateOptions{})
-		must(t, err)
+		check.Must(t, err)
 	}
 	prometheus := startPrometheus(t, c, evenkeel)
 	deploySteadily(t, c)
@@ -114,7 +115,7 @@ func TestEveryQueryHasDataAfterARealRun(t *testing.T) {
 
 	// Every metric that an alert or the dashboard names is one that was scraped.
 	var names struct{ Data []string }
-	must(t, prometheus.get(ctx, "label/__name__/values", nil, &names))
+	check.Must(t, prometheus.get(ctx, "label/__name__/values", nil, &names))
 	_, alerts := rules(t)
 	for _, alert := range alerts {
 		all = append(all, query{alert.Alert, alert.Expr})
@@ -138,7 +139,7 @@ func TestEveryQueryHasDataAfterARealRun(t *testing.T) {
 	}
 	deadline := time.Now().Add(30 * time.Second)
 	for {
-		must(t, prometheus.get(ctx, "rules", nil, &loaded))
+		check.Must(t, prometheus.get(ctx, "rules", nil, &loaded))
 		firing, unhealthy, n := []string{}, []string{}, 0
 		for _, group := range loaded.Data.Groups {
 			for _, r := range group.Rules {
@@ -172,12 +173,12 @@ func outage(t *testing.T, c *cluster.Cluster, evenkeel *installation.Installatio
 	configurations := c.Client.AdmissionregistrationV1().MutatingWebhookConfigurations()
 	policy := func(policy admissionregistrationv1.FailurePolicyType) {
 		configuration, err := configurations.Get(ctx, "evenkeel", metav1.GetOptions{})
-		must(t, err)
+		check.Must(t, err)
 		for w := range configuration.Webhooks {
 			configuration.Webhooks[w].FailurePolicy = &policy
 		}
 		_, err = configurations.Update(ctx, configuration, metav1.UpdateOptions{})
-		must(t, err)
+		check.Must(t, err)
 	}
 	policy(admissionregistrationv1.Fail)
 	deadline := time.Now().Add(time.Minute)
@@ -188,7 +189,7 @@ func outage(t *testing.T, c *cluster.Cluster, evenkeel *installation.Installatio
 		time.Sleep(50 * time.Millisecond) // between two looks
 	}
 	policy(admissionregistrationv1.Ignore)
-	must(t, evenkeel.Start(ctx))
+	check.Must(t, evenkeel.Start(ctx))
 	for create(ctx, c, deployment("allowed", nil)) != nil { // it noticed Ignore
 		if time.Now().After(deadline) {
 			t.Fatal("the API server didn't notice the policy Ignore")
@@ -201,16 +202,16 @@ func outage(t *testing.T, c *cluster.Cluster, evenkeel *installation.Installatio
 func browse(t *testing.T, evenkeel *installation.Installation) {
 	t.Helper()
 	ca, err := evenkeel.CA(t.Context())
-	must(t, err)
+	check.Must(t, err)
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(ca)
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: evenkeel.Host}}
 	defer transport.CloseIdleConnections()
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+evenkeel.Address+"/mutate", nil)
-	must(t, err)
+	check.Must(t, err)
 	response, err := transport.RoundTrip(request)
-	must(t, err)
-	must(t, response.Body.Close())
+	check.Must(t, err)
+	check.Must(t, response.Body.Close())
 }
 
 // deploySteadily creates Deployments until the test ends, nine of ten as dry runs.
@@ -286,10 +287,10 @@ func startPrometheus(t *testing.T, c *cluster.Cluster, evenkeel *installation.In
 		t.Fatalf("Debian has it in the package prometheus: %v", err)
 	}
 	dir := filepath.Join(c.Dir, "prometheus")
-	must(t, os.MkdirAll(dir, 0o700))
+	check.Must(t, os.MkdirAll(dir, 0o700))
 	file, _ := rules(t)
 	api, err := url.Parse(c.RESTConfig().Host)
-	must(t, err)
+	check.Must(t, err)
 	type object = map[string]any
 	config, err := yaml.Marshal(object{
 		"global":     object{"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
@@ -302,15 +303,15 @@ func startPrometheus(t *testing.T, c *cluster.Cluster, evenkeel *installation.In
 				"metric_relabel_configs": []object{{"source_labels": []string{"__name__"}, "regex": "apiserver_admission_webhook_.*", "action": "keep"}}},
 		},
 	})
-	must(t, err)
+	check.Must(t, err)
 	for name, content := range map[string][]byte{"rules.yaml": file, "prometheus.yaml": config, "token": []byte(c.RESTConfig().BearerToken)} {
-		must(t, os.WriteFile(filepath.Join(dir, name), content, 0o600))
+		check.Must(t, os.WriteFile(filepath.Join(dir, name), content, 0o600))
 	}
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
-	must(t, err)
+	check.Must(t, err)
 	p := &prometheus{listener.Addr().String()}
-	must(t, listener.Close())
-	must(t, c.StartProgram("prometheus", program, "--config.file="+filepath.Join(dir, "prometheus.yaml"),
+	check.Must(t, listener.Close())
+	check.Must(t, c.StartProgram("prometheus", program, "--config.file="+filepath.Join(dir, "prometheus.yaml"),
 		"--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+p.address, "--log.level=warn"))
 	deadline := time.Now().Add(time.Minute)
 	for {
@@ -369,11 +370,4 @@ func (p *prometheus) returnsData(ctx context.Context, expr string) error {
 		}
 	}
 	return fmt.Errorf("no number: %v", slices.Collect(maps.Keys(answer.Data.Result[0].Metric)))
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }

@@ -19,6 +19,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/dynamic"
+
+	"github.com/evenkeel/evenkeel/e2e/check"
 )
 
 // budget makes a budget of somebody else.
@@ -27,7 +29,7 @@ func foreignBudget(t *testing.T, namespace, name string, selector *metav1.LabelS
 	one := intstr.FromInt32(1)
 	_, err := shared.Client.PolicyV1().PodDisruptionBudgets(namespace).Create(t.Context(), &policyv1.PodDisruptionBudget{
 		ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: policyv1.PodDisruptionBudgetSpec{Selector: selector, MaxUnavailable: &one}}, metav1.CreateOptions{})
-	must(t, err)
+	check.Must(t, err)
 }
 
 func autoscaler(t *testing.T, namespace, target string, least int32) {
@@ -38,7 +40,7 @@ func autoscaler(t *testing.T, namespace, target string, least int32) {
 		Metrics: []autoscalingv2.MetricSpec{{Type: autoscalingv2.ExternalMetricSourceType, External: &autoscalingv2.ExternalMetricSource{
 			Metric: autoscalingv2.MetricIdentifier{Name: "queue"}, Target: autoscalingv2.MetricTarget{Type: autoscalingv2.ValueMetricType, Value: one()}}}}}}
 	_, err := shared.Client.AutoscalingV2().HorizontalPodAutoscalers(namespace).Create(t.Context(), h, metav1.CreateOptions{})
-	must(t, err)
+	check.Must(t, err)
 }
 
 // ours returns the names of our budgets of a namespace, with their amounts.
@@ -67,7 +69,7 @@ func stand(t *testing.T, namespace string, want ...string) {
 	if want == nil {
 		want = []string{}
 	}
-	eventually(t, "budgets", func() error {
+	check.Eventually(t, "budgets", func() error {
 		got, err := ours(t.Context(), namespace)
 		if err != nil {
 			return err
@@ -85,14 +87,14 @@ func stand(t *testing.T, namespace string, want ...string) {
 func evictions(t *testing.T, namespace, name string, replicas int) int {
 	t.Helper()
 	var before []corev1.Pod
-	eventually(t, "ready pods of "+name, func() error {
+	check.Eventually(t, "ready pods of "+name, func() error {
 		if before = pods(t, namespace, name); len(before) != replicas {
 			return fmt.Errorf("%d of %d", len(before), replicas)
 		}
 		return nil
 	})
 	// The disruption controller has to have counted these pods.
-	eventually(t, "status of the budgets", func() error {
+	check.Eventually(t, "status of the budgets", func() error {
 		list, err := shared.Client.PolicyV1().PodDisruptionBudgets(namespace).List(t.Context(), metav1.ListOptions{})
 		if err != nil {
 			return err
@@ -170,7 +172,7 @@ func TestDecisions(t *testing.T) {
 		patch(t, ns, "deployments", "web1", `{"spec":{"replicas":2}}`)
 		patch(t, ns, "deployments", "web2", `{"spec":{"replicas":0}}`)
 		stand(t, ns, "web1-evenkeel max 1", "web3-evenkeel max 1", "web4-evenkeel max 1")
-		must(t, shared.Client.AppsV1().Deployments(ns).Delete(t.Context(), "web3", metav1.DeleteOptions{}))
+		check.Must(t, shared.Client.AppsV1().Deployments(ns).Delete(t.Context(), "web3", metav1.DeleteOptions{}))
 		stand(t, ns, "web1-evenkeel max 1", "web4-evenkeel max 1")
 	})
 
@@ -186,7 +188,7 @@ func TestDecisions(t *testing.T) {
 		stand(t, ns, "web-evenkeel max 1")
 		patch(t, ns, "horizontalpodautoscalers", "web", `{"spec":{"minReplicas":0}}`)
 		stand(t, ns)
-		must(t, shared.Client.AutoscalingV2().HorizontalPodAutoscalers(ns).Delete(t.Context(), "web", metav1.DeleteOptions{}))
+		check.Must(t, shared.Client.AutoscalingV2().HorizontalPodAutoscalers(ns).Delete(t.Context(), "web", metav1.DeleteOptions{}))
 		stand(t, ns, "web-evenkeel max 1")
 	})
 
@@ -200,14 +202,14 @@ func TestDecisions(t *testing.T) {
 			}))
 		}
 		_, err := shared.Client.AppsV1().StatefulSets(ns).Create(t.Context(), statefulSet("db", 5, map[string]string{"evenkeel.dev/disruption-budget": "quorum"}), metav1.CreateOptions{})
-		must(t, err)
+		check.Must(t, err)
 		stand(t, ns, "a-evenkeel max 1%", "b-evenkeel max 50%", "c-evenkeel min 50%", "d-evenkeel max 1", "db-evenkeel max 2", "e-evenkeel max 1", "f-evenkeel max 1", "g-evenkeel min 2", "i-evenkeel max 1")
 		for _, name := range []string{"a", "b", "c", "d", "e", "f", "g", "h", "i"} {
 			canEvict(t, ns, name, 4)
 		}
 		canEvict(t, ns, "db", 5)
 		for name, code := range map[string]string{"d": "would-block-drains", "e": "would-block-drains", "f": "would-take-all", "i": "unusable-value"} {
-			eventually(t, "event on "+name, func() error {
+			check.Eventually(t, "event on "+name, func() error {
 				list, err := shared.Client.CoreV1().Events(ns).List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=" + name + ",reason=BudgetAdjusted"})
 				if err != nil || len(list.Items) != 1 || !strings.HasPrefix(list.Items[0].Message, code+": ") {
 					return fmt.Errorf("%v, %v", list.Items, err)
@@ -231,7 +233,7 @@ func TestDecisions(t *testing.T) {
 		}
 		stand(t, ns, "api-evenkeel max 1")
 		canEvict(t, ns, "web", 2)
-		must(t, shared.Client.PolicyV1().PodDisruptionBudgets(ns).Delete(t.Context(), "before", metav1.DeleteOptions{}))
+		check.Must(t, shared.Client.PolicyV1().PodDisruptionBudgets(ns).Delete(t.Context(), "before", metav1.DeleteOptions{}))
 		stand(t, ns, "api-evenkeel max 1", "web-evenkeel max 1")
 		foreignBudget(t, ns, "everything", &metav1.LabelSelector{})
 		stand(t, ns)
@@ -239,10 +241,10 @@ func TestDecisions(t *testing.T) {
 			n := evictions(t, ns, name, 2)
 			t.Logf("%s: %d evicted under the budget of somebody else", name, n)
 		}
-		must(t, shared.Client.PolicyV1().PodDisruptionBudgets(ns).Delete(t.Context(), "everything", metav1.DeleteOptions{}))
+		check.Must(t, shared.Client.PolicyV1().PodDisruptionBudgets(ns).Delete(t.Context(), "everything", metav1.DeleteOptions{}))
 		stand(t, ns, "api-evenkeel max 1", "web-evenkeel max 1")
 		b, err := shared.Client.PolicyV1().PodDisruptionBudgets(ns).Get(t.Context(), "taken-evenkeel", metav1.GetOptions{})
-		must(t, err)
+		check.Must(t, err)
 		if b.Generation != 1 || len(b.OwnerReferences) > 0 || len(b.Labels) > 0 {
 			t.Errorf("a budget of somebody else was changed: %+v", b)
 		}
@@ -257,7 +259,7 @@ func TestDecisions(t *testing.T) {
 		stand(t, ns, "api-evenkeel max 1", "db-evenkeel max 1", "web-evenkeel max 1")
 		patch(t, ns, "poddisruptionbudgets", "web-evenkeel", `{"spec":{"maxUnavailable":3}}`)
 		patch(t, ns, "poddisruptionbudgets", "api-evenkeel", `{"spec":{"maxUnavailable":null,"minAvailable":3}}`)
-		must(t, shared.Client.PolicyV1().PodDisruptionBudgets(ns).Delete(t.Context(), "db-evenkeel", metav1.DeleteOptions{}))
+		check.Must(t, shared.Client.PolicyV1().PodDisruptionBudgets(ns).Delete(t.Context(), "db-evenkeel", metav1.DeleteOptions{}))
 		stand(t, ns, "api-evenkeel max 1", "db-evenkeel max 1", "web-evenkeel max 1")
 		patch(t, ns, "poddisruptionbudgets", "web-evenkeel", `{"metadata":{"labels":{"app.kubernetes.io/managed-by":null}},"spec":{"maxUnavailable":2}}`)
 		stand(t, ns, "api-evenkeel max 1", "db-evenkeel max 1")
@@ -265,7 +267,7 @@ func TestDecisions(t *testing.T) {
 		patch(t, ns, "deployments", "db", `{"spec":{"replicas":1}}`)
 		stand(t, ns, "api-evenkeel max 1")
 		b, err := shared.Client.PolicyV1().PodDisruptionBudgets(ns).Get(t.Context(), "web-evenkeel", metav1.GetOptions{})
-		must(t, err)
+		check.Must(t, err)
 		if b.Spec.MaxUnavailable.IntValue() != 2 {
 			t.Errorf("a budget that was taken over was changed: %+v", b)
 		}
@@ -283,7 +285,7 @@ func TestDecisions(t *testing.T) {
 		stand(t, ns, "web-evenkeel max 1")
 		canEvict(t, ns, "web", 4)
 		for _, name := range []string{"web", "canary"} {
-			eventually(t, "event on "+name, func() error {
+			check.Eventually(t, "event on "+name, func() error {
 				list, err := shared.Client.CoreV1().Events(ns).List(t.Context(), metav1.ListOptions{FieldSelector: "type=Warning,involvedObject.name=" + name})
 				if err != nil || len(list.Items) == 0 {
 					return fmt.Errorf("%d events, %v", len(list.Items), err)
@@ -291,10 +293,10 @@ func TestDecisions(t *testing.T) {
 				return nil
 			})
 		}
-		must(t, shared.Client.AppsV1().Deployments(ns).Delete(t.Context(), "web", metav1.DeleteOptions{}))
+		check.Must(t, shared.Client.AppsV1().Deployments(ns).Delete(t.Context(), "web", metav1.DeleteOptions{}))
 		stand(t, ns, "canary-evenkeel max 1")
 		_, err := shared.Client.AppsV1().StatefulSets(ns).Create(t.Context(), statefulSet("canary", 2, nil), metav1.CreateOptions{})
-		must(t, err)
+		check.Must(t, err)
 		stand(t, ns, "canary-evenkeel max 1", "canary-evenkeel-statefulset.apps max 1")
 	})
 
@@ -305,9 +307,9 @@ func TestDecisions(t *testing.T) {
 		_, err := shared.Client.BatchV1().Jobs(ns).Create(t.Context(), &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: "migrate"}, Spec: batchv1.JobSpec{
 			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "web", "job": "migrate"}},
 				Spec: corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever, Containers: []corev1.Container{{Name: "migrate", Image: "web"}}}}}}, metav1.CreateOptions{})
-		must(t, err)
+		check.Must(t, err)
 		stand(t, ns, "web-evenkeel min 2")
-		eventually(t, "an eviction", func() error {
+		check.Eventually(t, "an eviction", func() error {
 			for _, p := range pods(t, ns, "web") {
 				if p.Labels["job"] == "" {
 					return evict(t.Context(), ns, p.Name, false)
@@ -342,7 +344,7 @@ func TestDecisions(t *testing.T) {
 			d.Spec.Selector.MatchLabels = map[string]string{"app": "long"}
 			d.Spec.Template.Labels = d.Spec.Selector.MatchLabels
 		}))
-		eventually(t, "budget", func() error {
+		check.Eventually(t, "budget", func() error {
 			got, err := ours(t.Context(), ns)
 			if err != nil || len(got) != 1 {
 				return fmt.Errorf("%v, %v", got, err)
@@ -361,7 +363,7 @@ func TestDecisions(t *testing.T) {
 // the shape of Argo's Rollout, whose pods belong to ReplicaSets.
 func rollouts(t *testing.T) {
 	client, err := dynamic.NewForConfig(shared.RESTConfig())
-	must(t, err)
+	check.Must(t, err)
 	object := func() map[string]any {
 		return map[string]any{"type": "object", "x-kubernetes-preserve-unknown-fields": true}
 	}
@@ -376,14 +378,14 @@ func rollouts(t *testing.T) {
 					"statusReplicasPath": ".status.HPAReplicas", "labelSelectorPath": ".status.selector"}}}}}}}
 	definitions := client.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
 	_, err = definitions.Create(t.Context(), crd, metav1.CreateOptions{})
-	must(t, err)
+	check.Must(t, err)
 	t.Cleanup(func() {
-		must(t, definitions.Delete(context.Background(), "rollouts.argoproj.io", metav1.DeleteOptions{}))
+		check.Must(t, definitions.Delete(context.Background(), "rollouts.argoproj.io", metav1.DeleteOptions{}))
 	})
 	ns := namespace(t, nil)
 	resource := client.Resource(schema.GroupVersionResource{Group: "argoproj.io", Version: "v1alpha1", Resource: "rollouts"}).Namespace(ns)
 	var rollout *unstructured.Unstructured
-	eventually(t, "the kind is served", func() error {
+	check.Eventually(t, "the kind is served", func() error {
 		rollout, err = resource.Create(t.Context(), &unstructured.Unstructured{Object: map[string]any{"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout",
 			"metadata": map[string]any{"name": "web"},
 			"spec":     map[string]any{"replicas": int64(3), "template": map[string]any{"metadata": map[string]any{"labels": map[string]any{"app": "web"}}}}}}, metav1.CreateOptions{})
@@ -395,25 +397,25 @@ func rollouts(t *testing.T) {
 	_, err = shared.Client.AppsV1().ReplicaSets(ns).Create(t.Context(), &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: "web-5d4f",
 		OwnerReferences: []metav1.OwnerReference{{APIVersion: "argoproj.io/v1alpha1", Kind: "Rollout", Name: "web", UID: rollout.GetUID(), Controller: &yes}}},
 		Spec: appsv1.ReplicaSetSpec{Replicas: &three, Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template(labels)}}, metav1.CreateOptions{})
-	must(t, err)
+	check.Must(t, err)
 	rollout.Object["status"] = map[string]any{"selector": "app=web", "HPAReplicas": int64(3)}
 	rollout, err = resource.UpdateStatus(t.Context(), rollout, metav1.UpdateOptions{})
-	must(t, err)
+	check.Must(t, err)
 	stand(t, ns, "web-evenkeel max 1")
 	canEvict(t, ns, "web", 3)
 
 	scale := func(n int64) {
 		rollout, err = resource.Get(t.Context(), "web", metav1.GetOptions{})
-		must(t, err)
-		must(t, unstructured.SetNestedField(rollout.Object, n, "spec", "replicas"))
+		check.Must(t, err)
+		check.Must(t, unstructured.SetNestedField(rollout.Object, n, "spec", "replicas"))
 		_, err = resource.Update(t.Context(), rollout, metav1.UpdateOptions{})
-		must(t, err)
+		check.Must(t, err)
 	}
 	scale(1)
 	stand(t, ns)
 	scale(4)
 	stand(t, ns, "web-evenkeel max 1")
-	must(t, resource.Delete(t.Context(), "web", metav1.DeleteOptions{}))
+	check.Must(t, resource.Delete(t.Context(), "web", metav1.DeleteOptions{}))
 	stand(t, ns)
 }
 

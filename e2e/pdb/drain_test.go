@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 )
 
@@ -36,7 +37,7 @@ func TestDrainOfAllNodes(t *testing.T) {
 	create(t, with, deployment("crashing", 2, func(d *appsv1.Deployment) { d.Spec.Template.Labels["crashing"] = "true" }))
 	ready := func(ns string) map[string]int {
 		list, err := shared.Client.CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{})
-		must(t, err)
+		check.Must(t, err)
 		counts := map[string]int{}
 		for i := range list.Items {
 			if isReady(&list.Items[i]) {
@@ -51,13 +52,13 @@ func TestDrainOfAllNodes(t *testing.T) {
 		}
 		return n
 	}
-	eventually(t, "pods", func() error {
+	check.Eventually(t, "pods", func() error {
 		if n := sum(ready(with)) + sum(ready(without)); n != total+2 {
 			return fmt.Errorf("%d of %d ready", n, total+2)
 		}
 		return nil
 	})
-	eventually(t, "budgets that have counted their pods", func() error {
+	check.Eventually(t, "budgets that have counted their pods", func() error {
 		list, err := shared.Client.PolicyV1().PodDisruptionBudgets(with).List(t.Context(), metav1.ListOptions{})
 		if err != nil {
 			return err
@@ -74,21 +75,21 @@ func TestDrainOfAllNodes(t *testing.T) {
 		return nil
 	})
 	crashing, err := shared.Client.CoreV1().Pods(with).List(t.Context(), metav1.ListOptions{LabelSelector: "crashing=true"})
-	must(t, err)
+	check.Must(t, err)
 	for _, p := range crashing.Items {
 		_, err := shared.Client.CoreV1().Pods(with).Patch(t.Context(), p.Name, types.StrategicMergePatchType,
 			[]byte(`{"status":{"conditions":[{"type":"Ready","status":"False","reason":"CrashLoopBackOff"}]}}`), metav1.PatchOptions{}, "status")
-		must(t, err)
+		check.Must(t, err)
 	}
 
 	nodes, err := shared.Client.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
-	must(t, err)
+	check.Must(t, err)
 	_, err = shared.AddNodes(t.Context(), 10, cluster.NodeSpec{NamePrefix: "spare"})
-	must(t, err)
+	check.Must(t, err)
 	t.Cleanup(func() {
 		for _, n := range nodes.Items {
 			_, err := shared.Client.CoreV1().Nodes().Patch(context.Background(), n.Name, types.MergePatchType, []byte(`{"spec":{"unschedulable":null}}`), metav1.PatchOptions{})
-			must(t, err)
+			check.Must(t, err)
 		}
 	})
 	least := map[string]func() map[string]int{with: follow(t, with), without: follow(t, without)}
@@ -151,9 +152,9 @@ func isReady(p *corev1.Pod) bool {
 func follow(t *testing.T, ns string) func() map[string]int {
 	t.Helper()
 	list, err := shared.Client.CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{})
-	must(t, err)
+	check.Must(t, err)
 	w, err := shared.Client.CoreV1().Pods(ns).Watch(t.Context(), metav1.ListOptions{ResourceVersion: list.ResourceVersion})
-	must(t, err)
+	check.Must(t, err)
 	ready, now, least := map[string]bool{}, map[string]int{}, map[string]int{}
 	see := func(p *corev1.Pod, is bool) {
 		app := p.Labels["app"]

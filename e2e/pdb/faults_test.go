@@ -9,6 +9,8 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/evenkeel/evenkeel/e2e/check"
 )
 
 // disorder makes a namespace in which budgets are to be created, changed and deleted,
@@ -20,7 +22,7 @@ func disorder(t *testing.T) string {
 		b := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app.kubernetes.io/managed-by": "evenkeel"}},
 			Spec: policyv1.PodDisruptionBudgetSpec{Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}}}}
 		_, err := shared.Client.PolicyV1().PodDisruptionBudgets(ns).Create(t.Context(), b, metav1.CreateOptions{})
-		must(t, err)
+		check.Must(t, err)
 	}
 	create(t, ns, deployment("web", 2))
 	create(t, ns, deployment("api", 3))
@@ -35,7 +37,7 @@ func order(t *testing.T, ns string) {
 	t.Helper()
 	stand(t, ns, "api-evenkeel max 1", "web-evenkeel max 1")
 	b, err := shared.Client.PolicyV1().PodDisruptionBudgets(ns).Get(t.Context(), "theirs", metav1.GetOptions{})
-	must(t, err)
+	check.Must(t, err)
 	if b.Generation != 1 || len(b.Labels) > 0 || len(b.OwnerReferences) > 0 {
 		t.Errorf("the budget of somebody else was touched: %+v", b)
 	}
@@ -93,7 +95,7 @@ func TestLeaderDiesAtEachCall(t *testing.T) {
 		b := start(t, func(c *settings) { c.LeaseName, c.Identity = lease, "second" })
 		order(t, ns)
 		b.stop()
-		must(t, shared.Client.CoreV1().Namespaces().Delete(t.Context(), ns, metav1.DeleteOptions{}))
+		check.Must(t, shared.Client.CoreV1().Namespaces().Delete(t.Context(), ns, metav1.DeleteOptions{}))
 		if whole {
 			t.Logf("the leader died at each of its first %d calls", n-1)
 			return
@@ -105,13 +107,13 @@ func TestAPIServerRestarts(t *testing.T) {
 	c := start(t, nil)
 	ns := disorder(t)
 	order(t, ns)
-	must(t, shared.StopAPIServer(t.Context()))
-	must(t, shared.StartAPIServer(t.Context()))
+	check.Must(t, shared.StopAPIServer(t.Context()))
+	check.Must(t, shared.StartAPIServer(t.Context()))
 	patch(t, ns, "deployments", "web", `{"spec":{"replicas":1}}`)
 	stand(t, ns, "api-evenkeel max 1")
 	patch(t, ns, "deployments", "web", `{"spec":{"replicas":2}}`)
 	order(t, ns)
-	eventually(t, "caches", settled(c))
+	check.Eventually(t, "caches", settled(c))
 }
 
 func TestWatchesAreDropped(t *testing.T) {
@@ -160,14 +162,14 @@ func TestLeaseClockJumps(t *testing.T) {
 			then := metav1.NewMicroTime(time.Now().Add(jump))
 			_, err := shared.Client.CoordinationV1().Leases("default").Create(t.Context(), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name},
 				Spec: coordinationv1.LeaseSpec{HolderIdentity: &ghost, LeaseDurationSeconds: &one, AcquireTime: &then, RenewTime: &then}}, metav1.CreateOptions{})
-			must(t, err)
+			check.Must(t, err)
 			a, b := &transport{}, &transport{}
 			start(t, func(c *settings) { c.LeaseName, c.Identity = name, "a"; a.through(c) })
 			start(t, func(c *settings) { c.LeaseName, c.Identity = name, "b"; b.through(c) })
 			ns := disorder(t)
 			order(t, ns)
 			lease, err := shared.Client.CoordinationV1().Leases("default").Get(t.Context(), name, metav1.GetOptions{})
-			must(t, err)
+			check.Must(t, err)
 			lease.Spec.RenewTime = &then
 			_, err = shared.Client.CoordinationV1().Leases("default").Update(t.Context(), lease, metav1.UpdateOptions{})
 			if err == nil { // else the leader was faster, which it may be
@@ -251,7 +253,7 @@ func TestSomebodyElseIsFaster(t *testing.T) {
 // is somebody else's and as it was.
 func untouched(t *testing.T, ns string, tr *transport) {
 	t.Helper()
-	eventually(t, "a write", func() error {
+	check.Eventually(t, "a write", func() error {
 		tr.mu.Lock()
 		defer tr.mu.Unlock()
 		if tr.answered == 0 {
@@ -260,7 +262,7 @@ func untouched(t *testing.T, ns string, tr *transport) {
 		return nil
 	})
 	b, err := shared.Client.PolicyV1().PodDisruptionBudgets(ns).Get(t.Context(), "web-evenkeel", metav1.GetOptions{})
-	must(t, err)
+	check.Must(t, err)
 	if b.Generation != 1 || len(b.Labels) > 0 || len(b.OwnerReferences) > 0 || b.Spec.MaxUnavailable.IntValue() != 1 {
 		t.Errorf("the budget of somebody else was touched: %+v", b)
 	}

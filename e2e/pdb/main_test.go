@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 	"github.com/evenkeel/evenkeel/lease"
 	budgets "github.com/evenkeel/evenkeel/pdb"
@@ -86,10 +87,10 @@ func start(t *testing.T, change func(*settings)) *controller {
 	config.REST.ContentType = "application/vnd.kubernetes.protobuf" // as serve has it
 	config.REST.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
 	c, err := budgets.New(config.Config)
-	must(t, err)
+	check.Must(t, err)
 	election, err := lease.New(lease.Config{REST: config.REST, Namespace: "default", Name: config.LeaseName, Identity: config.Identity,
 		Duration: config.LeaseDuration, Log: config.Log})
-	must(t, err)
+	check.Must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	running := &controller{Controller: c, kill: cancel, done: make(chan struct{})}
 	go func() {
@@ -107,41 +108,18 @@ func start(t *testing.T, change func(*settings)) *controller {
 	return running
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// eventually fails the test when check still returns an error after a minute.
-func eventually(t *testing.T, what string, check func() error) {
-	t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: %v", what, err)
-		}
-		time.Sleep(50 * time.Millisecond) // between two looks
-	}
-}
-
 // namespace makes an opted-in namespace that goes with the test.
 func namespace(t *testing.T, annotations map[string]string) string {
 	t.Helper()
 	n, err := shared.Client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "budgets-",
 		Labels: map[string]string{policy.InjectLabel: policy.Enabled}, Annotations: annotations}}, metav1.CreateOptions{})
-	must(t, err)
+	check.Must(t, err)
 	t.Cleanup(func() {
 		if err := shared.Client.CoreV1().Namespaces().Delete(context.Background(), n.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 			t.Error(err)
 		}
 	})
-	eventually(t, "service account", func() error {
+	check.Eventually(t, "service account", func() error {
 		_, err := shared.Client.CoreV1().ServiceAccounts(n.Name).Get(t.Context(), "default", metav1.GetOptions{})
 		return err
 	})
@@ -172,7 +150,7 @@ func statefulSet(name string, replicas int32, annotations map[string]string) *ap
 func create(t *testing.T, namespace string, d *appsv1.Deployment) {
 	t.Helper()
 	_, err := shared.Client.AppsV1().Deployments(namespace).Create(t.Context(), d, metav1.CreateOptions{})
-	must(t, err)
+	check.Must(t, err)
 }
 
 func patch(t *testing.T, namespace, resource, name, body string) {
@@ -186,7 +164,7 @@ func patch(t *testing.T, namespace, resource, name, body string) {
 	case "namespaces", "pods":
 		client = shared.Client.CoreV1().RESTClient()
 	}
-	must(t, client.Patch(types.MergePatchType).NamespaceIfScoped(namespace, resource != "namespaces").Resource(resource).Name(name).
+	check.Must(t, client.Patch(types.MergePatchType).NamespaceIfScoped(namespace, resource != "namespaces").Resource(resource).Name(name).
 		Body([]byte(body)).Do(t.Context()).Error())
 }
 
@@ -194,7 +172,7 @@ func patch(t *testing.T, namespace, resource, name, body string) {
 func pods(t *testing.T, namespace, name string) []corev1.Pod {
 	t.Helper()
 	list, err := shared.Client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{LabelSelector: "app=" + name})
-	must(t, err)
+	check.Must(t, err)
 	var ready []corev1.Pod
 	for _, p := range list.Items {
 		for _, c := range p.Status.Conditions {

@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 )
 
@@ -26,7 +27,7 @@ func TestScale(t *testing.T) {
 	var perDeployment []float64
 	for text := range strings.SplitSeq(*scales, ",") {
 		n, err := strconv.Atoi(text)
-		must(t, err)
+		check.Must(t, err)
 		perDeployment = append(perDeployment, scale(t, n))
 	}
 	first, last := perDeployment[0], perDeployment[len(perDeployment)-1]
@@ -38,15 +39,15 @@ func TestScale(t *testing.T) {
 // scale returns the bytes of memory per Deployment.
 func scale(t *testing.T, n int) float64 {
 	c, err := cluster.Start(t.Context(), cluster.Config{Log: os.Stderr, Components: []string{}})
-	must(t, err)
-	defer func() { must(t, c.Stop()) }()
+	check.Must(t, err)
+	defer func() { check.Must(t, c.Stop()) }()
 	const namespaces = 20
 	var group errgroup.Group
 	group.SetLimit(16)
 	for i := range namespaces {
 		_, err := c.Client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("shop", i),
 			Labels: map[string]string{"evenkeel.dev/inject": "enabled"}}}, metav1.CreateOptions{})
-		must(t, err)
+		check.Must(t, err)
 	}
 	for i := range n {
 		group.Go(func() error {
@@ -54,7 +55,7 @@ func scale(t *testing.T, n int) float64 {
 			return err
 		})
 	}
-	must(t, group.Wait())
+	check.Must(t, group.Wait())
 
 	before := live()
 	tr := &transport{}
@@ -66,7 +67,7 @@ func scale(t *testing.T, n int) float64 {
 	})
 	remaining := func() int {
 		list, err := c.Client.PolicyV1().PodDisruptionBudgets("").List(t.Context(), metav1.ListOptions{Limit: 1})
-		must(t, err)
+		check.Must(t, err)
 		left := len(list.Items)
 		if list.RemainingItemCount != nil {
 			left += int(*list.RemainingItemCount)

@@ -20,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/installation"
 )
 
@@ -33,14 +34,14 @@ var (
 func configuration(t *testing.T) *admissionregistrationv1.MutatingWebhookConfiguration {
 	t.Helper()
 	c, err := shared.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(t.Context(), "evenkeel", metav1.GetOptions{})
-	must(t, err)
+	check.Must(t, err)
 	return c
 }
 
 func secret(t *testing.T) *corev1.Secret {
 	t.Helper()
 	s, err := shared.Client.CoreV1().Secrets(installation.Namespace).Get(t.Context(), "evenkeel-authority", metav1.GetOptions{})
-	must(t, err)
+	check.Must(t, err)
 	return s
 }
 
@@ -79,21 +80,21 @@ func TestReplacingTheAuthorityInPlaceFails(t *testing.T) {
 	dir := t.TempDir()
 	write := func() []byte {
 		ca, err := installation.WriteCertificate(dir, installation.Host(installation.Service), 24*time.Hour)
-		must(t, err)
+		check.Must(t, err)
 		return ca
 	}
 	ca := write()
 	publish := func() {
 		patch := fmt.Appendf(nil, `[{"op":"add","path":"/webhooks/0/clientConfig/caBundle","value":%[1]s},{"op":"add","path":"/webhooks/1/clientConfig/caBundle","value":%[1]s}]`, quoted(t, ca))
 		_, err := shared.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Patch(t.Context(), "evenkeel", types.JSONPatchType, patch, metav1.PatchOptions{})
-		must(t, err)
+		check.Must(t, err)
 	}
 	start(t, "in-place", newConnections("--tls-cert-file="+filepath.Join(dir, "tls.crt"), "--tls-key-file="+filepath.Join(dir, "tls.key"))...)
 	publish()
 	load := startLoad(t, *creates)
 	ca = write()
 	publish()
-	eventually(t, "the replicas have read the new certificate", func() error {
+	check.Eventually(t, "the replicas have read the new certificate", func() error {
 		injected, err := load.create(t.Context())
 		if err != nil || !injected {
 			return fmt.Errorf("not yet: %w", errors.Join(err))
@@ -110,7 +111,7 @@ func TestReplacingTheAuthorityInPlaceFails(t *testing.T) {
 func quoted(t *testing.T, b []byte) []byte {
 	t.Helper()
 	out, err := json.Marshal(b)
-	must(t, err)
+	check.Must(t, err)
 	return out
 }
 
@@ -141,8 +142,8 @@ func TestTheSecretHealsUnderLoad(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := secret(t).Data["authorities.pem"]
-			must(t, spoil())
-			eventually(t, "the Secret holds what it held", func() error {
+			check.Must(t, spoil())
+			check.Eventually(t, "the Secret holds what it held", func() error {
 				s, err := secrets.Get(t.Context(), "evenkeel-authority", metav1.GetOptions{})
 				if apierrors.IsNotFound(err) || err == nil && !bytes.Equal(s.Data["authorities.pem"], before) {
 					return errors.New("not yet")
@@ -151,7 +152,7 @@ func TestTheSecretHealsUnderLoad(t *testing.T) {
 			})
 		})
 	}
-	eventually(t, "some more are created", func() error {
+	check.Eventually(t, "some more are created", func() error {
 		if n := load.sent.Load(); n < 300 {
 			return fmt.Errorf("%d", n)
 		}
@@ -175,9 +176,9 @@ func TestTheBundleHealsAndNothingElseIsOwned(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := client.Patch(t.Context(), "evenkeel", types.JSONPatchType, []byte(spoil), metav1.PatchOptions{})
-			must(t, err)
+			check.Must(t, err)
 			begin := time.Now()
-			eventually(t, "the bundle is as it was", func() error {
+			check.Eventually(t, "the bundle is as it was", func() error {
 				for _, w := range configuration(t).Webhooks {
 					if !bytes.Equal(w.ClientConfig.CABundle, want.Webhooks[0].ClientConfig.CABundle) {
 						return errors.New("not yet")
@@ -190,7 +191,7 @@ func TestTheBundleHealsAndNothingElseIsOwned(t *testing.T) {
 	}
 	// A user changes something else with each tool, and it stays.
 	_, err := client.Patch(t.Context(), "evenkeel", types.JSONPatchType, []byte(`[{"op":"replace","path":"/webhooks/0/timeoutSeconds","value":3}]`), metav1.PatchOptions{})
-	must(t, err)
+	check.Must(t, err)
 	got := configuration(t)
 	for i := range got.Webhooks {
 		got.Webhooks[i].TimeoutSeconds = want.Webhooks[i].TimeoutSeconds
@@ -203,7 +204,7 @@ func TestTheBundleHealsAndNothingElseIsOwned(t *testing.T) {
 			continue
 		}
 		var fields map[string]map[string]map[string]map[string]map[string]any
-		must(t, json.Unmarshal(entry.FieldsV1.GetRawBytes(), &fields))
+		check.Must(t, json.Unmarshal(entry.FieldsV1.GetRawBytes(), &fields))
 		for webhook, owned := range fields["f:webhooks"] {
 			delete(owned, ".")
 			delete(owned, "f:name")
@@ -226,16 +227,16 @@ func TestAColdStartNeedsNobody(t *testing.T) {
 		s.up[i].Store(false)
 		s.replicas[i].Stop()
 	}
-	must(t, shared.Client.CoreV1().Secrets(installation.Namespace).Delete(t.Context(), "evenkeel-authority", metav1.DeleteOptions{}))
+	check.Must(t, shared.Client.CoreV1().Secrets(installation.Namespace).Delete(t.Context(), "evenkeel-authority", metav1.DeleteOptions{}))
 	if injected, err := load.create(context.Background()); err != nil || injected {
 		t.Fatalf("created: %v, injected: %v without any replica", err, injected)
 	}
 	begin := time.Now()
 	for i := range s.replicas {
-		must(t, s.replicas[i].Start(t.Context()))
+		check.Must(t, s.replicas[i].Start(t.Context()))
 		s.up[i].Store(true)
 	}
-	eventually(t, "evenkeel adds defaults again", func() error {
+	check.Eventually(t, "evenkeel adds defaults again", func() error {
 		if injected, err := load.create(context.Background()); err != nil || !injected {
 			return fmt.Errorf("not yet: %w", errors.Join(err))
 		}

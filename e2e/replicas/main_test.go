@@ -22,6 +22,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 	"github.com/evenkeel/evenkeel/e2e/installation"
 )
@@ -56,29 +57,6 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// eventually fails the test when check still returns an error after a minute.
-func eventually(t *testing.T, what string, check func() error) {
-	t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: %v", what, err)
-		}
-		time.Sleep(20 * time.Millisecond) // between two looks
-	}
-}
-
 // service is several replicas behind one address, as pods behind a Service.
 type service struct {
 	listener net.Listener
@@ -95,23 +73,23 @@ func start(t *testing.T, name string, flags ...string) *service {
 	s := &service{up: make([]atomic.Bool, n), open: make([]atomic.Int64, n)}
 	var err error
 	s.listener, err = net.Listen("tcp4", "127.0.0.1:0")
-	must(t, err)
+	check.Must(t, err)
 	t.Cleanup(func() { _ = s.listener.Close() })
 	for i := range n {
 		replica, err := installation.Prepare(t.Context(), shared, installation.Options{Name: fmt.Sprintf("%s-%d", name, i), Program: program, Flags: append([]string{
 			"--lease-duration=2s", "--budgets=false"}, flags...)})
-		must(t, err)
+		check.Must(t, err)
 		s.replicas = append(s.replicas, replica)
 		t.Cleanup(replica.Stop)
 	}
 	configuration, err := installation.Configuration(t.Context(), shared)
-	must(t, err)
-	must(t, installation.Register(t.Context(), shared, configuration, installation.Target{Service: installation.Service, Address: s.listener.Addr().String()}))
+	check.Must(t, err)
+	check.Must(t, installation.Register(t.Context(), shared, configuration, installation.Target{Service: installation.Service, Address: s.listener.Addr().String()}))
 	t.Cleanup(func() {
-		must(t, shared.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Delete(context.Background(), configuration.Name, metav1.DeleteOptions{}))
+		check.Must(t, shared.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Delete(context.Background(), configuration.Name, metav1.DeleteOptions{}))
 	})
 	for i := range n {
-		must(t, s.replicas[i].Start(t.Context()))
+		check.Must(t, s.replicas[i].Start(t.Context()))
 		s.up[i].Store(true)
 	}
 	go func() {
@@ -159,15 +137,15 @@ func newConnections(flags ...string) []string {
 func (s *service) kill(t *testing.T, i int) {
 	t.Helper()
 	s.up[i].Store(false)
-	eventually(t, "the replica has no connection", func() error {
+	check.Eventually(t, "the replica has no connection", func() error {
 		if n := s.open[i].Load(); n > 0 {
 			return fmt.Errorf("%d left", n)
 		}
 		return nil
 	})
-	must(t, s.replicas[i].Signal(syscall.SIGKILL))
+	check.Must(t, s.replicas[i].Signal(syscall.SIGKILL))
 	s.replicas[i].Stop()
-	must(t, s.replicas[i].Start(t.Context()))
+	check.Must(t, s.replicas[i].Start(t.Context()))
 	s.up[i].Store(true)
 }
 
@@ -187,17 +165,17 @@ func startLoad(t *testing.T, rate int) *load {
 	t.Helper()
 	namespace, err := shared.Client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
 		GenerateName: "load-", Labels: map[string]string{"evenkeel.dev/inject": "enabled"}}}, metav1.CreateOptions{})
-	must(t, err)
+	check.Must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &load{cancel: cancel, namespace: namespace.Name}
-	eventually(t, "evenkeel adds defaults", func() error {
+	check.Eventually(t, "evenkeel adds defaults", func() error {
 		if injected, err := l.create(ctx); err != nil || !injected {
 			return fmt.Errorf("not yet: %w", errors.Join(err))
 		}
 		return nil
 	})
 	info, err := os.Stat(filepath.Join(shared.LogDir, cluster.APIServer+".log"))
-	must(t, err)
+	check.Must(t, err)
 	l.log = info.Size()
 	l.done.Go(func() {
 		ticker := time.NewTicker(time.Second / time.Duration(rate))
@@ -264,7 +242,7 @@ func (l *load) stop(t *testing.T) result {
 	l.done.Wait()
 	r := result{sent: l.sent.Load(), bare: l.bare.Load(), failed: l.failed}
 	content, err := os.ReadFile(filepath.Join(shared.LogDir, cluster.APIServer+".log"))
-	must(t, err)
+	check.Must(t, err)
 	for line := range strings.Lines(string(content[l.log:])) {
 		if !strings.Contains(line, "failed calling webhook") {
 			continue

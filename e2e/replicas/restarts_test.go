@@ -6,6 +6,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/evenkeel/evenkeel/e2e/check"
 )
 
 var (
@@ -23,9 +25,9 @@ func TestKillsBlockNobody(t *testing.T) {
 	for ; time.Since(begin) < *killing; kills++ {
 		i := kills % len(s.replicas)
 		next := time.Now().Add(5 * time.Second)
-		must(t, s.replicas[i].Signal(syscall.SIGKILL))
+		check.Must(t, s.replicas[i].Signal(syscall.SIGKILL))
 		s.replicas[i].Stop() // it is gone already; its address stays in the Service, as for a while it would
-		must(t, s.replicas[i].Start(t.Context()))
+		check.Must(t, s.replicas[i].Start(t.Context()))
 		time.Sleep(time.Until(next)) // the rhythm that is promised
 	}
 	r := load.stop(t)
@@ -47,7 +49,7 @@ func TestRollingRestartsLeaveNothingOut(t *testing.T) {
 		for i, replica := range s.replicas {
 			s.up[i].Store(false) // the endpoint goes first; the preStop sleep is there for that
 			replica.Stop()
-			must(t, replica.Start(t.Context()))
+			check.Must(t, replica.Start(t.Context()))
 			s.up[i].Store(true)
 		}
 	}

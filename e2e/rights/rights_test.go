@@ -29,6 +29,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 	"github.com/evenkeel/evenkeel/e2e/installation"
 )
@@ -51,11 +52,11 @@ func start(t *testing.T) (c *cluster.Cluster, audit string) {
 	}
 	dir := t.TempDir()
 	policy, audit := filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "audit.log")
-	must(t, os.WriteFile(policy, []byte(`{"apiVersion":"audit.k8s.io/v1","kind":"Policy","rules":[{"level":"Metadata","users":["`+user+`"]}]}`), 0o600))
+	check.Must(t, os.WriteFile(policy, []byte(`{"apiVersion":"audit.k8s.io/v1","kind":"Policy","rules":[{"level":"Metadata","users":["`+user+`"]}]}`), 0o600))
 	c, err := cluster.Start(t.Context(), cluster.Config{Log: os.Stderr, Components: []string{cluster.ControllerManager}, Flags: map[string][]string{
 		cluster.APIServer: {"--feature-gates=WatchList=false", "--audit-policy-file=" + policy, "--audit-log-path=" + audit}}})
-	must(t, err)
-	t.Cleanup(func() { must(t, c.Stop()) })
+	check.Must(t, err)
+	t.Cleanup(func() { check.Must(t, c.Stop()) })
 	definition(t, c)
 	return c, audit
 }
@@ -64,7 +65,7 @@ func start(t *testing.T) (c *cluster.Cluster, audit string) {
 func definition(t *testing.T, c *cluster.Cluster) {
 	t.Helper()
 	client, err := dynamic.NewForConfig(c.RESTConfig())
-	must(t, err)
+	check.Must(t, err)
 	anything := map[string]any{"type": "object", "x-kubernetes-preserve-unknown-fields": true}
 	_, err = client.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}).Create(t.Context(),
 		&unstructured.Unstructured{Object: map[string]any{"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": map[string]any{"name": "rollouts.argoproj.io"},
@@ -74,14 +75,7 @@ func definition(t *testing.T, c *cluster.Cluster) {
 						"x-kubernetes-preserve-unknown-fields": true, "properties": map[string]any{"replicas": map[string]any{"type": "integer"}}}, "status": anything}}},
 					"subresources": map[string]any{"status": map[string]any{}, "scale": map[string]any{"specReplicasPath": ".spec.replicas",
 						"statusReplicasPath": ".status.HPAReplicas", "labelSelectorPath": ".status.selector"}}}}}}}, metav1.CreateOptions{})
-	must(t, err)
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.Must(t, err)
 }
 
 // until tries for that long, and returns the last error.
@@ -258,7 +252,7 @@ func granted(ctx context.Context, c *cluster.Cluster) (map[right]bool, error) {
 func used(t *testing.T, audit string) map[right]bool {
 	t.Helper()
 	file, err := os.Open(audit)
-	must(t, err)
+	check.Must(t, err)
 	defer func() { _ = file.Close() }()
 	all := map[right]bool{}
 	lines := bufio.NewScanner(file)
@@ -269,7 +263,7 @@ func used(t *testing.T, audit string) map[right]bool {
 			ObjectRef struct{ APIGroup, Resource, Subresource, Name string }
 			Status    struct{ Code int } `json:"responseStatus"`
 		}
-		must(t, json.Unmarshal(lines.Bytes(), &event))
+		check.Must(t, json.Unmarshal(lines.Bytes(), &event))
 		r := right{event.ObjectRef.APIGroup, event.ObjectRef.Resource, event.Verb}
 		if event.ObjectRef.Subresource != "" {
 			r.resource += "/" + event.ObjectRef.Subresource
@@ -279,7 +273,7 @@ func used(t *testing.T, audit string) map[right]bool {
 			all[right{r.group, r.resource, "create"}] = true
 		}
 	}
-	must(t, lines.Err())
+	check.Must(t, lines.Err())
 	return all
 }
 
@@ -288,7 +282,7 @@ func TestRights(t *testing.T) {
 	ctx := t.Context()
 	c, audit := start(t)
 	evenkeel, err := installation.Install(ctx, c, installation.Options{})
-	must(t, err)
+	check.Must(t, err)
 	t.Cleanup(evenkeel.Stop)
 	t.Run("nothing else is allowed", func(t *testing.T) { nothingElse(t, c) })
 	t.Run("every right is needed", func(t *testing.T) { everyRight(t, c, evenkeel, audit) })
@@ -296,9 +290,9 @@ func TestRights(t *testing.T) {
 
 func everyRight(t *testing.T, c *cluster.Cluster, evenkeel *installation.Installation, audit string) {
 	ctx := t.Context()
-	must(t, exercise(ctx, c, 30*time.Second))
+	check.Must(t, exercise(ctx, c, 30*time.Second))
 	all, err := granted(ctx, c)
-	must(t, err)
+	check.Must(t, err)
 	if len(all) < 30 {
 		t.Fatalf("%d rights, want more", len(all))
 	}
@@ -319,8 +313,8 @@ func everyRight(t *testing.T, c *cluster.Cluster, evenkeel *installation.Install
 			_ = c.Client.CoordinationV1().Leases(installation.Namespace).Delete(ctx, "evenkeel", metav1.DeleteOptions{})
 			restore := without(t, c, r)
 			defer restore()
-			must(t, evenkeel.StartUnready())
-			must(t, installation.Register(ctx, c, configured(t, c), installation.Target{Service: installation.Service, Address: evenkeel.Address}))
+			check.Must(t, evenkeel.StartUnready())
+			check.Must(t, installation.Register(ctx, c, configured(t, c), installation.Target{Service: installation.Service, Address: evenkeel.Address}))
 			if err := exercise(ctx, c, 10*time.Second); err == nil {
 				t.Error("evenkeel does all its work without it")
 			} else {
@@ -333,7 +327,7 @@ func everyRight(t *testing.T, c *cluster.Cluster, evenkeel *installation.Install
 func configured(t *testing.T, c *cluster.Cluster) *admissionregistrationv1.MutatingWebhookConfiguration {
 	t.Helper()
 	configuration, err := installation.Configuration(t.Context(), c)
-	must(t, err)
+	check.Must(t, err)
 	return configuration
 }
 
@@ -362,24 +356,24 @@ func without(t *testing.T, c *cluster.Cluster, r right) (restore func()) {
 	var undo []func()
 	options := metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=evenkeel"}
 	clusterRoles, err := c.Client.RbacV1().ClusterRoles().List(ctx, options)
-	must(t, err)
+	check.Must(t, err)
 	for _, role := range clusterRoles.Items {
 		set := func(rules []rbacv1.PolicyRule) {
 			role.ResourceVersion, role.Rules = "", rules
 			_, err := c.Client.RbacV1().ClusterRoles().Update(ctx, &role, metav1.UpdateOptions{})
-			must(t, err)
+			check.Must(t, err)
 		}
 		rules := role.Rules
 		set(strip(rules))
 		undo = append(undo, func() { set(rules) })
 	}
 	roles, err := c.Client.RbacV1().Roles(installation.Namespace).List(ctx, options)
-	must(t, err)
+	check.Must(t, err)
 	for _, role := range roles.Items {
 		set := func(rules []rbacv1.PolicyRule) {
 			role.ResourceVersion, role.Rules = "", rules
 			_, err := c.Client.RbacV1().Roles(installation.Namespace).Update(ctx, &role, metav1.UpdateOptions{})
-			must(t, err)
+			check.Must(t, err)
 		}
 		rules := role.Rules
 		set(strip(rules))
@@ -468,12 +462,12 @@ patch services evenkeel-system evenkeel
 func nothingElse(t *testing.T, c *cluster.Cluster) {
 	ctx := t.Context()
 	file := filepath.Join(t.TempDir(), "kubeconfig")
-	must(t, installation.WriteKubeconfig(ctx, c, file))
+	check.Must(t, installation.WriteKubeconfig(ctx, c, file))
 	config, err := clientcmd.BuildConfigFromFlags("", file)
-	must(t, err)
+	check.Must(t, err)
 	config.QPS = -1
 	client, err := kubernetes.NewForConfig(config)
-	must(t, err)
+	check.Must(t, err)
 	asked := 0
 	for line := range strings.Lines(strings.TrimSpace(forbidden)) {
 		fields := strings.Fields(line)
@@ -483,7 +477,7 @@ func nothingElse(t *testing.T, c *cluster.Cluster) {
 			Namespace: strings.TrimPrefix(fields[2], "-"), Name: strings.TrimPrefix(fields[3], "-")}
 		review, err := client.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx,
 			&authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: attributes}}, metav1.CreateOptions{})
-		must(t, err)
+		check.Must(t, err)
 		if review.Status.Allowed {
 			t.Errorf("allowed to %s", line)
 		}

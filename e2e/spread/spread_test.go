@@ -3,13 +3,11 @@
 package spread
 
 import (
-	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
 	"testing"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -17,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 	"github.com/evenkeel/evenkeel/e2e/installation"
 )
@@ -112,15 +111,15 @@ type count struct{ node, zone int }
 func (s *situation) run(t *testing.T, with bool) (lost [2]count) {
 	ctx := t.Context()
 	c, err := cluster.Start(ctx, cluster.Config{Log: os.Stderr, SchedulerConfig: s.scheduler})
-	must(t, err)
-	defer func() { must(t, c.Stop()) }()
+	check.Must(t, err)
+	defer func() { check.Must(t, c.Stop()) }()
 	w := &world{T: t, Cluster: c, namespace: "shop"}
 	w.nodes, err = c.AddNodes(ctx, 30, cluster.NodeSpec{})
-	must(t, err)
+	check.Must(t, err)
 	labels := map[string]string{}
 	if with {
 		_, err = installation.Install(ctx, c, installation.Options{})
-		must(t, err)
+		check.Must(t, err)
 		labels["evenkeel.dev/inject"] = "enabled"
 	}
 	w.makeNamespace("filler", nil)
@@ -165,17 +164,17 @@ func uneven(w *world) {
 func replaceZones(w *world) {
 	ctx := w.Context()
 	_, err := w.AddNodes(ctx, 10, cluster.NodeSpec{Zones: []string{"zone-a"}, NamePrefix: "fresh"})
-	must(w.T, err)
+	check.Must(w, err)
 	zero := int64(0)
 	for i, node := range w.nodes {
 		if i%3 == 2 {
 			continue
 		}
-		must(w.T, w.Client.CoreV1().Nodes().Delete(ctx, node, metav1.DeleteOptions{}))
+		check.Must(w, w.Client.CoreV1().Nodes().Delete(ctx, node, metav1.DeleteOptions{}))
 		pods, err := w.Client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
-		must(w.T, err)
+		check.Must(w, err)
 		for _, p := range pods.Items {
-			must(w.T, w.Client.CoreV1().Pods(p.Namespace).Delete(ctx, p.Name, metav1.DeleteOptions{GracePeriodSeconds: &zero}))
+			check.Must(w, w.Client.CoreV1().Pods(p.Namespace).Delete(ctx, p.Name, metav1.DeleteOptions{GracePeriodSeconds: &zero}))
 		}
 	}
 }
@@ -187,8 +186,8 @@ func scaleIn(w *world) { w.each(`{"spec":{"replicas":2}}`) }
 func (w *world) makeNamespace(name string, labels map[string]string) {
 	w.Helper()
 	_, err := w.Client.CoreV1().Namespaces().Create(w.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}, metav1.CreateOptions{})
-	must(w.T, err)
-	w.eventually("service account of namespace "+name, func() error {
+	check.Must(w, err)
+	check.Eventually(w, "service account of namespace "+name, func() error {
 		_, err := w.Client.CoreV1().ServiceAccounts(name).Get(w.Context(), "default", metav1.GetOptions{})
 		return err
 	})
@@ -199,7 +198,7 @@ func (w *world) fill(node, cpu, memory string) {
 	w.Helper()
 	_, err := w.Client.CoreV1().Pods("filler").Create(w.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "on-" + node},
 		Spec: corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "filler", Image: "filler", Resources: requests(cpu, memory)}}}}, metav1.CreateOptions{})
-	must(w.T, err)
+	check.Must(w, err)
 }
 
 func requests(cpu, memory string) corev1.ResourceRequirements {
@@ -213,7 +212,7 @@ func (w *world) create(name string, replicas int32) {
 		Spec: appsv1.DeploymentSpec{Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: labels},
 			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{
 				Name: "web", Image: "web", Ports: []corev1.ContainerPort{{ContainerPort: 80}}, Resources: requests("50m", "64Mi")}}}}}}, metav1.CreateOptions{})
-	must(w.T, err)
+	check.Must(w, err)
 }
 
 // each sends a merge patch to every Deployment.
@@ -224,14 +223,14 @@ func (w *world) each(patch string) {
 	}
 	for i := range workloads {
 		_, err := w.Client.AppsV1().Deployments(w.namespace).Patch(w.Context(), fmt.Sprintf("w-%d", i), types.MergePatchType, []byte(patch), metav1.PatchOptions{})
-		must(w.T, err)
+		check.Must(w, err)
 	}
 }
 
 // waitReady waits until every Deployment is rolled out and no pod too many is left.
 func (w *world) waitReady() {
 	w.Helper()
-	w.eventually("all Deployments are rolled out", func() error {
+	check.Eventually(w, "all Deployments are rolled out", func() error {
 		list, err := w.Client.AppsV1().Deployments(w.namespace).List(w.Context(), metav1.ListOptions{})
 		if err != nil {
 			return err
@@ -255,13 +254,13 @@ func (w *world) waitReady() {
 func (w *world) count() count {
 	w.Helper()
 	nodes, err := w.Client.CoreV1().Nodes().List(w.Context(), metav1.ListOptions{})
-	must(w.T, err)
+	check.Must(w, err)
 	zones := map[string]string{}
 	for _, n := range nodes.Items {
 		zones[n.Name] = n.Labels[corev1.LabelTopologyZone]
 	}
 	pods, err := w.Client.CoreV1().Pods(w.namespace).List(w.Context(), metav1.ListOptions{})
-	must(w.T, err)
+	check.Must(w, err)
 	onNodes, inZones := map[string]map[string]bool{}, map[string]map[string]bool{}
 	for _, p := range pods.Items {
 		app := p.Labels["app"]
@@ -281,29 +280,4 @@ func (w *world) count() count {
 		}
 	}
 	return c
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// eventually fails the test when check still returns an error after three minutes.
-func (w *world) eventually(what string, check func() error) {
-	w.Helper()
-	ctx, cancel := context.WithTimeout(w.Context(), 3*time.Minute)
-	defer cancel()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			w.Fatalf("%s: %v", what, err)
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
 }
