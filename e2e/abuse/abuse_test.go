@@ -240,14 +240,16 @@ func TestAbuseHarmsNobody(t *testing.T) {
 			}
 			done.Wait()
 			slices.Sort(took)
-			logged := float64(len(evenkeel.Log())-log) / (1 << 20) / length.Minutes()
-			t.Logf("%d tries; %d Deployments created in %v (median) and %v (p99), %d of them without defaults; log %.2f MiB/min; memory at most %s", tried.Load(), len(took),
-				took[len(took)/2].Round(time.Millisecond), took[len(took)*99/100].Round(time.Millisecond), bare, logged, peak(group))
+			logged := len(evenkeel.Log()) - log
+			t.Logf("%d tries; %d Deployments created in %v (median) and %v (p99), %d of them without defaults; %d KiB of log in %v; memory at most %s", tried.Load(), len(took),
+				took[len(took)/2].Round(time.Millisecond), took[len(took)*99/100].Round(time.Millisecond), bare, logged>>10, *length, peak(group))
 			if now := c.PIDs()["evenkeel"]; now != pid {
 				t.Fatalf("evenkeel ended: process %d is %d now; the end of its log:\n%.2000s", pid, now, evenkeel.Log()[max(0, len(evenkeel.Log())-2000):])
 			}
-			if logged > 1 {
-				t.Errorf("%.2f MiB of log a minute, want less than 1", logged)
+			// 1 MiB a minute, and in a shorter time its share behind the burst that is let through at once.
+			const burst = 64 << 10
+			if allowed := burst + length.Minutes()*(1<<20-burst); float64(logged) > allowed {
+				t.Errorf("%d KiB of log in %v, want at most %d", logged>>10, *length, int(allowed)>>10)
 			}
 			if bare*20 > len(took) {
 				t.Errorf("%d of %d without defaults, want 5 %% at most", bare, len(took))
