@@ -11,6 +11,7 @@ RUN go mod download
 COPY *.go ./
 COPY audit audit
 COPY certs certs
+COPY internal internal
 COPY lease lease
 COPY patches patches
 COPY pdb pdb
