@@ -25,7 +25,7 @@ import (
 )
 
 var (
-	rotating = flag.Duration("rotating", 20*time.Second, "how long TestRotationUnderLoad goes on; 10m is the long form")
+	rotating = flag.Duration("rotating", 30*time.Second, "how long TestRotationUnderLoad goes on; 10m is the long form")
 	lifetime = flag.Duration("authority-lifetime", 22500*time.Millisecond, "of the authorities in TestRotationUnderLoad; 45s, which means a rotation every 30 s, is the long form")
 	creates  = flag.Int("creates-per-second", 100, "how many Deployments a second the load creates; 500 is the long form")
 )
@@ -63,7 +63,7 @@ func TestRotationUnderLoad(t *testing.T) {
 	}
 	r := load.stop(t)
 	t.Logf("%v: %v; %d bundles, %d kills", time.Since(begin).Round(time.Second), r, len(bundles), kills)
-	if r.bare > 0 || len(r.failed) > 0 || r.distrust > 0 {
+	if r.harmed() {
 		t.Errorf("want none failed, bare or distrusted; first: %v %.300q", errors.Join(r.failed[:min(len(r.failed), 3)]...), r.calls[:min(len(r.calls), 3)])
 	}
 	if r.sent < int64(rotating.Seconds())*10 {
@@ -158,8 +158,8 @@ func TestTheSecretHealsUnderLoad(t *testing.T) {
 		}
 		return nil
 	})
-	if r := load.stop(t); r.bare > 0 || len(r.failed) > 0 || len(r.calls) > 0 {
-		t.Errorf("%v; want no failure", r)
+	if r := load.stop(t); r.harmed() {
+		t.Errorf("%v; want no failure; first: %.400q", r, r.calls[:min(len(r.calls), 3)])
 	} else {
 		t.Log(r)
 	}

@@ -228,11 +228,17 @@ type result struct {
 	failed     []error
 	calls      []string // that failed, as the API server logged them
 	distrust   int      // of those, for the certificate
+	late       int      // of those, since evenkeel did not answer within two seconds, as on a machine that has too much to do
 }
 
 func (r result) String() string {
-	return fmt.Sprintf("%d created, %d failed, %d without defaults, %d calls failed in the API server's log, %d of them for the certificate", r.sent, len(r.failed), r.bare,
-		len(r.calls), r.distrust)
+	return fmt.Sprintf("%d created, %d failed, %d without defaults, %d calls failed in the API server's log, %d of them for the certificate and %d for the time", r.sent, len(r.failed), r.bare,
+		len(r.calls), r.distrust, r.late)
+}
+
+// harmed reports whether anything failed, or went without defaults for another reason than that the machine was slow.
+func (r result) harmed() bool {
+	return len(r.failed) > 0 || r.distrust > 0 || len(r.calls) > r.late || r.bare > int64(r.late)
 }
 
 // stop ends the load.
@@ -250,6 +256,9 @@ func (l *load) stop(t *testing.T) result {
 		r.calls = append(r.calls, line)
 		if strings.Contains(line, "x509:") || strings.Contains(line, "tls:") {
 			r.distrust++
+		}
+		if strings.Contains(line, "context deadline exceeded") {
+			r.late++
 		}
 	}
 	return r

@@ -3,6 +3,8 @@ package replicas
 import (
 	"errors"
 	"flag"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -32,8 +34,10 @@ func TestKillsBlockNobody(t *testing.T) {
 	}
 	r := load.stop(t)
 	t.Logf("%d kills in %v: %v, which is %.3f %% without defaults", kills, time.Since(begin).Round(time.Second), r, 100*float64(r.bare)/float64(max(r.sent, 1)))
-	if len(r.failed) > 0 || r.distrust > 0 {
-		t.Errorf("want none to fail: %v", errors.Join(r.failed[:min(len(r.failed), 3)]...))
+	// A replica that has just been started listens before it has a certificate, and this Service does not wait for it to
+	// be ready; what must not be is a certificate that the API server doesn't trust.
+	if len(r.failed) > 0 || slices.ContainsFunc(r.calls, func(line string) bool { return strings.Contains(line, "x509:") }) {
+		t.Errorf("want none to fail, and no certificate to be distrusted: %v %.400q", errors.Join(r.failed[:min(len(r.failed), 3)]...), r.calls[:min(len(r.calls), 3)])
 	}
 	if r.bare*20 > r.sent {
 		t.Error("want 5 % without defaults at most")
@@ -42,7 +46,7 @@ func TestKillsBlockNobody(t *testing.T) {
 
 // TestRollingRestartsLeaveNothingOut restarts one replica after the other, as a rollout does.
 func TestRollingRestartsLeaveNothingOut(t *testing.T) {
-	s := start(t, "rolled", "--drain-timeout=20s")
+	s := start(t, "rolled", "--drain-timeout=5s")
 	load := startLoad(t, 200)
 	begin := time.Now()
 	for range *rolling {
@@ -55,7 +59,7 @@ func TestRollingRestartsLeaveNothingOut(t *testing.T) {
 	}
 	r := load.stop(t)
 	t.Logf("%d times three restarts in %v: %v", *rolling, time.Since(begin).Round(time.Second), r)
-	if len(r.failed) > 0 || r.bare > 0 || len(r.calls) > 0 {
+	if r.harmed() {
 		t.Errorf("want every Deployment with its defaults: %v %.300q", errors.Join(r.failed[:min(len(r.failed), 3)]...), r.calls[:min(len(r.calls), 3)])
 	}
 }
