@@ -90,7 +90,7 @@ func (o *outcome) count(records []record) {
 	slices.SortFunc(records, func(a, b record) int { return cmp.Compare(a.Due, b.Due) })
 	o.Records, o.Sides = records, map[string]*summary{}
 	for _, side := range append(sides(), control) {
-		o.Sides[side] = summarize(side, o.Targets, o.Clients, records)
+		o.Sides[side] = o.summarize(side)
 	}
 }
 
@@ -124,13 +124,13 @@ func (o *outcome) newShares(side string) string {
 }
 
 // summarize counts the requests of one side; the records are in the order of their times.
-func summarize(side string, targets []target, clients []string, records []record) *summary {
+func (o *outcome) summarize(side string) *summary {
 	s := &summary{Causes: map[string]int{}, Where: map[string]map[string]int{}}
 	type pair struct{ target, client int }
 	failing := map[pair]int64{} // since when
 	var latencies []int64
-	for _, r := range records {
-		t := targets[r.Target]
+	for _, r := range o.Records {
+		t := o.Targets[r.Target]
 		if t.Side != side {
 			continue
 		}
@@ -143,7 +143,7 @@ func summarize(side string, targets []target, clients []string, records []record
 		}
 		s.Failed++
 		s.Causes[r.Cause]++
-		switch exception(t.Server, clients[r.Client], r.Cause) {
+		switch o.exception(r) {
 		case cut:
 			s.Cut++
 		case raced:
@@ -154,13 +154,13 @@ func summarize(side string, targets []target, clients []string, records []record
 		if s.Where[t.Server] == nil {
 			s.Where[t.Server] = map[string]int{}
 		}
-		s.Where[t.Server][clients[r.Client]]++
+		s.Where[t.Server][o.Clients[r.Client]]++
 		if _, known := failing[p]; !known {
 			failing[p] = r.Due
 		}
 		// Until the last of them was known to have failed.
 		if outage := time.Duration(r.Due-failing[p]+r.Latency) * time.Microsecond; outage > s.Outage {
-			s.Outage, s.OutageOf = outage, t.Server+", "+clients[r.Client]
+			s.Outage, s.OutageOf = outage, t.Server+", "+o.Clients[r.Client]
 		}
 	}
 	if len(latencies) > 0 {
@@ -253,8 +253,33 @@ const (
 	undone = "undone" // a request that met a GOAWAY on its way, which the server has not processed and the client is to send again
 )
 
-// exception names the exception that a failure is, or none.
-func exception(server, client, cause string) string {
+// exception names the exception that a failure is, or none. A failure is one only while its pod's server shuts down: with evenkeel
+// that is after the sleep.
+func (o *outcome) exception(r record) string {
+	t, end := o.Targets[r.Target], time.UnixMicro(r.Due+r.Latency)
+	kind, least := exceptional(t.Server, o.Clients[r.Client], r.Cause), time.Duration(0)
+	if t.Side == with {
+		least = sleep
+	}
+	for i := range o.Pods {
+		life := &o.Pods[i]
+		if life.Side != t.Side || life.Server != t.Server || life.Name != r.Pod {
+			continue
+		}
+		for _, c := range life.Changes {
+			if c.Phase == terminating && end.Sub(c.At) >= least {
+				return kind
+			}
+		}
+	}
+	return ""
+}
+
+// sleep is how long a pod with evenkeel's default sleeps before its servers get SIGTERM, less a second for the news of its end to arrive.
+const sleep = 9 * time.Second
+
+// exceptional names the exception that a failure while its server shuts down is, or none.
+func exceptional(server, client, cause string) string {
 	switch {
 	case server == atOnce && client != newConnection && (cause == causeReset || cause == causeClosed):
 		return cut

@@ -96,8 +96,32 @@ func TestOnlyWhatNoDefaultCanPreventIsAnException(t *testing.T) {
 		{slow, grpcClient, causeClosed, ""},
 		{slow, http1, causeTimeout, ""},
 	} {
-		if got := exception(tt.server, tt.client, tt.cause); got != tt.want {
+		if got := exceptional(tt.server, tt.client, tt.cause); got != tt.want {
 			t.Errorf("%s, %s, %s is %q, want %q", tt.server, tt.client, tt.cause, got, tt.want)
+		}
+	}
+}
+
+func TestAnExceptionIsOneOnlyWhileTheServerShutsDown(t *testing.T) {
+	start := time.Unix(1000, 0)
+	life := func(side string) podLife {
+		return podLife{Side: side, Server: slow, Name: "slow-1", Changes: []change{{start, ready}, {start.Add(time.Second), terminating}, {start.Add(11 * time.Second), gone}}}
+	}
+	o := &outcome{Targets: []target{{Side: without, Server: slow}, {Side: with, Server: slow}}, Clients: []string{http2}, Pods: []podLife{life(without), life(with)}}
+	for _, tt := range []struct {
+		name   string
+		record record
+		want   string
+	}{
+		{"a pod that doesn't terminate", record{Due: at(500), Pod: "slow-1"}, ""},
+		{"a pod that terminates at once", record{Due: at(1500), Pod: "slow-1"}, undone},
+		{"a pod that still sleeps", record{Due: at(5000), Target: 1, Pod: "slow-1"}, ""},
+		{"a pod that has slept", record{Due: at(11_100), Target: 1, Pod: "slow-1"}, undone},
+		{"an unknown pod", record{Due: at(11_100), Target: 1}, ""},
+	} {
+		tt.record.Cause = causeUndone
+		if got := o.exception(tt.record); got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
 		}
 	}
 }

@@ -134,10 +134,10 @@ func (e *env) observe(ctx context.Context, s scenario, repetition int, targets [
 	if err := errors.Join(err, stopErr); err != nil {
 		return nil, fmt.Errorf("%s: %w", s.Title, err)
 	}
-	o.count(records)
 	o.Pods = slices.DeleteFunc(e.pods.between(o.Began, o.Stopped), func(p podLife) bool {
 		return !slices.ContainsFunc(targets, func(t target) bool { return t.Side == p.Side && t.Server == p.Server })
 	})
+	o.count(records)
 	for _, side := range append(sides(), control) {
 		fmt.Fprintf(e.log, "          %-8s %s\n", side, o.Sides[side].line())
 	}
