@@ -39,7 +39,7 @@ demo: ## Show on a real control plane what evenkeel adds (the first time builds 
 	@cd e2e && go run ./demo
 
 .PHONY: test
-test: packages fmt vet lint unit fuzz e2e bench-quick ## Everything that CI checks, on a machine with Go and Debian
+test: packages fmt vet lint unit fuzz e2e proof-short bench-quick ## Everything that CI checks, on a machine with Go and Debian
 
 .PHONY: build
 build: ## Build bin/evenkeel
