@@ -2,8 +2,11 @@ package admission
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -15,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/evenkeel/evenkeel/e2e/check"
+	"github.com/evenkeel/evenkeel/e2e/installation"
 )
 
 func TestPatchesWorkloadsOfOptedInNamespacesOnly(t *testing.T) {
@@ -170,6 +174,39 @@ func TestBadAnnotationsAreWarnedOfAndAdmitted(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestHostileValuesAreAdmittedAndRefused sends the values that the unit tests of patches give to every annotation.
+func TestHostileValuesAreAdmittedAndRefused(t *testing.T) {
+	namespace := optedIn(t, nil)
+	root, err := installation.Root()
+	check.Must(t, err)
+	text, err := os.ReadFile(filepath.Join(root, "patches", "testdata", "hostile-values.json"))
+	check.Must(t, err)
+	var values []string
+	check.Must(t, json.Unmarshal(text, &values))
+	client := newWarned(t)
+	create := func(name, value string) *appsv1.Deployment {
+		d, err := client.AppsV1().Deployments(namespace).Create(t.Context(), deployment(name, 1, func(d *appsv1.Deployment) {
+			for _, setting := range []string{"anti-affinity", "pre-stop-sleep", "disruption-budget"} {
+				metav1.SetMetaDataAnnotation(&d.ObjectMeta, "evenkeel.dev/"+setting, value)
+			}
+		}), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		check.Must(t, err)
+		return d
+	}
+	bare, err := client.AppsV1().Deployments(namespace).Create(t.Context(), deployment("web", 1), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	check.Must(t, err)
+	for _, value := range values {
+		before := len(client.warnings())
+		d := create("web", value)
+		if diff := cmp.Diff(bare.Spec.Template, d.Spec.Template); diff != "" {
+			t.Errorf("%q changes what is added:\n%s", value, diff)
+		}
+		if n := len(client.warnings()) - before; n != 3 {
+			t.Errorf("%q gets %d warnings, want one for each annotation: %q", value, n, client.warnings()[before:])
+		}
 	}
 }
 
