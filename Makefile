@@ -109,8 +109,9 @@ e2e: packages ## Run the end-to-end tests on a real control plane (KUBECONFIG: o
 	@cd e2e
 	if [ -z "$${KUBECONFIG:-}" ]; then go run ./controlplane -build; fi
 	go test -p 1 -timeout $(E2E_TIMEOUT) ./...
-	cd validation
-	go test -timeout $(E2E_TIMEOUT) ./...
+	(cd validation && go test -timeout $(E2E_TIMEOUT) ./...)
+	cd bench
+	go test -timeout $(E2E_TIMEOUT) -run InTheAPIServer .
 
 # Minor versions with their latest patch that is published as a module.
 API_SERVERS ?= v1.33.13 v1.34.4 v1.35.4
@@ -155,16 +156,19 @@ soak: packages ## Rotate, kill, restart and attack evenkeel for long (root for t
 	go test -count=1 -v -timeout 1h ./abuse -length 60s -idle 10000 -slow 2000
 	go test -count=1 -v -timeout 1h ./rights -each
 
+# Where speed.md goes.
+SPEED ?= docs
+
 .PHONY: bench
-bench: ## Measure what an admission costs beside other webhooks (about 5 minutes; BENCH: more flags, such as a contestant by URL)
+bench: ## Measure what an admission costs beside other webhooks and policies (about 8 minutes; BENCH: more flags, such as a contestant by URL)
 	@cd e2e/bench
-	go run . $(BENCH)
+	go run . -o "$(abspath $(SPEED))" $(BENCH)
 	go test -run '^$$' -bench . -benchtime 0.5s .
 
 .PHONY: bench-quick
 bench-quick: ## Check the ratios of that in half a minute
 	@cd e2e/bench
-	go test -count 1 -v -run . . | grep -v '^=== RUN\|^ *--- PASS'
+	go test -count 1 -v -skip InTheAPIServer . | grep -v '^=== RUN\|^ *--- PASS'
 
 .PHONY: cluster
 cluster: ## Run a control plane with fake nodes in three zones until Ctrl-C

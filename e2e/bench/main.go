@@ -1,13 +1,20 @@
-// Command bench measures what an admission costs over TLS, side by side: it starts each contestant as a process of its
-// own, calls it as kube-apiserver calls a webhook behind a Service, over HTTP/1.1 on connections that stay open, and
-// writes a table of CPU time per review, reviews per second and latencies. Contestants take turns, in rounds. Every answer
-// is compared with one that was applied and found to add what the others add.
+// Command bench measures what an admission costs, side by side:
 //
-//	go run . [-contestant NAME=URL[,PID]]...
+//   - creates: Pods created in a real kube-apiserver, with nothing asked, with evenkeel serve, with other webhooks, and with
+//     MutatingAdmissionPolicies that do the same;
+//   - rollouts: whole Deployments, with evenkeel and with those policies;
+//   - reviews: each webhook as a process of its own, called as kube-apiserver calls a webhook behind a Service, over
+//     HTTP/1.1 on connections that stay open.
+//
+// Contestants take turns, in rounds, and what each of them answers is compared with what it has to add: one that adds
+// nothing looks fast. The report is Markdown with plots.
+//
+//	go run . [-o DIR] [-parts PART,…] [-contestant NAME=URL[,PID]]...
 //
 // A contestant by URL is a webhook that somebody has started by hand; with its process id its CPU time is measured, too.
-// Its certificate is not verified. What it adds is its own affair, but it has to allow the request and answer the same
-// every time.
+// Its certificate is taken as it is; the API server calls it through a Service, over HTTP/1.1, where the certificate is for
+// NAME.NAMESPACE.svc and the address a loopback one. What it adds to a Pod is its own affair, but it has to add something,
+// and the same every time.
 package main
 
 import (
@@ -41,6 +48,8 @@ import (
 
 	applier "gopkg.in/evanphx/json-patch.v4"
 	admissionv1 "k8s.io/api/admission/v1"
+
+	"github.com/evenkeel/evenkeel/e2e/cluster"
 )
 
 func main() {
@@ -56,8 +65,8 @@ func main() {
 // contestant is a webhook that runs.
 type contestant struct {
 	name, url string
-	pid       int // 0 where its CPU time can't be measured
-	reviewed  bool
+	pid       int    // 0 where its CPU time can't be measured
+	foreign   bool   // started by hand; what it adds is its own affair
 	want      []byte // its answer
 	client    *http.Client
 }
@@ -69,12 +78,41 @@ type figures struct {
 	memory    int // KiB at most
 }
 
-func run(ctx context.Context, args []string, stdout io.Writer) error {
+// options are the flags.
+type options struct {
+	serve                     string
+	parts                     []string
+	rounds, pods, deployments int
+	each                      time.Duration
+	directory                 string
+	others                    []*contestant
+}
+
+// The parts of a run.
+const (
+	creates  = "creates"
+	rollouts = "rollouts"
+	reviews  = "reviews"
+)
+
+func parse(args []string) (*options, error) {
+	o := &options{parts: []string{creates, rollouts, reviews}}
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
-	serve := fs.String("serve", "", "serve reviews as this `contestant` until killed (bench starts itself so)")
-	rounds := fs.Int("rounds", 5, "number of rounds")
-	each := fs.Duration("each", time.Second, "time per contestant and round")
-	var others []*contestant
+	fs.StringVar(&o.serve, "serve", "", "serve reviews as this `contestant` until stdin is closed (bench starts itself so)")
+	fs.StringVar(&o.directory, "o", "", "`directory` to write speed.md and its plots to")
+	fs.IntVar(&o.rounds, "rounds", 5, "number of rounds")
+	fs.IntVar(&o.pods, "pods", 200, "Pods that are created per contestant and round")
+	fs.IntVar(&o.deployments, "deployments", 5, "Deployments that are created per contestant and round")
+	fs.DurationVar(&o.each, "each", time.Second, "time of reviews over TLS per contestant and round")
+	fs.Func("parts", "what to measure, comma-separated (creates,rollouts,reviews)", func(text string) error {
+		o.parts = strings.Split(text, ",")
+		for _, part := range o.parts {
+			if !slices.Contains([]string{creates, rollouts, reviews}, part) {
+				return fmt.Errorf("%q: allowed are creates, rollouts and reviews", part)
+			}
+		}
+		return nil
+	})
 	fs.Func("contestant", "`NAME=URL[,PID]` of a webhook that runs already", func(text string) error {
 		name, rest, ok := strings.Cut(text, "=")
 		url, pid, _ := strings.Cut(rest, ",")
@@ -82,60 +120,175 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		if !ok || err != nil || !strings.HasPrefix(url, "https://") {
 			return errors.New("allowed: NAME=https://HOST:PORT/PATH, and a process id after a comma")
 		}
-		others = append(others, &contestant{name: name, url: url, pid: number})
+		o.others = append(o.others, &contestant{name: name, url: url, pid: number, foreign: true})
 		return nil
 	})
 	if err := fs.Parse(args); err != nil {
+		return nil, err
+	}
+	if o.rounds < 1 || o.pods < 1 || o.deployments < 1 {
+		return nil, errors.New("-rounds, -pods and -deployments: allowed are numbers from 1")
+	}
+	return o, nil
+}
+
+// command returns what is to be typed to measure the same again.
+func (o *options) command() string {
+	defaults, err := parse(nil)
+	if err != nil {
+		return "make bench"
+	}
+	var flags []string
+	add := func(name string, value, byDefault any) {
+		if !reflect.DeepEqual(value, byDefault) {
+			flags = append(flags, fmt.Sprintf("-%s %v", name, value))
+		}
+	}
+	add("rounds", o.rounds, defaults.rounds)
+	add("pods", o.pods, defaults.pods)
+	add("deployments", o.deployments, defaults.deployments)
+	add("each", o.each, defaults.each)
+	add("parts", strings.Join(o.parts, ","), strings.Join(defaults.parts, ","))
+	for _, other := range o.others {
+		add("contestant", other.name+"=URL", nil)
+	}
+	if flags == nil {
+		return "make bench"
+	}
+	return fmt.Sprintf("make bench BENCH=%q", strings.Join(flags, " "))
+}
+
+func run(ctx context.Context, args []string, stdout io.Writer) error {
+	o, err := parse(args)
+	if err != nil {
 		return err
 	}
-	if *serve != "" {
-		return serveReviews(*serve, stdout)
+	if o.serve != "" {
+		return serveReviews(o.serve, os.Stdin, stdout)
 	}
-	var all []*contestant
-	for _, name := range contestants {
-		c, stop, err := start(ctx, name)
-		if err != nil {
+	r := &report{plots: map[string]string{}, command: o.command(),
+		machine: fmt.Sprintf("%s, %s, %d CPUs, %s, Kubernetes %s", time.Now().Format(time.DateOnly), runtime.Version(), runtime.NumCPU(), processor(), cluster.Version)}
+	if slices.Contains(o.parts, creates) || slices.Contains(o.parts, rollouts) {
+		if err := o.inServer(ctx, r); err != nil {
 			return err
 		}
-		defer stop()
-		all = append(all, c)
 	}
-	all = append(all, others...)
+	if slices.Contains(o.parts, reviews) {
+		if err := o.overTLS(ctx, r); err != nil {
+			return err
+		}
+	}
+	fmt.Fprint(stdout, r.text())
+	if o.directory == "" {
+		return nil
+	}
+	return r.write(o.directory)
+}
+
+// inServer measures in the API server.
+func (o *options) inServer(ctx context.Context, r *report) error {
+	webhooks, stop, err := startAll(ctx, floor, stockKubewebhook)
+	defer stop()
+	if err != nil {
+		return err
+	}
+	s, err := startServers(ctx, os.Stderr, append(webhooks, o.others...))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = s.Stop() }()
+	if slices.Contains(o.parts, creates) {
+		atOnce := []int{1, 8, 32}
+		if err := s.measureCreates(ctx, o.rounds, o.pods, atOnce); err != nil {
+			return err
+		}
+		r.creates(s, o.rounds, o.pods, atOnce)
+	}
+	if slices.Contains(o.parts, rollouts) {
+		if err := s.measureRollouts(ctx, o.rounds, o.deployments); err != nil {
+			return err
+		}
+		r.rollouts(s, o.rounds, o.deployments)
+	}
+	return nil
+}
+
+// overTLS measures reviews alone.
+func (o *options) overTLS(ctx context.Context, r *report) error {
+	all, stop, err := startAll(ctx, contestants...)
+	defer stop()
+	if err != nil {
+		return err
+	}
+	all = append(all, o.others...)
 	review, object := reference.review()
 	if err := agree(all, review, object); err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "%s, %s, %d CPUs, %s; a Pod of %s, a review of %d bytes, %d rounds of %v each\n\n", time.Now().Format(time.DateOnly), runtime.Version(),
-		runtime.NumCPU(), processor(), size(len(object)), len(review), *rounds, *each)
-	fmt.Fprintln(stdout, "| connections | webhook | CPU per review | to the floor | reviews per second | p50 | p99 | p99.9 | memory at most |")
-	fmt.Fprintln(stdout, "|---|---|---|---|---|---|---|---|---|")
+	fmt.Fprintf(&r.sections, `
+## A review over TLS
+
+Each webhook is a process of its own and is called as kube-apiserver calls it, over HTTP/1.1 on connections that stay open: a Pod of %s, a review of %d bytes, %d rounds of %v each.
+
+| connections | webhook | CPU per review | to the floor | reviews per second | p50 | p99 | p99.9 | memory at most |
+|---|---|--:|--:|--:|--:|--:|--:|--:|
+`, size(len(object)), len(review), o.rounds, o.each)
+	c := chart{title: "A review over TLS: what the webhook's process takes", panels: []panel{{title: "CPU time", unit: "µs"}}}
+	var toFloor, toStock []float64
 	for _, connections := range []int{1, 25, 64} {
 		measured := map[*contestant]*figures{}
-		for range *rounds {
+		for range o.rounds {
 			for _, c := range all {
 				if measured[c] == nil {
 					measured[c] = &figures{}
 				}
-				if err := measured[c].round(ctx, c, review, connections, *each); err != nil {
+				if err := measured[c].round(ctx, c, review, connections, o.each); err != nil {
 					return fmt.Errorf("%s: %w", c.name, err)
 				}
 			}
 		}
-		for _, c := range all {
-			f := measured[c]
+		took := map[string]float64{}
+		for _, w := range all {
+			f := measured[w]
 			slices.Sort(f.latencies)
 			at := func(q float64) string {
 				return f.latencies[int(q*float64(len(f.latencies)-1))].Round(10 * time.Microsecond).String()
 			}
 			used, ratio, memory := "–", "–", "–"
-			if c.pid != 0 {
-				used, memory = fmt.Sprintf("%.0f µs", median(f.cpu)), fmt.Sprintf("%.0f MiB", float64(f.memory)/1024)
-				ratio = fmt.Sprintf("%.2f", median(f.cpu)/median(measured[all[0]].cpu))
+			if w.pid != 0 {
+				cpu := median(f.cpu)
+				took[w.name] = cpu
+				used, memory = fmt.Sprintf("%.0f µs", cpu), fmt.Sprintf("%.0f MiB", float64(f.memory)/1024)
+				ratio = fmt.Sprintf("%.2f", cpu/took[floor])
+				c.rows = append(c.rows, bar{group: fmt.Sprintf("%d connections", connections), label: w.name, values: [][]float64{{cpu}}})
 			}
-			fmt.Fprintf(stdout, "| %d | %s | %s | %s | %.0f | %s | %s | %s | %s |\n", connections, c.name, used, ratio, median(f.rate), at(.5), at(.99), at(.999), memory)
+			fmt.Fprintf(&r.sections, "| %d | %s | %s | %s | %.0f | %s | %s | %s | %s |\n", connections, w.name, used, ratio, median(f.rate), at(.5), at(.99), at(.999), memory)
+		}
+		toFloor, toStock = append(toFloor, took[evenkeel]/took[floor]), append(toStock, took[stockKubewebhook]/took[evenkeel])
+	}
+	r.plot("speed-reviews.svg", c)
+	r.aims = append(r.aims, aim{"Review over TLS, 1, 25, 64 connections: CPU to a constant patch's", 1.6, toFloor},
+		aim{"Review over TLS, 1, 25, 64 connections: CPU of kubewebhook's stock mutator to evenkeel's", -15, toStock})
+	return nil
+}
+
+// startAll starts contestants, and returns what ends those that were started.
+func startAll(ctx context.Context, names ...string) ([]*contestant, func(), error) {
+	var all []*contestant
+	var stops []func()
+	stop := func() {
+		for _, s := range stops {
+			s()
 		}
 	}
-	return nil
+	for _, name := range names {
+		c, end, err := start(ctx, name)
+		if err != nil {
+			return nil, stop, err
+		}
+		all, stops = append(all, c), append(stops, end)
+	}
+	return all, stop, nil
 }
 
 func median(values []float64) float64 {
@@ -181,38 +334,48 @@ func start(ctx context.Context, name string) (*contestant, func(), error) {
 		stop()
 		return nil, nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	return &contestant{name: name, url: "https://" + address + "/mutate?timeout=10s", pid: cmd.Process.Pid, reviewed: name != floor}, stop, nil
+	return &contestant{name: name, url: "https://" + address + "/mutate?timeout=10s", pid: cmd.Process.Pid}, stop, nil
 }
 
-// serveReviews serves as evenkeel serve does, with a certificate of its own, and writes its address to stdout.
-func serveReviews(name string, stdout io.Writer) error {
-	handler, err := handlerOf(name, reference.kind)
-	if err != nil {
-		return err
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"localhost"}}
-	certificate, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return err
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+// serveReviews serves the reviews of a contestant and writes its address to stdout. It ends when stdin does.
+func serveReviews(name string, stdin io.Reader, stdout io.Writer) error {
+	server, listener, err := newServer(name)
 	if err != nil {
 		return err
 	}
 	if _, err := fmt.Fprintln(stdout, listener.Addr()); err != nil {
 		return err
 	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: 35 * time.Second, IdleTimeout: 120 * time.Second,
-		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{{Certificate: [][]byte{certificate}, PrivateKey: key}}}}
 	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin)
+		_, _ = io.Copy(io.Discard, stdin)
 		_ = server.Close() // whoever started us has ended
 	}()
 	return server.ServeTLS(listener, "", "")
+}
+
+// newServer returns a server for a contestant with the timeouts of evenkeel serve, and with a certificate for its
+// address and for a Service of its own.
+func newServer(name string) (*http.Server, net.Listener, error) {
+	handler, err := handlerOf(name, reference.kind)
+	if err != nil {
+		return nil, nil, err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		DNSNames: []string{"localhost", fmt.Sprintf("%s.bench-%d.svc", name, os.Getpid())}}
+	certificate, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return nil, nil, err
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, nil, err
+	}
+	return &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: 35 * time.Second, IdleTimeout: 120 * time.Second,
+		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{{Certificate: [][]byte{certificate}, PrivateKey: key}}}}, listener, nil
 }
 
 // agree asks every contestant once and applies its answer: those of this repository must add the same.
@@ -246,7 +409,7 @@ func agree(all []*contestant, review, object []byte) error {
 		if want == nil {
 			want = got
 		}
-		if slices.Contains(contestants, c.name) && !reflect.DeepEqual(got, want) {
+		if !c.foreign && !reflect.DeepEqual(got, want) {
 			return fmt.Errorf("%s adds something else than %s", c.name, all[0].name)
 		}
 	}

@@ -103,8 +103,12 @@ func (w workload) review() (review, object []byte) {
 
 // object returns the workload with its images of a version, as the API server encodes it after defaulting.
 func (w workload) object(version string) []byte {
-	variables := sort.Search(w.bytes/50, func(n int) bool { return len(encoded(w.typed(version, n))) >= w.bytes })
-	return encoded(w.typed(version, variables))
+	return encoded(w.typed(version, w.variables()))
+}
+
+// variables returns how many environment variables make the object as large as it is to be.
+func (w workload) variables() int {
+	return sort.Search(w.bytes/50, func(n int) bool { return len(encoded(w.typed("1.0", n))) >= w.bytes })
 }
 
 // typed returns the workload with environment variables over all its containers.

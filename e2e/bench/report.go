@@ -1,0 +1,355 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// report is what a run has measured, as Markdown with plots.
+type report struct {
+	command, machine string
+	sections         strings.Builder
+	plots            map[string]string // by file name
+	aims             []aim
+}
+
+// aim is a ratio that is to be reached.
+type aim struct {
+	what   string
+	most   float64 // the limit; negative is at least its absolute value
+	ratios []float64
+}
+
+func (a aim) row() string {
+	var got []string
+	reached := 0
+	for _, ratio := range a.ratios {
+		if ratio <= 0 || math.IsInf(ratio, 0) || math.IsNaN(ratio) { // a difference that is none
+			got = append(got, "–")
+			continue
+		}
+		got = append(got, fmt.Sprintf("%.2f", ratio))
+		if a.most < 0 && ratio >= -a.most || a.most >= 0 && ratio <= a.most {
+			reached++
+		}
+	}
+	verdict := fmt.Sprintf("%d of %d", reached, len(got))
+	switch reached {
+	case len(got):
+		verdict = "yes"
+	case 0:
+		verdict = "**no**"
+	}
+	limit := fmt.Sprintf("≤ %.4g", a.most)
+	if a.most < 0 {
+		limit = fmt.Sprintf("≥ %.4g", -a.most)
+	}
+	return fmt.Sprintf("| %s | %s | %s | %s |\n", a.what, limit, strings.Join(got, ", "), verdict)
+}
+
+// text is the whole report.
+func (r *report) text() string {
+	var t strings.Builder
+	fmt.Fprintf(&t, "# What an admission costs\n\nWritten by `%s` on %s. All that is compared was measured in one run, in turns. Ratios carry over to other machines, times don't.\n", r.command, r.machine)
+	if len(r.aims) > 0 {
+		t.WriteString("\n## Aims\n\n| evenkeel's ratio | aim | measured | reached |\n|---|---|---|---|\n")
+		for _, a := range r.aims {
+			t.WriteString(a.row())
+		}
+	}
+	t.WriteString(r.sections.String())
+	return t.String()
+}
+
+// write writes speed.md and its plots into a directory.
+func (r *report) write(dir string) error {
+	for name, plot := range r.plots {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(plot), 0o644); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(filepath.Join(dir, "speed.md"), []byte(r.text()), 0o644)
+}
+
+// plot adds a chart below the text so far.
+func (r *report) plot(name string, c chart) {
+	c.caption = r.command + "; " + r.machine
+	r.plots[name] = c.svg()
+	fmt.Fprintf(&r.sections, "\n![%s](%s)\n", c.title, name)
+}
+
+// cost is what a side's creates took, all of its rounds together: latencies and CPU in milliseconds.
+type cost struct {
+	p50, p99, server, webhook float64
+	allocated                 float64 // bytes
+	memory                    int     // KiB
+}
+
+func (c cost) minus(o cost) cost {
+	return cost{p50: c.p50 - o.p50, p99: c.p99 - o.p99, server: c.server - o.server, webhook: c.webhook - o.webhook, allocated: c.allocated - o.allocated, memory: c.memory}
+}
+
+func (s *side) cost(atOnce int) cost {
+	var latencies []time.Duration
+	var server, webhook, allocated []float64
+	c := cost{}
+	for _, r := range s.creates[atOnce] {
+		latencies = append(latencies, r.latencies...)
+		server, webhook, allocated = append(server, r.server), append(webhook, r.webhook), append(allocated, r.allocated)
+		c.memory = max(c.memory, r.memory)
+	}
+	slices.Sort(latencies)
+	at := func(q float64) float64 { return latencies[int(q*float64(len(latencies)-1))].Seconds() * 1e3 }
+	c.p50, c.p99, c.server, c.webhook, c.allocated = at(.5), at(.99), median(server), median(webhook), median(allocated)
+	return c
+}
+
+// creates reports the creates of pods.
+func (r *report) creates(s *servers, rounds, pods int, atOnce []int) {
+	fmt.Fprintf(&r.sections, `
+## A Pod created in the API server
+
+A real kube-apiserver, asked to create a Pod of %s by as many clients at once, %d times each in %d rounds. What a webhook or policy *adds* is the
+difference to the creation of the same Pod where nothing is asked, on the first line of each group; CPU is that of kube-apiserver and of the webhook's process. Every
+Pod that was created is compared with one in which the defaults were written by hand. Webhooks are called over HTTP/1.1, as behind any Service.
+
+| at once | asked | added p50 | added p99 | API server CPU | webhook CPU | together | to the floor | API server allocates | webhook memory |
+|---|---|--:|--:|--:|--:|--:|--:|--:|--:|
+`, size(len(s.pod)), pods, rounds)
+	c := chart{title: "What a webhook or policy adds to the creation of a Pod", panels: []panel{
+		{title: "added latency", unit: "ms", series: []string{"median", "to the 99th percentile"}, both: true, byGroup: true},
+		{title: "added CPU time", unit: "ms", series: []string{"API server", "webhook"}}}}
+	ratios := map[string][]float64{}
+	for _, n := range atOnce {
+		costs := map[string]cost{}
+		for _, side := range s.sides {
+			if side.pods {
+				costs[side.name] = side.cost(n)
+			}
+		}
+		bare, own := costs[nothing], costs[evenkeel].minus(costs[nothing])
+		for _, side := range s.sides {
+			if !side.pods {
+				continue
+			}
+			name, x := side.name, costs[side.name].minus(bare)
+			if side.remark != "" {
+				name += " (" + side.remark + ")"
+			}
+			if side.name == nothing {
+				fmt.Fprintf(&r.sections, "| %d | nothing: the whole creation | %.1f ms | %.1f ms | %.2f ms | | %.2f ms | | %.0f KB | |\n", n, bare.p50, bare.p99, bare.server, bare.server, bare.allocated/1e3)
+				continue
+			}
+			together := x.server + x.webhook
+			ratio := "–"
+			if f, ok := costs[floor]; ok {
+				d := f.minus(bare)
+				ratio = fmt.Sprintf("%.2f", together/(d.server+d.webhook))
+			}
+			cpu, memory := "–", "–"
+			if side.pid != 0 {
+				cpu, memory = fmt.Sprintf("%.2f ms", x.webhook), fmt.Sprintf("%.0f MiB", float64(x.memory)/1024)
+			}
+			fmt.Fprintf(&r.sections, "| %d | %s | %.1f ms | %.1f ms | %.2f ms | %s | %.2f ms | %s | %.0f KB | %s |\n",
+				n, name, x.p50, x.p99, x.server, cpu, together, ratio, x.allocated/1e3, memory)
+			c.rows = append(c.rows, bar{group: fmt.Sprintf("%d at once", n), label: side.name, values: [][]float64{{x.p50, x.p99 - x.p50}, {x.server, x.webhook}}})
+			ratios[side.name+" p50"] = append(ratios[side.name+" p50"], own.p50/x.p50)
+			ratios[side.name+" p99"] = append(ratios[side.name+" p99"], own.p99/x.p99)
+			ratios[side.name+" CPU"] = append(ratios[side.name+" CPU"], (own.server+own.webhook)/together)
+		}
+	}
+	r.plot("speed-api-server.svg", c)
+	for _, against := range []struct {
+		name, text string
+		most       float64
+		of         []string
+	}{
+		{floor, "a constant patch's", 1.1, []string{"p50", "p99", "CPU"}},
+		{threePolicies, "three in-tree policies'", 0.5, []string{"p50", "p99", "CPU"}},
+		{onePolicy, "one in-tree policy's", 1, []string{"p99", "CPU"}},
+	} {
+		for _, what := range against.of {
+			if got := ratios[against.name+" "+what]; got != nil {
+				r.aims = append(r.aims, aim{fmt.Sprintf("Pod created, %s at once: added %s to %s", join(atOnce), what, against.text), against.most, got})
+			}
+		}
+	}
+}
+
+func join(numbers []int) string {
+	return strings.ReplaceAll(strings.Trim(fmt.Sprint(numbers), "[]"), " ", ", ")
+}
+
+// rollouts reports the creation of Deployments.
+func (r *report) rollouts(s *servers, rounds, deployments int) {
+	fmt.Fprintf(&r.sections, `
+## A whole rollout
+
+A Deployment of %d replicas is created, %d times in %d rounds, and kube-controller-manager makes its Pods. evenkeel is asked once, for the Deployment: its own metrics
+are counted, and every Pod is looked at. Policies on Pods are asked for each. With its budgets evenkeel also writes a PodDisruptionBudget and an Event, which the others have no
+counterpart of.
+
+| asked | reviews | until all Pods are there | added | API server CPU | added | webhook CPU | added together |
+|---|--:|--:|--:|--:|--:|--:|--:|
+`, replicas, rounds*deployments, rounds)
+	type sum struct{ took, server, webhook, reviews float64 }
+	of := func(side *side) sum {
+		var took, server, webhook []float64
+		for _, d := range side.deployments {
+			took, server, webhook = append(took, d.took.Seconds()*1e3), append(server, d.server), append(webhook, d.webhook)
+		}
+		return sum{median(took), median(server), median(webhook), side.deployments[0].reviews}
+	}
+	c := chart{title: fmt.Sprintf("What they add to the creation of a Deployment of %d replicas and its Pods", replicas),
+		panels: []panel{{title: "added CPU time", unit: "ms", series: []string{"API server", "webhook"}}}}
+	var bare sum
+	added := map[string]float64{}
+	for _, side := range s.sides {
+		if !side.rollouts {
+			continue
+		}
+		x := of(side)
+		if side.name == nothing {
+			bare = x
+			fmt.Fprintf(&r.sections, "| nothing | 0 | %.0f ms | | %.0f ms | | | |\n", x.took, x.server)
+			continue
+		}
+		x.server -= bare.server
+		added[side.name] = x.server + x.webhook
+		webhook := "–"
+		if side.pid != 0 {
+			webhook = fmt.Sprintf("%.1f ms", x.webhook)
+		}
+		fmt.Fprintf(&r.sections, "| %s | %.0f | %.0f ms | %.0f ms | %.0f ms | %.1f ms | %s | %.1f ms |\n",
+			side.name, x.reviews, x.took, x.took-bare.took, x.server+bare.server, x.server, webhook, added[side.name])
+		c.rows = append(c.rows, bar{label: side.name, values: [][]float64{{x.server, x.webhook}}})
+	}
+	r.plot("speed-rollout.svg", c)
+	for _, against := range []string{threePolicies, onePolicy} {
+		r.aims = append(r.aims, aim{"Rollout: added CPU to that of " + against + " on Pods", 0.33, []float64{added[evenkeel] / added[against]}})
+	}
+}
+
+// chart is a plot of horizontal bars, one panel beside the other.
+type chart struct {
+	title, caption string
+	panels         []panel
+	rows           []bar
+}
+
+// panel is one measure; the values of its series stand one after the other in a bar.
+type panel struct {
+	title, unit string
+	series      []string
+	both        bool // the first value is written beside the bar, too
+	byGroup     bool // each group has a scale of its own
+}
+
+// bar is a row of a chart.
+type bar struct {
+	group, label string
+	values       [][]float64 // by panel and series
+}
+
+const (
+	chartWidth  = 960.0
+	chartLeft   = 190.0
+	rowHeight   = 18.0
+	groupHeight = 24.0
+)
+
+// svg draws the chart.
+func (c chart) svg() string {
+	colours := []string{"#1f4e79", "#9cc3e6", "#e69138"}
+	height, group := 84.0, ""
+	for _, row := range c.rows {
+		if row.group != group {
+			height += groupHeight
+			group = row.group
+		}
+		height += rowHeight
+	}
+	bottom := height - 26
+	var d strings.Builder
+	text := func(x, y float64, more, text string) {
+		fmt.Fprintf(&d, `<text x="%.1f" y="%.1f"%s>%s</text>`+"\n", x, y, more, strings.NewReplacer("&", "&amp;", "<", "&lt;").Replace(text))
+	}
+	box := func(x, y, width, height float64, fill string) {
+		fmt.Fprintf(&d, `<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="%s"/>`+"\n", x, y, width, height, fill)
+	}
+	fmt.Fprintf(&d, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %.0f %.0f" width="%.0f" height="%.0f" font-family="sans-serif" font-size="12" fill="#333">`+"\n", chartWidth, height, chartWidth, height)
+	box(0, 0, chartWidth, height, "#fff")
+	text(10, 20, ` font-size="15" font-weight="bold"`, c.title)
+	const room = 110 // for the values beside the bars
+	width := (chartWidth-chartLeft)/float64(len(c.panels)) - room
+	for p, panel := range c.panels {
+		left := chartLeft + float64(p)*(width+room)
+		text(left, 42, ` font-weight="bold"`, panel.title)
+		x := left + 105
+		for i, name := range panel.series {
+			box(x, 33, 10, 10, colours[i])
+			text(x+14, 42, "", name)
+			x += 30 + 6.4*float64(len(name))
+		}
+		most := map[string]float64{}
+		for _, row := range c.rows {
+			for _, group := range []string{"", row.group} {
+				most[group] = max(most[group], sum(row.values[p]))
+			}
+		}
+		y, group := 50.0, ""
+		for _, row := range c.rows {
+			if row.group != group {
+				group = row.group
+				if p == 0 {
+					text(10, y+groupHeight-6, ` font-weight="bold"`, group)
+				}
+				y += groupHeight
+			}
+			if p == 0 {
+				text(chartLeft-8, y+12, ` text-anchor="end"`, row.label)
+			}
+			scale := most[""]
+			if panel.byGroup {
+				scale = most[group]
+			}
+			at := left
+			for i, value := range row.values[p] {
+				length := max(value, 0) / scale * width
+				box(at, y+2, length, rowHeight-4, colours[i])
+				at += length
+			}
+			value := short(sum(row.values[p]))
+			if panel.both {
+				value = short(row.values[p][0]) + " – " + value
+			}
+			text(at+4, y+12, ` font-size="11"`, value+" "+panel.unit)
+			y += rowHeight
+		}
+		fmt.Fprintf(&d, `<line x1="%.1f" y1="50" x2="%.1f" y2="%.1f" stroke="#777"/>`+"\n", left, left, bottom)
+	}
+	text(10, height-8, ` font-size="10" fill="#666"`, c.caption)
+	d.WriteString("</svg>\n")
+	return d.String()
+}
+
+// short writes two digits of small numbers and no fraction of large ones.
+func short(v float64) string {
+	if v < 10 {
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.0f", v)
+}
+
+func sum(values []float64) float64 {
+	total := 0.0
+	for _, value := range values {
+		total += value
+	}
+	return total
+}
