@@ -104,7 +104,7 @@ func parse(args []string) (*options, error) {
 	fs.IntVar(&o.pods, "pods", 200, "Pods that are created per contestant and round")
 	fs.IntVar(&o.deployments, "deployments", 5, "Deployments that are created per contestant and round")
 	fs.DurationVar(&o.each, "each", time.Second, "time of reviews over TLS per contestant and round")
-	fs.Func("parts", "what to measure, comma-separated (creates,rollouts,reviews)", func(text string) error {
+	fs.Func("parts", "what to measure, `PART,…` of creates, rollouts and reviews (default all)", func(text string) error {
 		o.parts = strings.Split(text, ",")
 		for _, part := range o.parts {
 			if !slices.Contains([]string{creates, rollouts, reviews}, part) {
@@ -350,7 +350,10 @@ func serveReviews(name string, stdin io.Reader, stdout io.Writer) error {
 		_, _ = io.Copy(io.Discard, stdin)
 		_ = server.Close() // whoever started us has ended
 	}()
-	return server.ServeTLS(listener, "", "")
+	if err := server.ServeTLS(listener, "", ""); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
 }
 
 // newServer returns a server for a contestant with the timeouts of evenkeel serve, and with a certificate for its
