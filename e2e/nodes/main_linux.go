@@ -168,6 +168,10 @@ func runInside(ctx context.Context) error {
 	return cmd.Wait()
 }
 
+// bridgeAddress is the bridge's own. Without one it has its ports' lowest, which changes with the nodes that come and go, and everybody
+// goes on sending to the old one until they ask again.
+const bridgeAddress = "02:00:ac:1e:00:01"
+
 // enter makes the namespaces that this process was started in usable.
 func enter() error {
 	if err := privateMounts(); err != nil {
@@ -178,7 +182,7 @@ func enter() error {
 	}
 	return ip(
 		"link set lo up",
-		"link add br0 type bridge",
+		"link add br0 address "+bridgeAddress+" type bridge",
 		"addr add "+ControlAddress+networkBits+" dev br0",
 		"link set br0 up",
 	)

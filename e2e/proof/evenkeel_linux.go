@@ -1,19 +1,18 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"regexp"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/evenkeel/evenkeel/e2e/cluster"
 	"github.com/evenkeel/evenkeel/e2e/image"
 	"github.com/evenkeel/evenkeel/e2e/installation"
 	"github.com/evenkeel/evenkeel/policy"
@@ -56,44 +55,41 @@ func (e *env) tagImages() error {
 	return nil
 }
 
-// install installs evenkeel from deploy/ as the README says, with our image, and waits until a pod gets its defaults.
-func (e *env) install(ctx context.Context) error {
-	root, err := installation.Root()
-	if err != nil {
-		return err
-	}
-	render, err := e.KubectlCommand(ctx, "kustomize", filepath.Join(root, "deploy"))
-	if err != nil {
-		return err
-	}
-	render.Stderr = os.Stderr
-	manifests, err := render.Output()
-	if err != nil {
-		return fmt.Errorf("render deploy/: %w", err)
-	}
-	imageLine := regexp.MustCompile(`(?m)^(\s*(?:- )?)image: .*evenkeel.*$`)
-	if !imageLine.Match(manifests) {
-		return errors.New("render deploy/: no image of evenkeel in it")
-	}
-	manifests = imageLine.ReplaceAll(manifests, []byte("${1}image: "+evenkeelImage+":v1"))
-	apply, err := e.KubectlCommand(ctx, "apply", "-f", "-")
-	if err != nil {
-		return err
-	}
-	apply.Stdin = bytes.NewReader(manifests)
-	if out, err := apply.CombinedOutput(); err != nil {
-		return fmt.Errorf("apply deploy/: %w\n%s", err, out)
-	}
-	if bytes.Contains(manifests, []byte("secretName: evenkeel-tls")) {
-		if err := e.certificate(ctx); err != nil {
-			return err
+// install installs evenkeel with kubectl apply -k, and before that, if the chart is to be tried as well, with helm, whose release it
+// removes again. It returns a sentence about each.
+func (e *env) install(ctx context.Context, chart bool) ([]string, error) {
+	var sentences []string
+	if chart {
+		sentence, err := e.timed(ctx, "helm install", e.helmInstall)
+		if err != nil {
+			return nil, err
+		}
+		sentences = append(sentences, sentence)
+		if err := e.helm(ctx, "uninstall", "evenkeel", "--namespace="+installation.Namespace); err != nil {
+			return nil, err
+		}
+		now := int64(0) // seconds of grace: its pods would sleep
+		if err := e.Client.CoreV1().Pods(installation.Namespace).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &now}, metav1.ListOptions{}); err != nil {
+			return nil, err
+		}
+		if err := e.kubectl(ctx, "delete", "namespace", installation.Namespace, "--timeout=4m"); err != nil {
+			return nil, err
 		}
 	}
-	// A pod that hasn't been handed its Secret yet looks again only after a minute or so.
-	if err := e.kubectl(ctx, "--namespace="+installation.Namespace, "rollout", "status", "deployment/evenkeel", "--timeout=4m"); err != nil {
-		return fmt.Errorf("wait for evenkeel: %w", err)
+	sentence, err := e.timed(ctx, "kubectl apply -k", e.applyKustomization)
+	if err != nil {
+		return nil, err
 	}
-	return e.wait(ctx, "the first pod with defaults", func() error {
+	return append(sentences, sentence), e.kubectl(ctx, "--namespace="+installation.Namespace, "rollout", "status", "deployment/evenkeel", "--timeout=4m")
+}
+
+// timed installs evenkeel and says how long it took until a pod got its defaults.
+func (e *env) timed(ctx context.Context, command string, install func(context.Context) error) (string, error) {
+	began := time.Now()
+	if err := install(ctx); err != nil {
+		return "", err
+	}
+	err := e.wait(ctx, "the first pod with defaults", func() error {
 		d := deployment(drains, 1)
 		pod, err := e.Client.CoreV1().Pods(with).Create(ctx, &corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{Name: "probe", Labels: map[string]string{"app": "probe"}}, Spec: d.Spec.Template.Spec,
@@ -106,28 +102,58 @@ func (e *env) install(ctx context.Context) error {
 		}
 		return nil
 	})
+	sentence := fmt.Sprintf("The first pod got its defaults %.1f s after the beginning of %s.", time.Since(began).Seconds(), command)
+	fmt.Fprintln(e.log, sentence)
+	return sentence, err
 }
 
-// certificate makes evenkeel's certificate and tells the API server of its authority.
-func (e *env) certificate(ctx context.Context) error {
+// applyKustomization applies deploy/ with our image, as a user's own kustomization does.
+func (e *env) applyKustomization(ctx context.Context) error {
+	root, err := installation.Root()
+	if err != nil {
+		return err
+	}
 	dir, err := os.MkdirTemp("", "evenkeel-proof-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	ca, err := installation.WriteCertificate(dir, installation.Host(installation.Service), 24*time.Hour)
+	base, err := filepath.Rel(dir, filepath.Join(root, "deploy"))
 	if err != nil {
 		return err
 	}
-	err = e.kubectl(ctx, "--namespace="+installation.Namespace, "create", "secret", "tls", "evenkeel-tls",
-		"--cert="+filepath.Join(dir, "tls.crt"), "--key="+filepath.Join(dir, "tls.key"))
-	if err != nil {
-		return fmt.Errorf("store certificate: %w", err)
+	kustomization := fmt.Sprintf("resources: [%q]\nimages: [{name: evenkeel/evenkeel, newName: %s, newTag: v1}]\n", base, evenkeelImage)
+	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(kustomization), 0o600); err != nil {
+		return err
 	}
-	bundle := base64.StdEncoding.EncodeToString(ca)
-	patch := fmt.Sprintf(`[{"op":"add","path":"/webhooks/0/clientConfig/caBundle","value":%q},{"op":"add","path":"/webhooks/1/clientConfig/caBundle","value":%q}]`, bundle, bundle)
-	if err := e.kubectl(ctx, "patch", "mutatingwebhookconfiguration", "evenkeel", "--type=json", "-p", patch); err != nil {
-		return fmt.Errorf("store authority: %w", err)
+	return e.kubectl(ctx, "apply", "-k", dir)
+}
+
+// helmInstall installs the chart with our image.
+func (e *env) helmInstall(ctx context.Context) error {
+	root, err := installation.Root()
+	if err != nil {
+		return err
+	}
+	return e.helm(ctx, "install", "evenkeel", filepath.Join(root, "deploy", "chart"), "--namespace="+installation.Namespace, "--create-namespace",
+		"--set=image.repository="+evenkeelImage, "--set=image.tag=v1")
+}
+
+// helm runs helm with caches of its own.
+func (e *env) helm(ctx context.Context, args ...string) error {
+	bin, err := cluster.Build(ctx, e.log, cluster.Helm)
+	if err != nil {
+		return err
+	}
+	home, err := os.MkdirTemp("", "evenkeel-proof-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(home)
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, cluster.Helm), args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+e.Kubeconfig, "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("helm %s: %w\n%s", args[0], err, out)
 	}
 	return nil
 }

@@ -49,7 +49,7 @@ func main() {
 	flag.IntVar(&o.runs, "runs", 3, "repetitions of each scenario")
 	flag.IntVar(&o.rolling, "rolling", 50, "Deployments that roll at once while it is measured how long endpoints take to leave the nodes; 0 means not to")
 	flag.BoolVar(&o.short, "short", false, "only the scenarios 1b and 5a, once, after 20 s of steady state, and without that measurement")
-	flag.DurationVar(&o.within, "within", 55*time.Minute, "start no scenario after that time")
+	flag.DurationVar(&o.within, "within", 56*time.Minute, "start no scenario after that time")
 	flag.Parse()
 	if o.short {
 		o.runs, o.rolling, o.steady = 1, 0, min(o.steady, 20*time.Second)
@@ -86,6 +86,11 @@ func prepare(ctx context.Context, o options) error {
 	if _, err := images(ctx, dir); err != nil {
 		return err
 	}
+	if !o.short {
+		if _, err := cluster.Build(ctx, os.Stderr, cluster.Helm); err != nil {
+			return err
+		}
+	}
 	build := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(dir, "server"), "github.com/evenkeel/evenkeel/e2e/proof/server")
 	build.Dir = filepath.Dir(filepath.Dir(dir)) // the module
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -118,7 +123,8 @@ func prove(ctx context.Context, o options) (err error) {
 	if err := e.makeNamespaces(ctx); err != nil {
 		return err
 	}
-	if err := e.install(ctx); err != nil {
+	installed, err := e.install(ctx, !o.short)
+	if err != nil {
 		return err
 	}
 	fmt.Fprintf(os.Stderr, "evenkeel is installed after %.0f s\n", time.Since(began).Seconds())
@@ -134,7 +140,7 @@ func prove(ctx context.Context, o options) (err error) {
 		return err
 	}
 	fmt.Fprintf(os.Stderr, "servers are ready after %.0f s\n", time.Since(began).Seconds())
-	result := &report{Date: began, Versions: versions(), Command: o.command()}
+	result := &report{Date: began, Versions: versions(), Command: o.command(), Installed: installed}
 	if result.Steady, err = e.steady(ctx, o.steady, targets); err != nil {
 		return err
 	}
@@ -201,6 +207,11 @@ func (r *run) valid(ctx context.Context, s step) error {
 		}
 		if err != nil || void == "" {
 			return err
+		}
+		for _, o := range r.outcomes {
+			for _, line := range o.explain(control) {
+				fmt.Fprintln(r.log, "          control:", line)
+			}
 		}
 		r.voided = append(r.voided, r.outcomes...)
 		r.outcomes = nil

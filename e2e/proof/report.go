@@ -17,6 +17,7 @@ type report struct {
 	Versions   string
 	Command    string
 	Took       time.Duration
+	Installed  []string // sentences about how long it took
 	Steady     *outcome
 	Outcomes   []*outcome
 	Voided     []*outcome   // runs that showed nothing, since the machine was too busy
@@ -180,6 +181,7 @@ img{max-width:100%;height:auto}summary{cursor:pointer}li{font-size:13px}</style>
 	page.WriteString("<p>Five servers (one that starts slowly, one that stops at once, one that drains, one without a shell, one with a sidecar), none of them with a probe, a hook, an affinity or a budget of its own, " +
 		"and four clients (a new connection per request, persistent HTTP/1.1, HTTP/2, gRPC) run side by side in two namespaces, which differ in the label <code>evenkeel.dev/inject: enabled</code>. " +
 		"Requests start at fixed times, whether earlier ones are answered or not, have 5 s, and are never sent again.</p>\n")
+	list(&page, "", r.Installed)
 	if s := r.Steady; s != nil {
 		fmt.Fprintf(&page, "<p>Steady state first: %s of %s requests failed in %s.</p>\n", number(s.failed()),
 			number(s.Sides[without].Sent+s.Sides[with].Sent), s.Stopped.Sub(s.Began).Round(time.Second))

@@ -100,8 +100,8 @@ func (g *generator) stop() ([]record, error) {
 
 // The load before and after each operation.
 const (
-	lead = 5 * time.Second
-	tail = 8 * time.Second
+	lead = 4 * time.Second
+	tail = 6 * time.Second // longer than a request may take
 )
 
 // observe runs an operation under load and returns what clients saw.
