@@ -174,7 +174,7 @@ func (r *report) write(dir string) error {
 body{font:15px/1.45 sans-serif;color:#333;max-width:1020px;margin:2em auto;padding:0 1em}
 table{border-collapse:collapse;font-size:13px}td,th{border-bottom:1px solid #ddd;padding:4px 8px;text-align:right;vertical-align:top}
 td:nth-child(1),th:nth-child(1),td:nth-child(2),td.causes{text-align:left}.bad{color:#d62728;font-weight:bold}.good{color:#2e7d4f;font-weight:bold}
-img{max-width:100%;height:auto}summary{cursor:pointer}li{font-size:13px}</style>
+td:not(:first-child):not(.causes){white-space:nowrap}img{max-width:100%;height:auto}summary{cursor:pointer}li{font-size:13px}</style>
 <h1>No request fails: the proof</h1>
 `)
 	fmt.Fprintf(&page, "<p>%s, in %s, by <code>%s</code>. %s.</p>\n", r.Date.Format(time.DateOnly), r.Took.Round(time.Second), html.EscapeString(r.Command), html.EscapeString(r.Versions))
