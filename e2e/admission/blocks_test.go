@@ -82,6 +82,39 @@ func TestNeverBlocks(t *testing.T) {
 	})
 }
 
+// TestOnlyAReplacementTakesTheDefaultsAwayWhileAway sends the manifest of a workload again while evenkeel is down: what applies it keeps
+// the defaults, what replaces it as a whole doesn't, as the README's known limits say.
+func TestOnlyAReplacementTakesTheDefaultsAwayWhileAway(t *testing.T) {
+	evenkeel := ours(t)
+	for name, c := range map[string]struct {
+		how  []string
+		want string // what is missing afterwards
+	}{
+		"apply":             {[]string{"apply", "-f", "-"}, ""},
+		"server-side apply": {[]string{"apply", "--server-side", "-f", "-"}, ""},
+		"replace":           {[]string{"replace", "-f", "-"}, everything},
+	} {
+		t.Run(name, func(t *testing.T) {
+			namespace := optedIn(t, nil)
+			manifest := deployment("web", 1)
+			first := c.how
+			if first[0] == "replace" {
+				first = []string{"apply", "-f", "-"}
+			}
+			kubectl(t, manifest, append(first, "-n", namespace)...)
+			evenkeel.Stop()
+			t.Cleanup(func() { check.Must(t, evenkeel.Start(context.Background())) })
+			manifest.Labels = map[string]string{"changed": "yes"}
+			kubectl(t, manifest, append(c.how, "-n", namespace)...)
+			d, err := shared.Client.AppsV1().Deployments(namespace).Get(t.Context(), "web", metav1.GetOptions{})
+			check.Must(t, err)
+			if got := missing(d.Spec.Template.ObjectMeta, d.Spec.Template.Spec); got != c.want {
+				t.Errorf("it lacks %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
 // TestAFailureIsAFailureWithoutIgnore is the control of TestNeverBlocks: the failures there are real ones.
 func TestAFailureIsAFailureWithoutIgnore(t *testing.T) {
 	ours(t) // the API server of another cluster can't reach us
