@@ -154,17 +154,23 @@ func newSources(addresses []string) *sources {
 	return s
 }
 
+// dial passes over a port that something on this host listens at: nothing has been sent yet, and no server has any part in it.
 func (s *sources) dial(ctx context.Context, address string) (net.Conn, error) {
-	n := s.next.Add(1)
-	dialer := net.Dialer{LocalAddr: &net.TCPAddr{
-		IP:   net.ParseIP(s.addresses[n%uint64(len(s.addresses))]),
-		Port: firstSourcePort + int(n/uint64(len(s.addresses))%sourcePorts),
-	}}
-	conn, err := dialer.DialContext(ctx, "tcp", address)
-	if err != nil {
-		return nil, &connectError{err}
+	for {
+		n := s.next.Add(1)
+		dialer := net.Dialer{LocalAddr: &net.TCPAddr{
+			IP:   net.ParseIP(s.addresses[n%uint64(len(s.addresses))]),
+			Port: firstSourcePort + int(n/uint64(len(s.addresses))%sourcePorts),
+		}}
+		conn, err := dialer.DialContext(ctx, "tcp", address)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			continue
+		}
+		if err != nil {
+			return nil, &connectError{err}
+		}
+		return conn, nil
 	}
-	return conn, nil
 }
 
 // A connectError is what went wrong before there was a connection.

@@ -60,6 +60,29 @@ func TestSourcesNeverComeBackWithinConntracksTime(t *testing.T) {
 	}
 }
 
+// TestAPortInUseIsPassedOver has something listen at the port that would be next: kube-proxy's own did, on the host of the clients.
+func TestAPortInUseIsPassedOver(t *testing.T) {
+	s := newSources([]string{"127.0.0.1"})
+	server := httptest.NewServer(http.NotFoundHandler())
+	defer server.Close()
+	var listener net.Listener
+	for listener == nil {
+		n := s.next.Load() + 1
+		l, err := net.Listen("tcp", fmt.Sprintf("0.0.0.0:%d", firstSourcePort+n%sourcePorts))
+		if err != nil {
+			s.next.Add(1)
+			continue
+		}
+		listener = l
+	}
+	defer func() { _ = listener.Close() }()
+	conn, err := s.dial(t.Context(), server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.Close()
+}
+
 // TestABrokenConnectionIsAFailure has a server that ends every connection instead of the second answer: what a client that
 // tries again would hide.
 func TestABrokenConnectionIsAFailure(t *testing.T) {
