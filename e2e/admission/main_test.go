@@ -184,19 +184,24 @@ func newWarned(t *testing.T) *warned {
 
 var _ rest.WarningHandler = &warned{}
 
-// kubectl runs kubectl and returns what it printed.
+// kubectl runs the command with an object as its input. What another one wrote between the read and the write of kubectl replace
+// is no failure of ours: it is asked again, as the API server advises.
 func kubectl(t *testing.T, stdin any, args ...string) string {
 	t.Helper()
-	cmd, err := shared.KubectlCommand(t.Context(), args...)
+	input, err := json.Marshal(stdin)
 	check.Must(t, err)
-	if stdin != nil {
-		input, err := json.Marshal(stdin)
+	for attempt := 1; ; attempt++ {
+		cmd, err := shared.KubectlCommand(t.Context(), args...)
 		check.Must(t, err)
-		cmd.Stdin = bytes.NewReader(input)
+		if stdin != nil {
+			cmd.Stdin = bytes.NewReader(input)
+		}
+		out, err := cmd.CombinedOutput()
+		if err == nil {
+			return string(out)
+		}
+		if attempt == 10 || !bytes.Contains(out, []byte("the object has been modified")) {
+			t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
 	}
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-	return string(out)
 }
