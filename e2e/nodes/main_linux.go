@@ -39,8 +39,8 @@ const PIDFile = stateDir + "/pid"
 // ErrCannotRun is what Main returns, wrapped with the reason, on a machine where real nodes can't run.
 var ErrCannotRun = errors.New("real nodes can't run here")
 
-// programs are what nodes are made of, by their Debian package.
-func programs() map[string]string {
+// dependencies are what nodes are made of, by their Debian package.
+func dependencies() map[string]string {
 	return map[string]string{"containerd": "containerd", "ctr": "containerd", "runc": "runc", "iptables": "iptables",
 		"conntrack": "conntrack", "ip": "iproute2", "ethtool": "ethtool", "nsenter": "util-linux", "mount": "mount",
 		cniDir + "/bridge": "containernetworking-plugins"}
@@ -93,7 +93,7 @@ func CanRun() error {
 		return fmt.Errorf("%w: they need root", ErrCannotRun)
 	}
 	var missing []string
-	for program, debian := range programs() {
+	for program, debian := range dependencies() {
 		if _, err := exec.LookPath(program); err != nil && !slices.Contains(missing, debian) {
 			missing = append(missing, debian)
 		}
@@ -241,6 +241,27 @@ func cgroups() ([]string, error) {
 	return hierarchies, nil
 }
 
+// Control groups of ours: the control plane, the clients, and a node's containers, below which the kubelet makes its own. Processes
+// are in a group of their own below it, as version 2 demands.
+const (
+	controlPlane = "control-plane"
+	programs     = "programs"
+)
+
+// shares is what a control group gets where the CPU is short, as cpu.shares (version 1) and cpu.weight (version 2); by default a group
+// gets as much as one process. All of ours together get ten times as much as another process of this machine, of which the nodes' own
+// programs are some. The control plane and the clients have machines of their own elsewhere: a control plane that gets too little falls
+// behind just when many containers start, and removes the endpoints of pods that are gone too late.
+func shares(name string) map[string]string {
+	switch name {
+	case "":
+		return map[string]string{"cpu.shares": "10240", "cpu.weight": "1000"}
+	case controlPlane, Clients:
+		return map[string]string{"cpu.shares": "4096", "cpu.weight": "400"}
+	}
+	return map[string]string{"cpu.shares": "2048", "cpu.weight": "200"}
+}
+
 // makeCgroups makes a control group NAME of ours in each hierarchy, with the controllers that a kubelet wants.
 func makeCgroups(name string) error {
 	groups, err := cgroups()
@@ -248,53 +269,52 @@ func makeCgroups(name string) error {
 		return err
 	}
 	for _, group := range groups {
-		if err := os.MkdirAll(filepath.Join(group, name), 0o755); err != nil {
+		if err := os.MkdirAll(filepath.Join(group, name, programs), 0o755); err != nil {
 			return fmt.Errorf("make control group: %w", err)
 		}
-		for file, value := range cpuShares() {
-			if err := os.WriteFile(filepath.Join(group, file), []byte(value), 0); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
-				return fmt.Errorf("give nodes their share of the CPU: %w", err)
+		controllers, err := os.ReadFile(filepath.Join(group, "cgroup.controllers"))
+		if err == nil { // version 2; in 1 a directory has its controller
+			enable := ""
+			for controller := range strings.FieldsSeq(string(controllers)) {
+				enable += " +" + controller
+			}
+			if err := os.WriteFile(filepath.Join(group, "cgroup.subtree_control"), []byte(enable), 0); err != nil {
+				return fmt.Errorf("enable controllers: %w", err)
 			}
 		}
-		controllers, err := os.ReadFile(filepath.Join(group, "cgroup.controllers"))
-		if err != nil {
-			continue // version 1, where a directory has its controller
-		}
-		enable := ""
-		for controller := range strings.FieldsSeq(string(controllers)) {
-			enable += " +" + controller
-		}
-		if err := os.WriteFile(filepath.Join(group, "cgroup.subtree_control"), []byte(enable), 0); err != nil {
-			return fmt.Errorf("enable controllers: %w", err)
+		for _, machine := range []string{"", name} {
+			for file, value := range shares(machine) {
+				if err := os.WriteFile(filepath.Join(group, machine, file), []byte(value), 0); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
+					return fmt.Errorf("share the CPU: %w", err)
+				}
+			}
 		}
 	}
 	return nil
 }
 
-// cpuShares is what the containers of all nodes together get where the CPU is short: ten times as much as another process of this
-// machine. By default they would get as much as one, since all are in one control group; but they stand for machines of their own.
-func cpuShares() map[string]string {
-	return map[string]string{"cpu.shares": "10240", "cpu.weight": "1000"} // version 1, version 2
-}
-
-// Prefer gives a process the same share of the CPU as a node's containers, for one that stands for a machine of its own too.
-func (c *Cluster) Prefer(pid int) error {
+// place puts a process, and what it starts, on a machine, as far as the CPU goes.
+func place(machine string, pid int) error {
 	groups, err := cgroups()
 	if err != nil {
 		return err
 	}
 	for _, group := range groups {
-		for file := range cpuShares() {
-			if _, err := os.Stat(filepath.Join(group, Clients, file)); err != nil {
+		dir := filepath.Join(group, machine, programs)
+		for file := range shares(machine) {
+			if _, err := os.Stat(filepath.Join(group, machine, file)); err != nil {
 				continue // another version, or another controller
 			}
-			if err := os.WriteFile(filepath.Join(group, Clients, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
-				return fmt.Errorf("prefer process %d: %w", pid, err)
+			if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
+				return fmt.Errorf("place process %d on %s: %w", pid, machine, err)
 			}
 		}
 	}
 	return nil
 }
+
+// Prefer puts a process on the clients' machine, where it gets its share of the CPU.
+func (c *Cluster) Prefer(pid int) error { return place(Clients, pid) }
 
 // removeCgroups removes our control groups, the innermost first.
 func removeCgroups() error {

@@ -114,6 +114,14 @@ func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 			err = errors.Join(err, c.Stop())
 		}
 	}()
+	if err := makeCgroups(controlPlane); err != nil {
+		return nil, err
+	}
+	for _, pid := range control.PIDs() {
+		if err := place(controlPlane, pid); err != nil {
+			return nil, err
+		}
+	}
 	if err := c.writeKubeconfig(); err != nil {
 		return nil, err
 	}
@@ -219,6 +227,9 @@ func (c *Cluster) start(name string) error {
 	c.running[name] = n
 	veth := "veth-" + name
 	err = ip(fmt.Sprintf("link add %s type veth peer name eth0 netns %d", veth, n.cmd.Process.Pid), "link set "+veth+" master br0 up")
+	if err == nil && name == Clients {
+		err = place(Clients, n.cmd.Process.Pid)
+	}
 	if err == nil {
 		_, err = stdin.Write(content)
 	}

@@ -36,6 +36,7 @@ type loadConfig struct {
 	Rate        float64 // requests per second of each client on each target
 	Connections int     // of each persistent client to each target
 	Addresses   []string
+	Lane        int // of load processes that run at the same time, 0 to 3
 }
 
 // load sends requests at fixed times, whether earlier ones are answered or not, and writes a record for each as a line.
@@ -52,7 +53,7 @@ func load(stdin io.Reader, stdout io.Writer) error {
 		_, _ = io.Copy(io.Discard, stdin) // until the parent closes it or ends
 	}()
 	debug.SetGCPercent(800) // the heap is small, and the CPU is shared with what is being tested
-	sources := newSources(c.Addresses)
+	sources := newSources(c.Addresses, c.Lane)
 	var mu sync.Mutex
 	out := bufio.NewWriterSize(stdout, 1<<16)
 	encoder := json.NewEncoder(out)
@@ -147,10 +148,10 @@ const (
 	mostConnectionsPer = 500 // second
 )
 
-// newSources begins where no earlier process can have come to.
-func newSources(addresses []string) *sources {
+// newSources begins where no earlier process can have come to, and a quarter of all ports ahead of the lane before.
+func newSources(addresses []string, lane int) *sources {
 	s := &sources{addresses: addresses}
-	s.next.Store(uint64(time.Now().UnixMilli()) * mostConnectionsPer / 1000)
+	s.next.Store(uint64(time.Now().UnixMilli())*mostConnectionsPer/1000 + uint64(lane*len(addresses)*sourcePorts/4)) //nolint:gosec // a time and a small number
 	return s
 }
 

@@ -39,7 +39,7 @@ func TestCauses(t *testing.T) {
 }
 
 func TestSourcesNeverComeBackWithinConntracksTime(t *testing.T) {
-	s := newSources([]string{"127.0.0.1", "127.0.0.2"})
+	s := newSources([]string{"127.0.0.1", "127.0.0.2"}, 0)
 	seen := map[string]bool{}
 	server := httptest.NewServer(http.NotFoundHandler())
 	defer server.Close()
@@ -55,14 +55,14 @@ func TestSourcesNeverComeBackWithinConntracksTime(t *testing.T) {
 		}
 		seen[address] = true
 	}
-	if again := 16 * sourcePorts / mostConnectionsPer * time.Second; again < 120*time.Second {
-		t.Errorf("with 16 addresses a port comes back after %v", again)
+	if again := 16 * sourcePorts / 4 / mostConnectionsPer * time.Second; again < 120*time.Second {
+		t.Errorf("with 16 addresses a port comes back after %v, in the next lane", again)
 	}
 }
 
 // TestAPortInUseIsPassedOver has something listen at the port that would be next: kube-proxy's own did, on the host of the clients.
 func TestAPortInUseIsPassedOver(t *testing.T) {
-	s := newSources([]string{"127.0.0.1"})
+	s := newSources([]string{"127.0.0.1"}, 0)
 	server := httptest.NewServer(http.NotFoundHandler())
 	defer server.Close()
 	var listener net.Listener
@@ -95,7 +95,7 @@ func TestABrokenConnectionIsAFailure(t *testing.T) {
 		_, _ = io.WriteString(w, "pod")
 	}))
 	defer server.Close()
-	p := &pool{size: 1, address: server.Listener.Addr().String(), sources: newSources([]string{"127.0.0.11"})}
+	p := &pool{size: 1, address: server.Listener.Addr().String(), sources: newSources([]string{"127.0.0.11"}, 0)}
 	for i, want := range []string{"", causeClosed, ""} {
 		pod, err := p.do(t.Context())
 		got := ""
@@ -114,7 +114,7 @@ func TestABrokenConnectionIsAFailure(t *testing.T) {
 func TestAnIdleConnectionThatTheServerClosedIsNotUsed(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "pod") }))
 	defer server.Close()
-	p := &pool{size: 1, address: server.Listener.Addr().String(), sources: newSources([]string{"127.0.0.12"})}
+	p := &pool{size: 1, address: server.Listener.Addr().String(), sources: newSources([]string{"127.0.0.12"}, 0)}
 	if _, err := p.do(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func TestAnIdleConnectionThatTheServerClosedIsNotUsed(t *testing.T) {
 }
 
 func TestClientsThatDoNotExist(t *testing.T) {
-	if _, err := newClient("HTTP/3", target{IP: "127.0.0.1"}, 1, newSources([]string{"127.0.0.13"})); err == nil || !strings.Contains(err.Error(), http2) {
+	if _, err := newClient("HTTP/3", target{IP: "127.0.0.1"}, 1, newSources([]string{"127.0.0.13"}, 0)); err == nil || !strings.Contains(err.Error(), http2) {
 		t.Errorf("error is %v, want one that says what is allowed", err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -49,7 +50,7 @@ func main() {
 	flag.IntVar(&o.runs, "runs", 3, "repetitions of each scenario")
 	flag.IntVar(&o.rolling, "rolling", 50, "Deployments that roll at once while it is measured how long endpoints take to leave the nodes; 0 means not to")
 	flag.BoolVar(&o.short, "short", false, "only the scenarios 1b and 5a, once, after 20 s of steady state, and without that measurement")
-	flag.DurationVar(&o.within, "within", 56*time.Minute, "start no scenario after that time")
+	flag.DurationVar(&o.within, "within", 75*time.Minute, "start no scenario after that time")
 	flag.Parse()
 	if o.short {
 		o.runs, o.rolling, o.steady = 1, 0, min(o.steady, 20*time.Second)
@@ -157,32 +158,39 @@ func prove(ctx context.Context, o options) (err error) {
 	}
 	var broken error
 	for repetition := 1; repetition <= o.runs; repetition++ {
-		r := &run{env: e, repetition: repetition, targets: targets}
-		for _, step := range steps() {
-			if o.only != "" && !slices.Contains(strings.Split(o.only, ","), step.ID) || o.short && !step.short {
-				continue
-			}
+		for _, together := range o.steps() {
 			if time.Since(began) > o.within {
-				fmt.Fprintf(os.Stderr, "no time left for %s, run %d\n", step.Title, repetition)
+				for _, step := range together {
+					fmt.Fprintf(os.Stderr, "no time left for %s, run %d\n", step.Title, repetition)
+				}
 				continue
 			}
-			err := r.valid(ctx, step)
+			runs := make([]*run, len(together))
+			failed := make([]error, len(together))
+			var group sync.WaitGroup
+			for i, step := range together {
+				runs[i] = &run{env: e.beside(i), repetition: repetition, targets: targets}
+				group.Go(func() { failed[i] = runs[i].valid(ctx, step) })
+			}
+			group.Wait()
 			if ctx.Err() != nil {
-				return err
+				return errors.Join(failed...)
 			}
-			if err != nil {
-				fmt.Fprintf(os.Stderr, "%s, run %d: %v\n", step.Title, repetition, err)
-				broken = errors.Join(broken, fmt.Errorf("%s, run %d: %w", step.Title, repetition, err))
-				if err := r.uncordon(ctx, c.Names...); err != nil { // the next scenario begins with all nodes
-					return errors.Join(broken, err)
+			for i, step := range together {
+				r, err := runs[i], failed[i]
+				if err != nil {
+					fmt.Fprintf(os.Stderr, "%s, run %d: %v\n", step.Title, repetition, err)
+					broken = errors.Join(broken, fmt.Errorf("%s, run %d: %w", step.Title, repetition, err))
+					if err := r.uncordon(ctx, c.Names...); err != nil { // the next scenario begins with all nodes
+						return errors.Join(broken, err)
+					}
 				}
+				for _, outcome := range r.outcomes {
+					printFailures(outcome)
+				}
+				result.Outcomes = append(result.Outcomes, r.outcomes...)
+				result.Voided = append(result.Voided, r.voided...)
 			}
-			for _, outcome := range r.outcomes {
-				printFailures(outcome)
-			}
-			result.Outcomes = append(result.Outcomes, r.outcomes...)
-			result.Voided = append(result.Voided, r.voided...)
-			r.outcomes, r.voided = nil, nil
 			result.Took = time.Since(began)
 			if err := result.write(o.out); err != nil { // after each, so that a crash leaves what there is
 				return err
@@ -210,7 +218,7 @@ func (r *run) valid(ctx context.Context, s step) error {
 		}
 		for _, o := range r.outcomes {
 			for _, line := range o.explain(control) {
-				fmt.Fprintln(r.log, "          control:", line)
+				fmt.Fprintf(r.log, "%-10scontrol: %s\n", s.ID, line)
 			}
 		}
 		r.voided = append(r.voided, r.outcomes...)
@@ -218,8 +226,23 @@ func (r *run) valid(ctx context.Context, s step) error {
 		if try == 3 {
 			return fmt.Errorf("void three times: %s", void)
 		}
-		fmt.Fprintf(r.log, "          void, and once more: %s\n", void)
+		fmt.Fprintf(r.log, "%-10svoid, and once more: %s\n", s.ID, void)
 	}
+}
+
+// steps returns the steps that the options select, in the order in which they run, and those in one slice at the same time.
+func (o options) steps() [][]step {
+	var all [][]step
+	for _, s := range steps() {
+		switch {
+		case o.only != "" && !slices.Contains(strings.Split(o.only, ","), s.ID) || o.short && !s.short:
+		case s.beside && len(all) > 0 && all[len(all)-1][0].beside:
+			all[len(all)-1] = append(all[len(all)-1], s)
+		default:
+			all = append(all, []step{s})
+		}
+	}
+	return all
 }
 
 // command is what repeats a run.

@@ -25,6 +25,14 @@ type env struct {
 	control []target      // a server that is no pod
 	rate    float64       // requests per second of each client on each server
 	load    *atomic.Int64 // the metric that autoscalers look at
+	lane    int           // of the scenarios that run at the same time
+}
+
+// beside returns the same cluster for a scenario that runs at the same time as others, each in a lane of its own.
+func (e *env) beside(lane int) *env {
+	other := *e
+	other.lane = lane
+	return &other
 }
 
 // A generator is a running load process.
@@ -64,7 +72,7 @@ func (e *env) generate(ctx context.Context, s scenario, targets []target, client
 	if err := e.Prefer(g.cmd.Process.Pid); err != nil {
 		return nil, errors.Join(err, g.cmd.Process.Kill(), g.cmd.Wait())
 	}
-	config := loadConfig{Targets: targets, Clients: clients, Rate: cmp.Or(s.Rate, e.rate), Connections: cmp.Or(s.Connections, 2), Addresses: nodes.ClientAddresses()}
+	config := loadConfig{Targets: targets, Clients: clients, Rate: cmp.Or(s.Rate, e.rate), Connections: cmp.Or(s.Connections, 2), Addresses: nodes.ClientAddresses(), Lane: e.lane}
 	if err := json.NewEncoder(g.stdin).Encode(config); err != nil {
 		return nil, errors.Join(fmt.Errorf("start load: %w", err), g.cmd.Process.Kill(), g.cmd.Wait())
 	}
@@ -100,13 +108,13 @@ func (g *generator) stop() ([]record, error) {
 
 // The load before and after each operation.
 const (
-	lead = 4 * time.Second
+	lead = 2 * time.Second
 	tail = 6 * time.Second // longer than a request may take
 )
 
 // observe runs an operation under load and returns what clients saw.
 func (e *env) observe(ctx context.Context, s scenario, repetition int, targets []target, operate func(context.Context, *outcome) error) (*outcome, error) {
-	fmt.Fprintf(e.log, "%s  %s, run %d …\n", time.Now().Format(time.TimeOnly), s.Title, repetition)
+	fmt.Fprintf(e.log, "%s  %s %s, run %d …\n", time.Now().Format(time.TimeOnly), s.ID, s.Title, repetition)
 	if err := e.waitProgrammed(ctx); err != nil {
 		return nil, err
 	}
@@ -139,7 +147,7 @@ func (e *env) observe(ctx context.Context, s scenario, repetition int, targets [
 	})
 	o.count(records)
 	for _, side := range append(sides(), control) {
-		fmt.Fprintf(e.log, "          %-8s %s\n", side, o.Sides[side].line())
+		fmt.Fprintf(e.log, "%-10s%-8s %s\n", s.ID, side, o.Sides[side].line())
 	}
 	return o, nil
 }
