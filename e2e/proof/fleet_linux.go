@@ -261,7 +261,7 @@ func (e *env) complete(ctx context.Context, side string, kinds ...string) error 
 
 // wait polls for four minutes at most.
 func (e *env) wait(ctx context.Context, what string, try func() error) error {
-	deadline := time.Now().Add(4 * time.Minute)
+	deadline := time.Now().Add(8 * time.Minute)
 	for {
 		err := try()
 		if err == nil {

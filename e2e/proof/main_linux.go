@@ -44,7 +44,7 @@ func main() {
 	var o options
 	flag.StringVar(&o.logs, "log-dir", "", "directory for the programs' logs, kept afterwards; default is a temporary one")
 	flag.DurationVar(&o.steady, "steady", 5*time.Minute, "time without any operation, in which no request may fail")
-	flag.Float64Var(&o.rate, "rate", 10, "requests per second of each client on each server")
+	flag.Float64Var(&o.rate, "rate", 6, "requests per second of each client on each server")
 	flag.StringVar(&o.only, "only", "", "comma-separated scenarios, such as 1b,5a; default is all")
 	flag.StringVar(&o.out, "o", "", "directory for the report: proof.html and the plots")
 	flag.IntVar(&o.runs, "runs", 3, "repetitions of each scenario")
@@ -174,6 +174,7 @@ func prove(ctx context.Context, o options) (err error) {
 			}
 			group.Wait()
 			if ctx.Err() != nil {
+				fmt.Print(result.markdown()) // of what there is
 				return errors.Join(failed...)
 			}
 			for i, step := range together {
