@@ -42,6 +42,8 @@ type serveOptions struct {
 	listen            string
 	metricsListen     string
 	certFile, keyFile string
+	clientCAFile      string
+	clientNames       []string
 	kubeconfig        string
 	namespaceSelector string
 	logLevel          string
@@ -76,6 +78,8 @@ connection is left.`,
 	fs.StringVar(&o.metricsListen, "metrics-listen", ":8080", "`address` of /livez, /readyz and /metrics, HTTP")
 	fs.StringVar(&o.certFile, "tls-cert-file", "", "PEM `file` with the serving certificate, read again when it changes; without it evenkeel makes its own")
 	fs.StringVar(&o.keyFile, "tls-key-file", "", "PEM `file` with its key")
+	fs.StringVar(&o.clientCAFile, "client-ca-file", "", "PEM `file` with the authorities that sign the API server's client certificate, read again when it changes; without it whoever reaches the port is answered")
+	fs.StringSliceVar(&o.clientNames, "client-name", nil, "common `name` that a client's certificate has to have, with --client-ca-file; repeat it, or separate names by commas; without it any will do")
 	o.authorities.register(fs)
 	fs.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig `file`; without it the pod's service account, or else KUBECONFIG")
 	fs.StringVar(&o.namespaceSelector, "namespace-selector", policy.InjectLabel+"="+policy.Enabled,
@@ -139,6 +143,16 @@ func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
 	logger.SetFormatter(&logrus.JSONFormatter{TimestampFormat: time.RFC3339Nano})
 	log := logrus.NewEntry(logger)
 
+	var clients *certs.Clients
+	switch {
+	case o.clientCAFile != "":
+		if clients, err = certs.NewClients(o.clientCAFile, o.clientNames, log); err != nil {
+			return usageError{err}
+		}
+	case len(o.clientNames) > 0:
+		return usageError{errors.New("--client-name without --client-ca-file: nothing says who may give out that name")}
+	}
+
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
@@ -185,6 +199,9 @@ func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
 	mux.Handle("/mutate", handler)
 	server := o.server(mux, log)
 	server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: serving.Certificate}
+	if clients != nil {
+		clients.Require(server.TLSConfig)
+	}
 	recycler, err := recycle.Wrap(server, recycle.Options{MaxRequests: o.recycleRequests, MaxAge: o.recycleAge,
 		OnClose: countClosed(registry)})
 	if err != nil {
@@ -218,6 +235,9 @@ func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
 		if recycler.Draining() {
 			return errors.New("draining")
 		}
+		if clients != nil && clients.Ready() != nil {
+			return clients.Ready()
+		}
 		return errors.Join(serving.Ready(), facts.Ready())
 	}
 	registerState(registry, ready)
@@ -245,6 +265,9 @@ func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
 	group, failed := errgroup.WithContext(background)
 	group.Go(func() error { keepServing(background); return nil })
 	group.Go(func() error { facts.Run(background); return nil })
+	if clients != nil {
+		group.Go(func() error { clients.Run(background); return nil })
+	}
 	if len(lead) > 0 {
 		group.Go(func() error {
 			return election.Run(background, func(ctx context.Context) { together(ctx, lead, log) })

@@ -43,11 +43,14 @@ func NewFiles(certFile, keyFile string, log *logrus.Entry) (*Files, error) {
 
 // Run reads the files now and again until ctx ends. When a pair can't be read or
 // does not fit together, as happens while it is being replaced, the old one stays.
-func (f *Files) Run(ctx context.Context) {
-	ticker := time.NewTicker(f.period)
+func (f *Files) Run(ctx context.Context) { every(ctx, f.period, f.poll) }
+
+// every does something now and then in intervals, until ctx ends.
+func every(ctx context.Context, period time.Duration, do func()) {
+	ticker := time.NewTicker(period)
 	defer ticker.Stop()
 	for {
-		f.poll()
+		do()
 		select {
 		case <-ctx.Done():
 			return

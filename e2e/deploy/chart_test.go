@@ -140,6 +140,9 @@ func TestValuesReachWhereTheyBelong(t *testing.T) {
 		"scalableKinds[0].group=apps.kruise.io,scalableKinds[0].resource=clonesets":          "resources: [clonesets/scale]",
 		"certificates.source=secret,certificates.caBundle=Y2E=":                              "caBundle: Y2E=",
 		"certificates.source=secret,certificates.caBundle=Y2E=,certificates.secretName=mine": "secretName: mine",
+		"clients.configMap=callers":                                "mountPath: /etc/evenkeel/clients",
+		"clients.configMap=callers,clients.names={kube-apiserver}": `- "--client-name=kube-apiserver"`,
+		"clients.configMap=callers,certificates.source=secret,certificates.caBundle=Y2E=,certificates.secretName=mine": "secretName: mine",
 		"priorityClassName=high":            "priorityClassName: high",
 		"nodeSelector.pool=system":          "pool: system",
 		"tolerations[0].key=dedicated":      "- key: dedicated",
@@ -181,6 +184,8 @@ func TestAValueThatCannotBeIsRefusedByItsName(t *testing.T) {
 		"monitoring.podMonitor.labels.a.b=true": "labels",
 		"scalableKinds[0].group=apps":           "scalableKinds",
 		"image.digest=sha256:abc":               "digest",
+		"clients.names={kube-apiserver}":        "configMap",
+		"clients.configMap=Not A Name":          "configMap",
 	} {
 		_, err := template(t, installation.Namespace, "--set="+values)
 		if err == nil {

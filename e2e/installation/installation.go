@@ -439,7 +439,7 @@ func freeAddress() (string, error) {
 	return "", errors.New("find a free loopback port: none in 200 attempts")
 }
 
-// WriteCertificate writes tls.crt and tls.key, a certificate for host that ends after lifetime, into dir, and returns
+// WriteCertificate writes tls.crt and tls.key, a certificate for a server or client named host that ends after lifetime, into dir, and returns
 // the CA that signed it.
 func WriteCertificate(dir, host string, lifetime time.Duration) (ca []byte, err error) {
 	now := time.Now()
@@ -458,7 +458,7 @@ func WriteCertificate(dir, host string, lifetime time.Duration) (ca []byte, err 
 		return nil, fmt.Errorf("make certificate: %w", err)
 	}
 	template := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: host}, DNSNames: []string{host},
-		NotBefore: now.Add(-47 * time.Hour), NotAfter: now.Add(lifetime), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+		NotBefore: now.Add(-47 * time.Hour), NotAfter: now.Add(lifetime), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
 	der, err := x509.CreateCertificate(rand.Reader, template, caTemplate, key.Public(), caKey)
 	if err != nil {
 		return nil, fmt.Errorf("make certificate: %w", err)
