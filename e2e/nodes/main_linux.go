@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -29,7 +30,7 @@ const (
 // beginning of the next one.
 const (
 	stateDir   = "/var/tmp/evenkeel-nodes"
-	lockFile   = "/var/tmp/evenkeel-nodes.lock"
+	lockName   = "@evenkeel-nodes" // an abstract Unix socket: it leaves no file, and ends with its process
 	cgroupName = "evenkeel-nodes"
 )
 
@@ -107,21 +108,19 @@ func CanRun() error {
 
 // lock waits until no other program has nodes.
 func lock(ctx context.Context) (func(), error) {
-	file, err := os.OpenFile(lockFile, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open lock: %w", err)
-	}
 	for waiting := false; ; waiting = true {
-		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		socket, err := net.Listen("unix", lockName)
 		if err == nil {
-			return func() { _ = file.Close() }, nil
+			return func() { _ = socket.Close() }, nil
+		}
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			return nil, fmt.Errorf("lock: %w", err)
 		}
 		if !waiting {
 			fmt.Fprintln(os.Stderr, "waiting for another program that has real nodes …")
 		}
 		select {
 		case <-ctx.Done():
-			_ = file.Close()
 			return nil, ctx.Err()
 		case <-time.After(200 * time.Millisecond):
 		}

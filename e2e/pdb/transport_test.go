@@ -77,8 +77,7 @@ func (tr *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		tr.mu.Unlock()
 	}
 	if dies {
-		_, _ = io.Copy(io.Discard, io.LimitReader(response.Body, 1)) // the API server has begun to answer
-		_ = response.Body.Close()
+		_ = response.Body.Close() // the API server has begun to answer
 		tr.died()
 		tr.drop()
 		return nil, errDead
@@ -136,6 +135,14 @@ func (tr *transport) count(parts ...string) int {
 		}
 	}
 	return n
+}
+
+// diedWriting tells whether the answer that was lost was that to a write of a budget.
+func (tr *transport) diedWriting() bool {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	last := tr.calls[tr.dieAt-1]
+	return !strings.HasPrefix(last, http.MethodGet) && strings.Contains(last, "/poddisruptionbudgets")
 }
 
 // writes returns the number of writes of budgets.
