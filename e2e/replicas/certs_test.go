@@ -2,7 +2,6 @@ package replicas
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -10,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -49,7 +49,7 @@ func secret(t *testing.T) *corev1.Secret {
 // review on a TLS connection of its own, while replicas are killed at whatever they do.
 func TestRotationUnderLoad(t *testing.T) {
 	s := start(t, "rotation", newConnections("--certificate-lifetime=1500ms", "--settle-time=1500ms", "--authority-lifetime="+lifetime.String())...)
-	load := startLoad(t, *creates)
+	load := startLoad(t, *creates, false)
 	bundles := map[string]bool{}
 	begin := time.Now()
 	kills := 0
@@ -62,7 +62,7 @@ func TestRotationUnderLoad(t *testing.T) {
 		time.Sleep(100 * time.Millisecond) // between two looks
 	}
 	r := load.stop(t)
-	t.Logf("%v: %v; %d bundles, %d kills", time.Since(begin).Round(time.Second), r, len(bundles), kills)
+	t.Logf("SUMMARY rotation: in %v %v; %d bundles, %d kills", time.Since(begin).Round(time.Second), r, len(bundles), kills)
 	if r.harmed() {
 		t.Errorf("want none failed, bare or distrusted; first: %v %.300q", errors.Join(r.failed[:min(len(r.failed), 3)]...), r.calls[:min(len(r.calls), 3)])
 	}
@@ -91,11 +91,11 @@ func TestReplacingTheAuthorityInPlaceFails(t *testing.T) {
 	}
 	start(t, "in-place", newConnections("--tls-cert-file="+filepath.Join(dir, "tls.crt"), "--tls-key-file="+filepath.Join(dir, "tls.key"))...)
 	publish()
-	load := startLoad(t, *creates)
+	load := startLoad(t, *creates, false)
 	ca = write()
 	publish()
 	check.Eventually(t, "the replicas have read the new certificate", func() error {
-		injected, err := load.create(t.Context())
+		_, injected, err := load.create(t.Context())
 		if err != nil || !injected {
 			return fmt.Errorf("not yet: %w", errors.Join(err))
 		}
@@ -103,7 +103,7 @@ func TestReplacingTheAuthorityInPlaceFails(t *testing.T) {
 	})
 	r := load.stop(t)
 	t.Log(r)
-	if r.bare == 0 || r.distrust == 0 {
+	if len(r.bare) == 0 || r.distrust == 0 {
 		t.Error("want Deployments without defaults, and distrust in the API server's log")
 	}
 }
@@ -118,7 +118,7 @@ func quoted(t *testing.T, b []byte) []byte {
 // TestTheSecretHealsUnderLoad spoils the Secret in every way, while replicas serve.
 func TestTheSecretHealsUnderLoad(t *testing.T) {
 	start(t, "secret", newConnections("--settle-time=1s")...)
-	load := startLoad(t, *creates)
+	load := startLoad(t, *creates, false)
 	secrets := shared.Client.CoreV1().Secrets(installation.Namespace)
 	patch := func(body string) error {
 		_, err := secrets.Patch(t.Context(), "evenkeel-authority", types.MergePatchType, []byte(body), metav1.PatchOptions{})
@@ -218,29 +218,41 @@ func TestTheBundleHealsAndNothingElseIsOwned(t *testing.T) {
 	}
 }
 
-// TestAColdStartNeedsNobody kills everything, loses the Secret and the bundle, and starts again.
+// TestAColdStartNeedsNobody kills everything, loses the Secret, and starts again. What was created meanwhile is found.
 func TestAColdStartNeedsNobody(t *testing.T) {
 	s := start(t, "cold")
-	load := startLoad(t, 1)
-	load.stop(t)
+	load := startLoad(t, 1, true)
+	if r := load.stop(t); r.harmed() {
+		t.Errorf("%v; want no failure; first: %.400q", r, r.calls[:min(len(r.calls), 3)])
+	}
 	for i := range s.replicas {
 		s.up[i].Store(false)
+		check.Must(t, s.replicas[i].Signal(syscall.SIGKILL))
 		s.replicas[i].Stop()
 	}
 	check.Must(t, shared.Client.CoreV1().Secrets(installation.Namespace).Delete(t.Context(), "evenkeel-authority", metav1.DeleteOptions{}))
-	if injected, err := load.create(context.Background()); err != nil || injected {
-		t.Fatalf("created: %v, injected: %v without any replica", err, injected)
+	var bare []string
+	for range 5 {
+		name, injected, err := load.create(t.Context())
+		if err != nil || injected {
+			t.Fatalf("created: %v, injected: %v without any replica", err, injected)
+		}
+		bare = append(bare, name)
 	}
 	begin := time.Now()
 	for i := range s.replicas {
-		check.Must(t, s.replicas[i].Start(t.Context()))
+		check.Must(t, s.replicas[i].StartUnready()) // none waits for another
 		s.up[i].Store(true)
 	}
 	check.Eventually(t, "evenkeel adds defaults again", func() error {
-		if injected, err := load.create(context.Background()); err != nil || !injected {
-			return fmt.Errorf("not yet: %w", errors.Join(err))
+		name, injected, err := load.create(t.Context())
+		if err == nil && !injected {
+			bare = append(bare, name)
+			return errors.New("not yet")
 		}
-		return nil
+		return err
 	})
-	t.Logf("after %v", time.Since(begin).Round(time.Millisecond))
+	took := time.Since(begin)
+	t.Logf("SUMMARY cold start: three replicas add defaults %v after their start, and find the %d Deployments created meanwhile %v later", took.Round(time.Millisecond),
+		len(bare), found(t, s, load.namespace, bare).Round(time.Millisecond))
 }
