@@ -13,9 +13,7 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,6 +24,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/evenkeel/evenkeel/e2e/cgroup"
 	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 	"github.com/evenkeel/evenkeel/e2e/installation"
@@ -39,25 +38,6 @@ var (
 )
 
 const memoryLimit = 128 << 20
-
-// limitedTo makes a control group with that limit, and returns its directory and a command that runs what follows in it.
-func limitedTo(t *testing.T, limit int) (dir string, wrapper []string) {
-	t.Helper()
-	dir = fmt.Sprintf("/sys/fs/cgroup/memory/evenkeel-%d", os.Getpid())
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Logf("no control group of version 1 to be made here, so memory is not limited: %v", err)
-		return "", nil
-	}
-	t.Cleanup(func() {
-		if err := os.Remove(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := os.WriteFile(filepath.Join(dir, "memory.limit_in_bytes"), []byte(strconv.Itoa(limit)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return dir, []string{"sh", "-c", `echo $$ >"$0/cgroup.procs"; exec env GOMEMLIMIT=115MiB "$@"`, dir}
-}
 
 // attack is something that goes on until ctx ends. It returns how often it was tried.
 type attack func(ctx context.Context, address string) int64
@@ -199,7 +179,14 @@ func TestAbuseHarmsNobody(t *testing.T) {
 	c, err := cluster.Start(ctx, cluster.Config{Log: os.Stderr, Components: []string{}})
 	check.Must(t, err)
 	t.Cleanup(func() { check.Must(t, c.Stop()) })
-	group, wrapper := limitedTo(t, memoryLimit)
+	var wrapper []string
+	group, err := cgroup.New(memoryLimit)
+	if err != nil {
+		t.Logf("NOT LIMITED: the memory of evenkeel, for which it takes Linux and root: %v", err)
+	} else {
+		wrapper = group.Wrapper()
+		t.Cleanup(func() { check.Must(t, group.Remove()) })
+	}
 	evenkeel, err := installation.Install(ctx, c, installation.Options{Wrapper: wrapper})
 	check.Must(t, err)
 	t.Cleanup(evenkeel.Stop)
@@ -259,15 +246,11 @@ func TestAbuseHarmsNobody(t *testing.T) {
 }
 
 // peak returns the most memory that a control group ever held.
-func peak(group string) string {
-	if group == "" {
+func peak(group *cgroup.Group) string {
+	if group == nil {
 		return "unknown"
 	}
-	text, err := os.ReadFile(filepath.Join(group, "memory.max_usage_in_bytes"))
-	if err != nil {
-		return err.Error()
-	}
-	n, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	n, err := group.Peak()
 	if err != nil {
 		return err.Error()
 	}
