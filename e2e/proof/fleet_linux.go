@@ -259,7 +259,7 @@ func (e *env) complete(ctx context.Context, side string, kinds ...string) error 
 	return nil
 }
 
-// wait polls for four minutes at most.
+// wait polls for eight minutes at most.
 func (e *env) wait(ctx context.Context, what string, try func() error) error {
 	deadline := time.Now().Add(8 * time.Minute)
 	for {

@@ -109,7 +109,7 @@ func (g *generator) stop() ([]record, error) {
 // The load before and after each operation.
 const (
 	lead = 2 * time.Second
-	tail = 6 * time.Second // longer than a request may take
+	tail = 3 * time.Second // to see it whole again; answers are waited for besides
 )
 
 // observe runs an operation under load and returns what clients saw.

@@ -55,7 +55,7 @@ func steps() []step {
 		{scenario{ID: "8", Title: "Rolling update while evenkeel is upgraded itself"}, false, false, (*run).upgradeEvenkeel},
 		{scenario{ID: "1c", Title: "Rolling update, 10 replicas"}, false, false, rollingAt(10)},
 		{scenario{ID: "6", Title: "A node, and with it its zone, lost without warning", Clients: []string{newConnection, http1}}, false, false, (*run).loseNode},
-		{scenario{ID: "7", Title: "Scale-out from 2 to 4 replicas under persistent connections", Clients: []string{http1, http2, grpcClient}}, false, false, (*run).scaleOut},
+		{scenario{ID: "7", Title: "Scale-out from 2 to 4 replicas under persistent connections", Clients: []string{http1, http2, grpcClient}}, false, true, (*run).scaleOut},
 		{scenario{ID: "9a", Title: "Wrong: a preStop hook longer than the grace period"}, false, true, (*run).longHook},
 		{scenario{ID: "9b", Title: "Wrong: minAvailable as high as the replicas, and a drain"}, false, true, (*run).tightBudget},
 		{scenario{ID: "9c", Title: "Wrong: required anti-affinity with as many replicas as nodes"}, false, true, (*run).tightAffinity},
@@ -549,7 +549,7 @@ func (r *run) loseNode(ctx context.Context, s scenario) (err error) {
 		o, err := r.observeOn(ctx, s, targets, func(ctx context.Context, o *outcome) error {
 			at = time.Now()
 			r.Lose(empty)
-			if err := pause(ctx, 75*time.Second); err != nil { // the node counts as lost after 50 s
+			if err := pause(ctx, 65*time.Second); err != nil { // the node counts as lost after 50 s
 				return err
 			}
 			restored = true
