@@ -469,6 +469,7 @@ func (r *run) tightBudget(ctx context.Context, s scenario) error {
 // tightAffinity wants each replica on a node of its own, with as many replicas as nodes, and rolls: without evenkeel as the
 // term that people write, with it as the annotation.
 func (r *run) tightAffinity(ctx context.Context, s scenario) error {
+	const limit = 45 * time.Second // a rolling update of three replicas takes some 25 s
 	return r.own(ctx, func(side string) []*appsv1.Deployment {
 		d := named(deployment(drains, 3), "tight-affinity")
 		if side == with {
@@ -485,7 +486,7 @@ func (r *run) tightAffinity(ctx context.Context, s scenario) error {
 				return err
 			}
 			done := map[string]bool{}
-			for time.Since(began) < 30*time.Second && len(done) < 2 {
+			for time.Since(began) < limit && len(done) < 2 {
 				for _, side := range sides() {
 					if !done[side] && r.complete(ctx, side, names...) == nil {
 						done[side], o.Took[side] = true, time.Since(began)
@@ -496,7 +497,7 @@ func (r *run) tightAffinity(ctx context.Context, s scenario) error {
 				}
 			}
 			for _, side := range sides() {
-				end := "had not ended after 30 s: its first new pod waits for a node without an old one"
+				end := fmt.Sprintf("had not ended after %.0f s", limit.Seconds())
 				if done[side] {
 					end = fmt.Sprintf("ended after %.0f s", o.Took[side].Seconds())
 				}
