@@ -2,18 +2,13 @@ package audit
 
 import (
 	"bytes"
-	_ "embed" // the template
 	"fmt"
-	"html/template"
 	"strings"
 	"time"
 
 	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/policy"
 )
-
-//go:embed page.html
-var pageTemplate string
 
 // figure is a number of the summary. Class is good, warn, bad or "".
 type figure struct {
@@ -46,7 +41,7 @@ type blocked struct {
 	Object, Workload string
 }
 
-// page is what the template shows.
+// page is what markup.go shows.
 type page struct {
 	*Report
 	Headline, Time, Scope string
@@ -62,10 +57,6 @@ type page struct {
 // Page returns the report as one HTML page that needs nothing else: for people who
 // decide, with the summary first. The time is left out where it is zero.
 func Page(r *Report, now time.Time) ([]byte, error) {
-	t, err := template.New("page").Funcs(template.FuncMap{"more": func(list []string) int { return len(list) - 8 }}).Parse(pageTemplate)
-	if err != nil {
-		return nil, fmt.Errorf("read page template: %w", err)
-	}
 	p := page{Report: r, Offline: r.Source == "manifests", Headline: headline(r)}
 	if !now.IsZero() {
 		p.Time = now.UTC().Format("2 January 2006, 15:04 UTC")
@@ -95,7 +86,7 @@ func Page(r *Report, now time.Time) ([]byte, error) {
 	p.Figures = append(p.Figures, lacking)
 	p.fill()
 	var b bytes.Buffer
-	if err := t.Execute(&b, p); err != nil {
+	if err := p.markup().Render(&b); err != nil {
 		return nil, fmt.Errorf("write page: %w", err)
 	}
 	return b.Bytes(), nil
