@@ -38,27 +38,33 @@ const apiGracePeriod = 30
 func addPreStopSleep(in *input, out *output) {
 	pod := in.pod()
 	grace := pod.graceSeconds()
-	again := in.raisedAgain(grace)
-	raise := addHooks(in, out, grace+again)
-	if again > 0 {
-		out.applied(DefaultPreStopSleep, "", fmt.Sprintf("grace period raised by %d s again", again))
+	base := grace
+	if again := in.raisedAgain(grace); again > 0 {
+		base = in.unmistakable(grace + again)
 	}
-	if again+raise > 0 {
-		setGrace(pod, out, in.unmistakable(grace+again+raise))
+	raise, added := addHooks(in, out, base)
+	if added && raise == 0 && in.lacking(base) > 0 { // once recorded, it would be raised in a further review
+		base = in.unmistakable(base)
+	}
+	if base > grace {
+		out.applied(DefaultPreStopSleep, "", fmt.Sprintf("grace period raised by %d s again", base-grace))
+	}
+	if base+raise != grace {
+		setGrace(pod, out, in.unmistakable(base+raise))
 	}
 }
 
 // addHooks adds the hooks that fit into the grace period, and returns by how much
-// they raise it, all in seconds.
-func addHooks(in *input, out *output, grace int64) (raise int64) {
+// they raise it, all in seconds, and whether there are any.
+func addHooks(in *input, out *output, grace int64) (raise int64, added bool) {
 	pod, seconds := in.pod(), int64(in.policy.PreStopSleep/time.Second)
 	switch {
 	case in.daemonSet() && !in.policy.Asked(policy.SettingPreStopSleep):
 		out.skip(DefaultPreStopSleep, "", SkipDaemonSet)
-		return 0
+		return 0, false
 	case seconds == 0:
 		out.skip(DefaultPreStopSleep, "", SkipOff)
-		return 0
+		return 0, false
 	}
 
 	serves := slices.ContainsFunc(pod.containers, func(c container) bool { return len(c.ports) > 0 })
@@ -83,21 +89,21 @@ func addHooks(in *input, out *output, grace int64) (raise int64) {
 	native := in.cluster.nativeSleep()
 	before := recorded(pod, DefaultPreStopSleep) && !in.unchangedManifest(grace)
 	sleep, raise := fit(grace, seconds, int64(in.config.MaxGracePeriod/time.Second), before)
-	switch unraised := raise == 0 && in.unchangedManifest(grace); {
-	case unraised && sleep > 1: // another hook than the earlier one, or a further review would raise the grace period
-		sleep--
-	case unraised && sleep == 1:
-		sleep++
+	if raise == 0 && in.unchangedManifest(grace) && *in.old.pod.grace-grace == sleep {
+		// Another hook than the one that grace lacks to be the earlier grace period, or a further review would raise it.
+		if sleep--; sleep == 0 {
+			sleep = 2
+		}
 	}
 	switch {
 	case !slices.Contains(skips, SkipNone):
 		raise = 0
 	case !native && (!in.config.AllowExecSleep || pod.windows):
 		out.skip(DefaultPreStopSleep, "", SkipNoNativeSleep)
-		return 0
+		return 0, false
 	case sleep == 0:
 		out.skip(DefaultPreStopSleep, "", SkipShortGracePeriod)
-		return 0
+		return 0, false
 	}
 
 	detail := "sleep " + strconv.FormatInt(sleep, 10) + " s"
@@ -116,9 +122,10 @@ func addHooks(in *input, out *output, grace int64) (raise int64) {
 			out.write(`}`)
 		}
 		out.close()
+		added = true
 		out.applied(DefaultPreStopSleep, pod.containers[i].name, detail)
 	}
-	return raise
+	return raise, added
 }
 
 // hook writes a lifecycle handler that sleeps.
@@ -171,24 +178,44 @@ func (in *input) raisedAgain(grace int64) int64 {
 		in.old.pod.grace == nil || *in.old.pod.grace == grace {
 		return 0
 	}
+	if sleep := in.lacking(grace); sleep > 0 {
+		return sleep
+	}
 	longest := int64(0)
 	for i := range pod.containers {
-		sleep := sleepOf(pod.containers[i].preStop)
-		stood := slices.ContainsFunc(in.old.pod.containers, func(c container) bool {
-			return c.name == pod.containers[i].name && sleepOf(c.preStop) == sleep
-		})
-		switch {
-		case sleep <= 0 || !stood:
-		case grace >= 0 && grace+sleep == *in.old.pod.grace:
-			return sleep
-		case isNative(pod.containers[i].preStop):
-			longest = max(longest, sleep)
+		if isNative(pod.containers[i].preStop) {
+			longest = max(longest, in.stood(&pod.containers[i]))
 		}
 	}
 	if grace < 0 || grace >= longest {
 		return 0
 	}
 	return max(min(longest, int64(in.config.MaxGracePeriod/time.Second)-grace), longest-grace)
+}
+
+// lacking returns the sleep of a hook that stands and by which grace is shorter than
+// the earlier grace period, or 0, all in seconds.
+func (in *input) lacking(grace int64) int64 {
+	if in.old == nil || grace < 0 || in.old.pod.grace == nil || !recorded(&in.old.pod, DefaultPreStopSleep) {
+		return 0
+	}
+	pod := in.pod()
+	for i := range pod.containers {
+		if sleep := in.stood(&pod.containers[i]); sleep > 0 && grace+sleep == *in.old.pod.grace {
+			return sleep
+		}
+	}
+	return 0
+}
+
+// stood returns the seconds of a container's hook that does nothing but sleep, and
+// did before, or 0.
+func (in *input) stood(c *container) int64 {
+	sleep := sleepOf(c.preStop)
+	if sleep <= 0 || !slices.ContainsFunc(in.old.pod.containers, func(o container) bool { return o.name == c.name && sleepOf(o.preStop) == sleep }) {
+		return 0
+	}
+	return sleep
 }
 
 // unmistakable returns a grace period that we are about to write, or one a second

@@ -156,14 +156,17 @@ func (g *generator) injector(t *testing.T) (*patches.Injector, patches.Cluster) 
 	config.AllowExecSleep = g.chance(2)
 	config.MaxGracePeriod = time.Duration(pick(g, 1, 5, 30, 45, 600, 3600)) * time.Second
 	config.Bounds.MaxPreStopSleep = time.Duration(pick(g, 1, 30, 60, 3600)) * time.Second
-	for name, values := range map[string][]string{
-		policy.SettingAntiAffinity:   {"preferred", "required", "off"},
-		policy.SettingPreStopSleep:   {"1s", "off"},
-		policy.SettingReadinessProbe: {"auto", "off", "tcp:http", "grpc:80", "https:port-1/x"},
-		policy.SettingTopologyKeys:   {"rack", "a/b,c/d"},
+	for _, setting := range []struct {
+		name   string
+		values []string
+	}{
+		{policy.SettingAntiAffinity, []string{"preferred", "required", "off"}},
+		{policy.SettingPreStopSleep, []string{"1s", "off"}},
+		{policy.SettingReadinessProbe, []string{"auto", "off", "tcp:http", "grpc:80", "https:port-1/x"}},
+		{policy.SettingTopologyKeys, []string{"rack", "a/b,c/d"}},
 	} {
 		if g.chance(4) {
-			if err := config.Base.Set(name, pick(g, values...), config.Bounds); err != nil {
+			if err := config.Base.Set(setting.name, pick(g, setting.values...), config.Bounds); err != nil {
 				t.Fatal(err)
 			}
 		}
