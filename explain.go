@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -14,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	kjson "sigs.k8s.io/json"
 
 	"github.com/evenkeel/evenkeel/audit"
 	"github.com/evenkeel/evenkeel/patches"
@@ -361,7 +361,7 @@ func (e *explanation) settings() [][3]string {
 				} `json:"template"`
 			} `json:"spec"`
 		}
-		if json.Unmarshal(e.object.JSON, &o) == nil {
+		if kjson.UnmarshalCaseSensitivePreserveInts(e.object.JSON, &o) == nil {
 			sources = append(sources, policy.Annotations{Source: policy.SourcePodTemplate, Values: o.Spec.Template.Metadata.Annotations},
 				policy.Annotations{Source: policy.SourceWorkload, Values: o.Metadata.Annotations})
 		}

@@ -18,6 +18,7 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kjson "sigs.k8s.io/json"
 
 	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/pdb"
@@ -134,7 +135,7 @@ func (p *Pod) serves() bool { return p.Ready && !p.Terminating && p.Phase == "Ru
 // namespace is "". The error says what is of the wrong type.
 func NewObject(namespace, source string, raw []byte) (Object, error) {
 	o := Object{Namespace: namespace, Source: source, JSON: raw}
-	if err := json.Unmarshal(raw, &o.head); err != nil {
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(raw, &o.head); err != nil {
 		return o, fmt.Errorf("read workload: %w", err)
 	}
 	if o.Namespace == "" {
@@ -145,7 +146,7 @@ func NewObject(namespace, source string, raw []byte) (Object, error) {
 		Annotations map[string]string `json:"annotations"`
 	}
 	t := &o.Spec.Template
-	if len(t.Metadata) > 0 && json.Unmarshal(t.Metadata, &meta) == nil {
+	if len(t.Metadata) > 0 && kjson.UnmarshalCaseSensitivePreserveInts(t.Metadata, &meta) == nil {
 		t.labels, t.record = meta.Labels, meta.Annotations[policy.InjectedAnnotation]
 	}
 	o.Spec.selector = selector(o.Spec.Selector)
@@ -155,7 +156,7 @@ func NewObject(namespace, source string, raw []byte) (Object, error) {
 // selector reads a label selector, or nil for the plain map that older kinds have.
 func selector(raw json.RawMessage) *metav1.LabelSelector {
 	var s metav1.LabelSelector
-	if len(raw) == 0 || json.Unmarshal(raw, &s) != nil || len(s.MatchLabels)+len(s.MatchExpressions) == 0 {
+	if len(raw) == 0 || kjson.UnmarshalCaseSensitivePreserveInts(raw, &s) != nil || len(s.MatchLabels)+len(s.MatchExpressions) == 0 {
 		return nil
 	}
 	return &s
@@ -176,7 +177,7 @@ func NewPod(raw []byte) (Pod, error) {
 			} `json:"conditions"`
 		} `json:"status"`
 	}
-	if err := json.Unmarshal(raw, &p); err != nil {
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(raw, &p); err != nil {
 		return Pod{}, fmt.Errorf("read pod: %w", err)
 	}
 	pod := Pod{Namespace: p.Metadata.Namespace, Name: p.Metadata.Name, Labels: p.Metadata.Labels, Node: p.Spec.NodeName,
@@ -236,7 +237,7 @@ func (o *Object) budgeted() (pdb.Workload, bool) {
 			} `json:"template"`
 		} `json:"spec"`
 	}
-	if json.Unmarshal(o.JSON, &d) != nil {
+	if kjson.UnmarshalCaseSensitivePreserveInts(o.JSON, &d) != nil {
 		return pdb.Workload{}, false
 	}
 	if o.Kind == "Deployment" {
@@ -254,7 +255,7 @@ func (o *Object) budgeted() (pdb.Workload, bool) {
 func (o *Object) podOf() []byte {
 	meta := map[string]json.RawMessage{}
 	if len(o.Spec.Template.Metadata) > 0 {
-		_ = json.Unmarshal(o.Spec.Template.Metadata, &meta) // what is no object has no labels
+		_ = kjson.UnmarshalCaseSensitivePreserveInts(o.Spec.Template.Metadata, &meta) // what is no object has no labels
 	}
 	controller := true
 	put := func(key string, value any) { meta[key], _ = json.Marshal(value) } // of plain types

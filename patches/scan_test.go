@@ -41,6 +41,8 @@ var objects = []string{
 	`{"kind":"Pod","apiVersion":"v1","spec":{"containers":[{"ports":[{"containerPort":80,"protocol":"tcp"}]}]}}`,
 	`{"kind":"Pod","apiVersion":"v1","spec":{"containers":[{"livenessProbe":{"httpGet":{},"exec":{}},"startupProbe":{"grpc":null,"tcpSocket":{}}}]}}`,
 	`{"kind":"Pod","apiVersion":"v1","spec":{"containers":[{"lifecycle":{"preStop":{"sleep":{"seconds":5}}}}]}}`,
+	`{"kind":"Pod","apiVersion":"v1","spec":{"containers":[{"lifecycle":{"preStop":{"sleeP":{"seconds":5}}}}]}}`,
+	`{"kind":"Pod","apiVersion":"v1","spec":{"containers":[{"lifecycle":{"preStop":{"exec":{"Command":["sleep","5"]},"sleep":{"seconds":5,"SECONDS":6}}}}]}}`,
 	`{"kind":"Pod","apiVersion":"v1","spec":{"os":{"name":"windows"},"nodeSelector":{"kubernetes.io/os":"linux"}}}`,
 	`{"kind":"Pod","apiVersion":"v1","spec":{"affinity":{"podAntiAffinity":{}},"topologySpreadConstraints":[null]}}`,
 	`{"kind":"Deployment","apiVersion":"apps/v1","spec":{"selector":{"matchLabels":{"a":"b"}},"template":{"spec":{"restartPolicy":"Always"}}}}`,

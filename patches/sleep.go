@@ -1,13 +1,13 @@
 package patches
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	kjson "sigs.k8s.io/json"
 
 	"github.com/evenkeel/evenkeel/policy"
 )
@@ -238,7 +238,7 @@ func (in *input) unchangedManifest(grace int64) bool {
 // sleepOf returns the seconds of a hook that does nothing but sleep, or 0.
 func sleepOf(preStop []byte) int64 {
 	var hook corev1.LifecycleHandler
-	if len(preStop) == 0 || json.Unmarshal(preStop, &hook) != nil {
+	if len(preStop) == 0 || kjson.UnmarshalCaseSensitivePreserveInts(preStop, &hook) != nil {
 		return 0
 	}
 	switch {
@@ -257,7 +257,7 @@ func sleepOf(preStop []byte) int64 {
 // grace period, rather than a command.
 func isNative(preStop []byte) bool {
 	var hook corev1.LifecycleHandler
-	return json.Unmarshal(preStop, &hook) == nil && hook.Sleep != nil
+	return kjson.UnmarshalCaseSensitivePreserveInts(preStop, &hook) == nil && hook.Sleep != nil
 }
 
 // fit returns how long to sleep within the grace period and by how much to raise
