@@ -197,10 +197,10 @@ func (t *term) watch() error {
 	return errors.Join(err,
 		setUp(t.namespaces, trim(trimNamespace), handler[namespaceFacts](t.changed)),
 		setUp(t.pods, trim(trimPod), handler[podFacts](changedPods)),
-		setUp(t.deployments, trim(trimDeployment), handler[workloadFacts](t.changed)),
-		setUp(t.statefulSets, trim(trimStatefulSet), handler[workloadFacts](t.changed)),
+		setUp(t.deployments, pack(keepDeployment), handler[packed](t.changed)),
+		setUp(t.statefulSets, pack(keepStatefulSet), handler[packed](t.changed)),
 		setUp(t.autoscalers, trim[*autoscalingv2.HorizontalPodAutoscaler](FromAutoscaler), handler[Autoscaler](t.changed)),
-		setUp(t.budgets, trim[*policyv1.PodDisruptionBudget](FromBudget), handler[Budget](t.changed)),
+		setUp(t.budgets, pack(keepBudget), handler[packed](t.changed)),
 	)
 }
 
@@ -276,18 +276,25 @@ func (t *term) list(ctx context.Context, name string) (*Namespace, error) {
 	}
 
 	deploymentNames := map[string]bool{}
-	for _, informer := range []cache.SharedIndexInformer{t.deployments, t.statefulSets} {
-		all, err := values[workloadFacts](informer, name)
+	for _, kind := range []struct {
+		informer cache.SharedIndexInformer
+		unpack   func(packed) (w Workload, terminating bool, err error)
+	}{{t.deployments, packed.deployment}, {t.statefulSets, packed.statefulSet}} {
+		all, err := values[packed](kind.informer, name)
 		if err != nil {
 			return nil, err
 		}
 		n.Workloads = slices.Grow(n.Workloads, len(all))
-		for _, w := range all {
-			if informer == t.deployments {
-				deploymentNames[w.name] = true
+		for _, s := range all {
+			if kind.informer == t.deployments {
+				deploymentNames[s.name] = true
 			}
-			if !w.value.terminating {
-				n.Workloads = append(n.Workloads, w.value.Workload)
+			w, terminating, err := kind.unpack(s.value)
+			if err != nil {
+				return nil, err
+			}
+			if !terminating {
+				n.Workloads = append(n.Workloads, w)
 			}
 		}
 	}
@@ -349,7 +356,7 @@ func (t *term) list(ctx context.Context, name string) (*Namespace, error) {
 
 // existing returns the budgets of a namespace: the cache, and what was written since.
 func (t *term) existing(namespace string) ([]Budget, error) {
-	cached, err := values[Budget](t.budgets, namespace)
+	cached, err := values[packed](t.budgets, namespace)
 	if err != nil {
 		return nil, err
 	}
@@ -358,7 +365,10 @@ func (t *term) existing(namespace string) ([]Budget, error) {
 	unseen := maps.Clone(t.unseen[namespace])
 	budgets := make([]Budget, 0, len(cached))
 	for _, s := range cached {
-		b := s.value
+		b, err := s.value.budget()
+		if err != nil {
+			return nil, err
+		}
 		b.ResourceVersion = s.resourceVersion
 		if w, ok := unseen[b.Name]; ok {
 			delete(unseen, b.Name)
@@ -392,7 +402,7 @@ func (t *term) wrote(namespace string, b Budget, removed bool) {
 	defer t.mu.Unlock()
 	// The cache may have been faster than the answer; it is changed before saw is called.
 	object, exists, err := t.budgets.GetIndexer().GetByKey(namespace + "/" + b.Name)
-	if s, ok := object.(*stored[Budget]); err == nil && (removed && !exists || ok && !removed && !older(s.resourceVersion, b.ResourceVersion)) {
+	if s, ok := object.(*stored[packed]); err == nil && (removed && !exists || ok && !removed && !older(s.resourceVersion, b.ResourceVersion)) {
 		return
 	}
 	if t.unseen[namespace] == nil {
@@ -406,17 +416,21 @@ func (t *term) saw(object any, gone bool) {
 	if tombstone, ok := object.(cache.DeletedFinalStateUnknown); ok {
 		object = tombstone.Obj
 	}
-	s, ok := object.(*stored[Budget])
+	s, ok := object.(*stored[packed])
 	if !ok {
 		return
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	w, ok := t.unseen[s.namespace][s.name]
-	if !ok || !gone && (w.removed && w.budget.UID == s.value.UID || !w.removed && older(s.resourceVersion, w.budget.ResourceVersion)) {
+	if !ok {
 		return
 	}
-	if gone && !w.removed && w.budget.UID != s.value.UID {
+	b, err := s.value.budget()
+	if err != nil || !gone && (w.removed && w.budget.UID == b.UID || !w.removed && older(s.resourceVersion, w.budget.ResourceVersion)) {
+		return
+	}
+	if gone && !w.removed && w.budget.UID != b.UID {
 		return // the one before it went
 	}
 	delete(t.unseen[s.namespace], s.name)

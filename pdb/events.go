@@ -13,7 +13,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 )
 
@@ -34,15 +33,23 @@ const (
 type events struct {
 	client kubernetes.Interface
 	log    *logrus.Entry
-	queue  chan *corev1.Event
+	queue  chan *queued
 
 	mu   sync.Mutex
 	seed maphash.Seed
-	said map[string]map[types.UID]uint64 // by namespace and workload: a hash of the decision last seen
+	said map[string]map[uint64]uint64 // by namespace and a hash of the workload's UID: one of the decision last seen
+}
+
+// queued is an Event that is still to be written. A whole one takes three times as
+// much.
+type queued struct {
+	about                        corev1.ObjectReference
+	name, severity, reason, text string
+	at                           metav1.Time
 }
 
 func newEvents(client kubernetes.Interface, log *logrus.Entry) *events {
-	return &events{client: client, log: log, queue: make(chan *corev1.Event, 20_000), seed: maphash.MakeSeed(), said: map[string]map[types.UID]uint64{}}
+	return &events{client: client, log: log, queue: make(chan *queued, 20_000), seed: maphash.MakeSeed(), said: map[string]map[uint64]uint64{}}
 }
 
 // decided queues Events for the decisions about a namespace that differ from those
@@ -51,13 +58,14 @@ func (e *events) decided(namespace string, decisions []Decision) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	before, known := e.said[namespace]
-	now := make(map[types.UID]uint64, len(decisions))
+	now := make(map[uint64]uint64, len(decisions))
 	for i := range decisions {
 		d := &decisions[i]
 		reason, message := d.event()
-		now[d.Workload.UID] = maphash.String(e.seed, reason+message)
+		workload := maphash.String(e.seed, string(d.Workload.UID))
+		now[workload] = maphash.String(e.seed, reason+message)
 		row := d.Code.Reason()
-		if before[d.Workload.UID] == now[d.Workload.UID] || row.Quiet || !known && !row.Warn || row.Outcome == OutcomeApplied {
+		if before[workload] == now[workload] || row.Quiet || !known && !row.Warn || row.Outcome == OutcomeApplied {
 			continue
 		}
 		kind := corev1.EventTypeNormal
@@ -129,17 +137,22 @@ func (e *events) add(namespace string, w *Workload, kind, reason, message string
 		message = message[:1021] + "..."
 	}
 	sum := sha256.Sum256([]byte(w.APIVersion + w.Kind + string(w.UID) + reason + message))
-	now := metav1.NewTime(time.Now())
-	event := &corev1.Event{
-		ObjectMeta:     metav1.ObjectMeta{Namespace: namespace, Name: shortened(w.Name, "."+hex.EncodeToString(sum[:8]))},
-		InvolvedObject: corev1.ObjectReference{APIVersion: w.APIVersion, Kind: w.Kind, Namespace: namespace, Name: w.Name, UID: w.UID},
-		Reason:         reason, Message: message, Type: kind, Source: corev1.EventSource{Component: Manager},
-		ReportingController: "evenkeel.dev/budgets", FirstTimestamp: now, LastTimestamp: now, Count: 1,
-	}
+	event := &queued{name: shortened(w.Name, "."+hex.EncodeToString(sum[:8])), severity: kind, reason: reason, text: message, at: metav1.NewTime(time.Now()),
+		about: corev1.ObjectReference{APIVersion: w.APIVersion, Kind: w.Kind, Namespace: namespace, Name: w.Name, UID: w.UID}}
 	select {
 	case e.queue <- event:
 	default:
 		e.log.Debug("too many events")
+	}
+}
+
+// event returns what is sent.
+func (q *queued) event() *corev1.Event {
+	return &corev1.Event{
+		ObjectMeta:     metav1.ObjectMeta{Namespace: q.about.Namespace, Name: q.name},
+		InvolvedObject: q.about,
+		Reason:         q.reason, Message: q.text, Type: q.severity, Source: corev1.EventSource{Component: Manager},
+		ReportingController: "evenkeel.dev/budgets", FirstTimestamp: q.at, LastTimestamp: q.at, Count: 1,
 	}
 }
 
@@ -149,8 +162,8 @@ func (e *events) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case event := <-e.queue:
-			_, err := e.client.CoreV1().Events(event.Namespace).Create(ctx, event, metav1.CreateOptions{})
+		case next := <-e.queue:
+			_, err := e.client.CoreV1().Events(next.about.Namespace).Create(ctx, next.event(), metav1.CreateOptions{})
 			if err != nil && !apierrors.IsAlreadyExists(err) {
 				e.log.WithError(err).Debug("event not written")
 			}
