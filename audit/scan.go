@@ -7,11 +7,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+	"unique"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
@@ -115,7 +117,7 @@ func pause(ctx context.Context, d time.Duration) {
 // Lead scans at once and then in intervals, until ctx ends.
 func (s *Scan) Lead(ctx context.Context) error {
 	defer s.metrics.found(nil)
-	said := map[types.UID]string{}
+	said, seed := map[uint64]bool{}, maphash.MakeSeed()
 	before := -1
 	for s.config.Ready() != nil && ctx.Err() == nil {
 		s.pause(ctx, time.Second/5)
@@ -138,7 +140,7 @@ func (s *Scan) Lead(ctx context.Context) error {
 				s.config.Log.WithFields(logrus.Fields{"objects": missed.objects, "workloads": len(missed.workloads)}).Info("missed injections changed")
 			}
 			before = missed.objects
-			said = s.tell(ctx, missed.workloads, said)
+			said = s.tell(ctx, missed.workloads, said, seed)
 		}
 		s.pause(ctx, max(s.config.Interval, 9*took))
 	}
@@ -158,11 +160,12 @@ type missKey struct {
 	reason     MissReason
 }
 
-// missedWorkload is what one Event is about.
+// missedWorkload is what one Event is about. There may be one for every workload of
+// the cluster.
 type missedWorkload struct {
-	reference corev1.ObjectReference
-	defaults  []string // names, in their order
-	template  bool     // or only pods
+	apiVersion, kind, namespace, name string
+	lacks                             uint8 // a bit for each of patches.Defaults
+	template                          bool  // or only pods
 }
 
 // once scans the cluster.
@@ -183,8 +186,8 @@ func (s *Scan) once(ctx context.Context) (*missedInjections, error) {
 		return nil, err
 	}
 	m := &missedInjections{counts: map[missKey]int{}, workloads: map[types.UID]*missedWorkload{}}
-	owners := map[Owner]types.UID{} // workloads that are there, by kind and NAMESPACE/NAME
-	few := []string{""}             // or all in one list
+	deployments := map[types.NamespacedName]types.UID{}
+	few := []string{""} // or all in one list
 	if len(namespaces) <= maxNamespaceLists {
 		few = slices.Sorted(maps.Keys(namespaces))
 	}
@@ -195,7 +198,7 @@ func (s *Scan) once(ctx context.Context) (*missedInjections, error) {
 		{resource: podResource(), selector: untouched},
 	} {
 		for _, l.namespace = range few {
-			if err := l.each(ctx, s.client, func(raw []byte) error { return s.look(m, l.kind, raw, namespaces, owners) }); err != nil {
+			if err := l.each(ctx, s.client, func(raw []byte) error { return s.look(m, l.kind, raw, namespaces, deployments) }); err != nil {
 				return nil, err
 			}
 		}
@@ -220,7 +223,7 @@ type scannedMeta struct {
 }
 
 // look reviews one object.
-func (s *Scan) look(m *missedInjections, kind string, raw []byte, namespaces map[string]map[string]string, owners map[Owner]types.UID) error {
+func (s *Scan) look(m *missedInjections, kind string, raw []byte, namespaces map[string]map[string]string, deployments map[types.NamespacedName]types.UID) error {
 	var o struct {
 		Metadata scannedMeta `json:"metadata"`
 		Spec     struct {
@@ -242,8 +245,9 @@ func (s *Scan) look(m *missedInjections, kind string, raw []byte, namespaces map
 	if !optedIn || meta.DeletionTimestamp != nil || o.Status.Phase == "Succeeded" || o.Status.Phase == "Failed" {
 		return nil
 	}
-	if kind != "Pod" {
-		owners[Owner{Kind: kind, Name: meta.Namespace + "/" + meta.Name}] = meta.UID
+	meta.Namespace = unique.Make(meta.Namespace).Value()
+	if kind == "Deployment" {
+		deployments[types.NamespacedName{Namespace: meta.Namespace, Name: meta.Name}] = meta.UID
 	}
 	result := s.config.Injector.Review(patches.Request{Operation: patches.Create, Object: raw, Namespace: annotations, Cluster: s.config.Cluster(),
 		OptedOut: func(kind, name string) bool { return s.config.OptedOut(meta.Namespace, kind, name) }})
@@ -258,52 +262,45 @@ func (s *Scan) look(m *missedInjections, kind string, raw []byte, namespaces map
 	if record != "" {
 		reason = MissOlderRecord
 	}
-	var lacks []string
-	for _, d := range result.Decisions {
-		if d.Skip == patches.SkipNone && !slices.Contains(lacks, d.Default) {
-			lacks = append(lacks, d.Default)
-			m.counts[missKey{d.Default, kind, reason}]++
+	lacks := uint8(0)
+	for i, name := range patches.Defaults() {
+		if slices.ContainsFunc(result.Decisions, func(d patches.Decision) bool { return d.Default == name && d.Skip == patches.SkipNone }) {
+			lacks |= 1 << i
+			m.counts[missKey{name, kind, reason}]++
 		}
 	}
 	m.objects++
-	reference := workloadOf(kind, meta, owners)
-	w := m.workloads[reference.UID]
+	found, uid := workloadOf(kind, meta, deployments)
+	w := m.workloads[uid]
 	if w == nil {
-		w = &missedWorkload{reference: reference}
-		m.workloads[reference.UID] = w
+		w = &found
+		m.workloads[uid] = w
 	}
 	w.template = w.template || kind != "Pod"
-	for _, name := range lacks {
-		if !slices.Contains(w.defaults, name) {
-			w.defaults = append(w.defaults, name)
-		}
-	}
+	w.lacks |= lacks
 	return nil
 }
 
 // workloadOf returns what the Event over an object is about: the object itself, or
 // the controller of a Pod, and for a ReplicaSet of a Deployment, which is named
 // after it and the template's hash, that Deployment.
-func workloadOf(kind string, meta *scannedMeta, owners map[Owner]types.UID) corev1.ObjectReference {
-	r := corev1.ObjectReference{APIVersion: "apps/v1", Kind: kind, Namespace: meta.Namespace, Name: meta.Name, UID: meta.UID}
+func workloadOf(kind string, meta *scannedMeta, deployments map[types.NamespacedName]types.UID) (missedWorkload, types.UID) {
 	if kind != "Pod" {
-		return r
+		return missedWorkload{apiVersion: "apps/v1", kind: kind, namespace: meta.Namespace, name: meta.Name}, meta.UID
 	}
-	r.APIVersion = "v1"
 	i := slices.IndexFunc(meta.OwnerReferences, func(o metav1.OwnerReference) bool { return o.Controller != nil && *o.Controller })
 	if i < 0 {
-		return r
+		return missedWorkload{apiVersion: "v1", kind: kind, namespace: meta.Namespace, name: meta.Name}, meta.UID
 	}
 	c := meta.OwnerReferences[i]
-	r.APIVersion, r.Kind, r.Name, r.UID = c.APIVersion, c.Kind, c.Name, c.UID
 	if hash := meta.Labels["pod-template-hash"]; hash != "" && c.Kind == "ReplicaSet" {
 		if name, ok := strings.CutSuffix(c.Name, "-"+hash); ok {
-			if uid, found := owners[Owner{Kind: "Deployment", Name: meta.Namespace + "/" + name}]; found {
-				r.Kind, r.Name, r.UID = "Deployment", name, uid
+			if uid, found := deployments[types.NamespacedName{Namespace: meta.Namespace, Name: name}]; found {
+				return missedWorkload{apiVersion: "apps/v1", kind: "Deployment", namespace: meta.Namespace, name: name}, uid
 			}
 		}
 	}
-	return r
+	return missedWorkload{apiVersion: c.APIVersion, kind: c.Kind, namespace: meta.Namespace, name: c.Name}, c.UID
 }
 
 // tell writes an Event for each workload that was not told of before in these words,
@@ -311,27 +308,30 @@ func workloadOf(kind string, meta *scannedMeta, owners map[Owner]types.UID) core
 // is made of what it says, so that the next leader does not say it again while the API
 // server keeps it (an hour). Events are a courtesy: one that is not taken is tried
 // again with the next scan.
-func (s *Scan) tell(ctx context.Context, workloads map[types.UID]*missedWorkload, said map[types.UID]string) map[types.UID]string {
+func (s *Scan) tell(ctx context.Context, workloads map[types.UID]*missedWorkload, said map[uint64]bool, seed maphash.Seed) map[uint64]bool {
 	const together = 8
 	var mu sync.Mutex
-	now := make(map[types.UID]string, len(workloads))
+	now := make(map[uint64]bool, len(workloads))
 	var group errgroup.Group
 	group.SetLimit(together)
 	for uid, w := range workloads {
 		message := w.message()
-		if said[uid] == message {
-			now[uid] = message
+		words := maphash.String(seed, string(uid)+message)
+		if said[words] {
+			mu.Lock()
+			now[words] = true
+			mu.Unlock()
 			continue
 		}
 		group.Go(func() error {
-			_, err := s.client.CoreV1().Events(w.reference.Namespace).Create(ctx, w.event(message), metav1.CreateOptions{})
+			_, err := s.client.CoreV1().Events(w.namespace).Create(ctx, w.event(uid, message), metav1.CreateOptions{})
 			if err != nil && !apierrors.IsAlreadyExists(err) {
 				s.config.Log.WithError(err).Debug("event not written")
 				return nil
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			now[uid] = message
+			now[words] = true
 			return nil
 		})
 	}
@@ -341,27 +341,34 @@ func (s *Scan) tell(ctx context.Context, workloads map[types.UID]*missedWorkload
 
 // message says what is missing and what to do about it.
 func (w *missedWorkload) message() string {
-	names := strings.Join(w.defaults, ", ")
+	var lacks []string
+	for i, name := range patches.Defaults() {
+		if w.lacks&(1<<i) != 0 {
+			lacks = append(lacks, name)
+		}
+	}
+	names := strings.Join(lacks, ", ")
 	switch {
-	case w.reference.Kind == "Pod":
+	case w.kind == "Pod":
 		return "the pod lacks " + names + ", which it would get if it were made anew"
 	case w.template:
-		return fmt.Sprintf("the pod template lacks %s; kubectl rollout restart %s/%s adds it", names, strings.ToLower(w.reference.Kind), w.reference.Name)
+		return fmt.Sprintf("the pod template lacks %s; kubectl rollout restart %s/%s adds it", names, strings.ToLower(w.kind), w.name)
 	}
 	return "pods of an earlier time lack " + names + "; new ones get it"
 }
 
-func (w *missedWorkload) event(message string) *corev1.Event {
+func (w *missedWorkload) event(uid types.UID, message string) *corev1.Event {
 	const component, reason = "evenkeel", "InjectionMissed"
-	sum := sha256.Sum256([]byte(string(w.reference.UID) + reason + message))
-	name := w.reference.Name
+	sum := sha256.Sum256([]byte(string(uid) + reason + message))
+	name := w.name
 	if len(name) > 200 { // of 253
 		name = strings.TrimRight(name[:200], "-.")
 	}
 	now := metav1.NewTime(time.Now())
 	return &corev1.Event{
-		ObjectMeta:     metav1.ObjectMeta{Namespace: w.reference.Namespace, Name: name + "." + hex.EncodeToString(sum[:8])},
-		InvolvedObject: w.reference, Reason: reason, Message: message, Type: corev1.EventTypeWarning, Source: corev1.EventSource{Component: component},
+		ObjectMeta:     metav1.ObjectMeta{Namespace: w.namespace, Name: name + "." + hex.EncodeToString(sum[:8])},
+		InvolvedObject: corev1.ObjectReference{APIVersion: w.apiVersion, Kind: w.kind, Namespace: w.namespace, Name: w.name, UID: uid},
+		Reason:         reason, Message: message, Type: corev1.EventTypeWarning, Source: corev1.EventSource{Component: component},
 		ReportingController: "evenkeel.dev/scan", FirstTimestamp: now, LastTimestamp: now, Count: 1,
 	}
 }
