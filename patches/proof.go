@@ -1,6 +1,7 @@
 package patches
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"strconv"
 	"sync"
@@ -24,14 +25,12 @@ import (
 // FuzzReview applies every patch in full all the same.
 type proof struct {
 	mu     sync.RWMutex
-	shapes map[string]bool
+	shapes map[[sha256.Size]byte]bool // by their hash, so that none takes much
 }
 
 const (
-	// maxShapes is how many shapes are remembered, and maxShape how long one of them
-	// may be, in bytes: a tenant can make up any number of any length.
+	// maxShapes is how many shapes are remembered: a tenant can make up any number.
 	maxShapes = 1024
-	maxShape  = 1024
 	// shallow is the nesting up to which a shape says enough. The applier reads and
 	// writes inner values on their own, each nested 10,000 deep at most.
 	shallow = 1000
@@ -44,16 +43,16 @@ func (p *proof) applies(patch []byte, changes []Change, raw []byte, o *object) e
 	if err != nil {
 		return fmt.Errorf("own patch %w", err)
 	}
-	room := [maxShape]byte{}
-	shape := appendShape(room[:0], changes, o)
-	known := len(shape) <= maxShape && max(depth, o.depth) <= shallow
-	if known {
+	var room [1024]byte
+	shape := sha256.Sum256(appendShape(room[:0], changes, o))
+	enough := max(depth, o.depth) <= shallow
+	if enough {
 		p.mu.RLock()
-		known = p.shapes[string(shape)]
+		known := p.shapes[shape]
 		p.mu.RUnlock()
-	}
-	if known {
-		return nil
+		if known {
+			return nil
+		}
 	}
 	decoded, err := applier.DecodePatch(patch)
 	if err != nil {
@@ -62,15 +61,15 @@ func (p *proof) applies(patch []byte, changes []Change, raw []byte, o *object) e
 	if _, err := decoded.Apply(raw); err != nil {
 		return fmt.Errorf("apply own patch: %w", err)
 	}
-	if len(shape) > maxShape || max(depth, o.depth) > shallow {
+	if !enough {
 		return nil
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.shapes) >= maxShapes || p.shapes == nil {
-		p.shapes = make(map[string]bool)
+		p.shapes = make(map[[sha256.Size]byte]bool)
 	}
-	p.shapes[string(shape)] = true
+	p.shapes[shape] = true
 	return nil
 }
 

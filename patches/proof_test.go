@@ -1,6 +1,7 @@
 package patches
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"strings"
 	"testing"
@@ -70,12 +71,11 @@ func TestShapesAreForgotten(t *testing.T) {
 		}
 	}
 	review(1000)
-	if n := len(injector.proof.shapes); n != 0 {
-		t.Errorf("%d shapes are remembered, want none as long as this", n)
+	if n := len(injector.proof.shapes); n != 1 {
+		t.Errorf("%d shapes are remembered, want one, however long", n)
 	}
-	review(1)
 	for i := len(injector.proof.shapes); i < maxShapes; i++ {
-		injector.proof.shapes[fmt.Sprint(i)] = true
+		injector.proof.shapes[sha256.Sum256([]byte(fmt.Sprint(i)))] = true
 	}
 	for i := range 20 {
 		review(i)
