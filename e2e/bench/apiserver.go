@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"reflect"
@@ -377,8 +378,8 @@ func (s *servers) deletePods(ctx context.Context, namespace string) error {
 	}
 }
 
-// measureCreates goes through rounds of creates, in which the sides take turns and another one begins each time. A first
-// round is not counted.
+// measureCreates goes through rounds of creates, in which the sides take turns, each round in another order, since what
+// one leaves to collect the next one pays for. A first round is not counted.
 func (s *servers) measureCreates(ctx context.Context, rounds, pods int, atOnce []int) error {
 	var sides []*side
 	for _, side := range s.sides {
@@ -388,8 +389,8 @@ func (s *servers) measureCreates(ctx context.Context, rounds, pods int, atOnce [
 	}
 	for n := range rounds + 1 {
 		for _, workers := range atOnce {
-			for i := range sides {
-				side := sides[(i+n)%len(sides)]
+			for _, i := range rand.Perm(len(sides)) {
+				side := sides[i]
 				measured, err := s.round(ctx, side, pods, workers)
 				if err != nil {
 					return fmt.Errorf("%s: %w", side.name, err)

@@ -4,7 +4,8 @@
 //     MutatingAdmissionPolicies that do the same;
 //   - rollouts: whole Deployments, with evenkeel and with those policies;
 //   - reviews: each webhook as a process of its own, called as kube-apiserver calls a webhook behind a Service, over
-//     HTTP/1.1 on connections that stay open.
+//     HTTP/1.1 on connections that stay open;
+//   - growth: the memory of evenkeel, its start, and how fast it writes budgets in a cluster with ever more Deployments.
 //
 // Contestants take turns, in rounds, and what each of them answers is compared with what it has to add: one that adds
 // nothing looks fast. The report is Markdown with plots.
@@ -93,22 +94,25 @@ const (
 	creates  = "creates"
 	rollouts = "rollouts"
 	reviews  = "reviews"
+	growth   = "growth"
 )
 
+func allParts() []string { return []string{creates, rollouts, reviews, growth} }
+
 func parse(args []string) (*options, error) {
-	o := &options{parts: []string{creates, rollouts, reviews}}
+	o := &options{parts: allParts()}
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.StringVar(&o.serve, "serve", "", "serve reviews as this `contestant` until stdin is closed (bench starts itself so)")
 	fs.StringVar(&o.directory, "o", "", "`directory` to write speed.md and its plots to")
-	fs.IntVar(&o.rounds, "rounds", 5, "number of rounds")
-	fs.IntVar(&o.pods, "pods", 200, "Pods that are created per contestant and round")
-	fs.IntVar(&o.deployments, "deployments", 5, "Deployments that are created per contestant and round")
-	fs.DurationVar(&o.each, "each", time.Second, "time of reviews over TLS per contestant and round")
-	fs.Func("parts", "what to measure, `PART,…` of creates, rollouts and reviews (default all)", func(text string) error {
+	fs.IntVar(&o.rounds, "rounds", 10, "number of rounds")
+	fs.IntVar(&o.pods, "pods", 150, "Pods that are created per contestant and round")
+	fs.IntVar(&o.deployments, "deployments", 8, "Deployments that are created per contestant and round")
+	fs.DurationVar(&o.each, "each", 500*time.Millisecond, "time of reviews over TLS per contestant and round")
+	fs.Func("parts", "what to measure, `PART,…` of "+strings.Join(allParts(), ", ")+" (default all)", func(text string) error {
 		o.parts = strings.Split(text, ",")
 		for _, part := range o.parts {
-			if !slices.Contains([]string{creates, rollouts, reviews}, part) {
-				return fmt.Errorf("%q: allowed are creates, rollouts and reviews", part)
+			if !slices.Contains(allParts(), part) {
+				return fmt.Errorf("%q: allowed are %s", part, strings.Join(allParts(), ", "))
 			}
 		}
 		return nil
@@ -177,6 +181,13 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		if err := o.overTLS(ctx, r); err != nil {
 			return err
 		}
+	}
+	if slices.Contains(o.parts, growth) {
+		all, err := measureGrowth(ctx, os.Stderr, []int{0, 10_000, 50_000})
+		if err != nil {
+			return err
+		}
+		r.growth(all)
 	}
 	fmt.Fprint(stdout, r.text())
 	if o.directory == "" {

@@ -105,7 +105,7 @@ func (s *side) cost(atOnce int) cost {
 	}
 	slices.Sort(latencies)
 	at := func(q float64) float64 { return latencies[int(q*float64(len(latencies)-1))].Seconds() * 1e3 }
-	c.p50, c.p99, c.server, c.webhook, c.allocated = at(.5), at(.99), median(server), median(webhook), median(allocated)
+	c.p50, c.p99, c.server, c.webhook, c.allocated = at(.5), at(.99), middle(server), middle(webhook), middle(allocated)
 	return c
 }
 
@@ -197,17 +197,17 @@ counterpart of.
 | asked | reviews | until all Pods are there | added | API server CPU | added | webhook CPU | added together |
 |---|--:|--:|--:|--:|--:|--:|--:|
 `, replicas, rounds*deployments, rounds)
-	type sum struct{ took, server, webhook, reviews float64 }
-	of := func(side *side) sum {
+	type totals struct{ took, server, webhook, reviews float64 }
+	of := func(side *side) totals {
 		var took, server, webhook []float64
 		for _, d := range side.deployments {
 			took, server, webhook = append(took, d.took.Seconds()*1e3), append(server, d.server), append(webhook, d.webhook)
 		}
-		return sum{median(took), median(server), median(webhook), side.deployments[0].reviews}
+		return totals{median(took), middle(server), middle(webhook), side.deployments[0].reviews}
 	}
 	c := chart{title: fmt.Sprintf("What they add to the creation of a Deployment of %d replicas and its Pods", replicas),
 		panels: []panel{{title: "added CPU time", unit: "ms", series: []string{"API server", "webhook"}}}}
-	var bare sum
+	var bare totals
 	added := map[string]float64{}
 	for _, side := range s.sides {
 		if !side.rollouts {
@@ -336,6 +336,18 @@ func (c chart) svg() string {
 	text(10, height-8, ` font-size="10" fill="#666"`, c.caption)
 	d.WriteString("</svg>\n")
 	return d.String()
+}
+
+// middle returns the mean of values without the lowest and the highest tenth: a median would leave out the garbage
+// collections of every second round, and a mean take in what others on the machine do.
+func middle(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	off := (len(sorted) + 5) / 10
+	if len(sorted) < 3 {
+		off = 0
+	}
+	kept := sorted[off : len(sorted)-off]
+	return sum(kept) / float64(len(kept))
 }
 
 // short writes two digits of small numbers and no fraction of large ones.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -133,7 +134,7 @@ func (s *servers) deleteRollouts(ctx context.Context, namespace string) error {
 	return s.deletePods(ctx, namespace)
 }
 
-// measureRollouts goes through rounds of rollouts, in which the sides take turns. A first round is not counted.
+// measureRollouts goes through rounds of rollouts, in which the sides take turns, each round in another order. A first round is not counted.
 func (s *servers) measureRollouts(ctx context.Context, rounds, deployments int) error {
 	var sides []*side
 	for _, side := range s.sides {
@@ -142,8 +143,8 @@ func (s *servers) measureRollouts(ctx context.Context, rounds, deployments int) 
 		}
 	}
 	for n := range rounds + 1 {
-		for i := range sides {
-			side := sides[(i+n)%len(sides)]
+		for _, i := range rand.Perm(len(sides)) {
+			side := sides[i]
 			measured, err := s.rollouts(ctx, side, deployments)
 			if err != nil {
 				return fmt.Errorf("%s: %w", side.name, err)
