@@ -3,6 +3,7 @@ package patches
 import (
 	"bytes"
 	"errors"
+	"sync"
 
 	"github.com/evenkeel/evenkeel/internal/scan"
 	"github.com/evenkeel/evenkeel/policy"
@@ -200,7 +201,10 @@ func Read(s *scan.Scanner) (*Reading, error) {
 	}
 	start := s.Position()
 	at := s.At(start)
-	r := &Reading{}
+	r, ok := readings.Get().(*Reading)
+	if !ok {
+		r = &Reading{}
+	}
 	if r.err = r.review.object.read(s); r.err == nil {
 		r.raw = s.From(start)
 		return r, nil
@@ -209,6 +213,18 @@ func Read(s *scan.Scanner) (*Reading, error) {
 	var err error
 	r.raw, err = s.Skip()
 	return r, err
+}
+
+// readings are used again and again: the room for a review is half of what it takes.
+var readings sync.Pool
+
+// Release gives r back to be read into again. Nothing may refer any more to r, nor to
+// the Result of its review.
+func (r *Reading) Release() {
+	if r != nil {
+		*r = Reading{}
+		readings.Put(r)
+	}
 }
 
 // Raw returns the bytes of the object, nil where there is none.

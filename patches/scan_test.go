@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kjson "sigs.k8s.io/json"
 
+	"github.com/evenkeel/evenkeel/internal/scan"
 	"github.com/evenkeel/evenkeel/policy"
 )
 
@@ -335,4 +336,41 @@ func FuzzReview(f *testing.F) {
 			t.Errorf("%s: %v", world, err)
 		}
 	})
+}
+
+// TestAReadingIsReadAgain reviews objects after others, in the same room: nothing of those may be left in it.
+func TestAReadingIsReadAgain(t *testing.T) {
+	injector, err := New(DefaultConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	review := func(raw []byte, release bool) string {
+		s, err := scan.New(raw)
+		if err != nil {
+			return err.Error()
+		}
+		r, err := Read(&s)
+		if err != nil {
+			return err.Error()
+		}
+		result := describeResult(injector.Review(Request{Operation: Create, ObjectRead: r, Cluster: clusters[0]}))
+		if release {
+			r.Release()
+		}
+		return result
+	}
+	var all [][]byte
+	for _, document := range objects {
+		all = append(all, []byte(document))
+	}
+	for _, c := range readCases(t, "") {
+		all = append(all, c.request.Object)
+	}
+	for i, raw := range all {
+		fresh := review(raw, false)
+		review(all[(i+7)%len(all)], true)
+		if again := review(raw, true); again != fresh {
+			t.Errorf("%.300s: in used room\n%s\nbut alone\n%s", raw, again, fresh)
+		}
+	}
 }

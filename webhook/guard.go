@@ -90,6 +90,7 @@ func (g *guard) serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	defer g.limiter.end()
 	e := &envelope{Context: ctx}
+	defer e.release() // the answer is written, or there is none
 	if err := e.open(body.Bytes()); err != nil {
 		return err
 	}
@@ -214,6 +215,11 @@ type envelope struct {
 
 	slim     bytes.Reader
 	slimRoom [512]byte
+}
+
+func (e *envelope) release() {
+	e.object.Release()
+	e.oldObject.Release()
 }
 
 type envelopeKey struct{}
