@@ -16,6 +16,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/evenkeel/evenkeel/e2e/cluster"
@@ -174,15 +175,16 @@ func (c *Cluster) writeKubeconfig() error {
 
 // addClients makes the Node object that kube-proxy wants to find for the namespace of clients.
 func (c *Cluster) addClients(ctx context.Context) error {
-	n, err := c.Client.CoreV1().Nodes().Create(ctx, &corev1.Node{
+	_, err := c.Client.CoreV1().Nodes().Create(ctx, &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: Clients},
 		Spec:       corev1.NodeSpec{Unschedulable: true},
 	}, metav1.CreateOptions{})
 	if err != nil {
 		return fmt.Errorf("add node %s: %w", Clients, err)
 	}
-	n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: clientsAddress}}
-	_, err = c.Client.CoreV1().Nodes().UpdateStatus(ctx, n, metav1.UpdateOptions{})
+	// A patch, since kube-controller-manager may write to it meanwhile.
+	_, err = c.Client.CoreV1().Nodes().Patch(ctx, Clients, types.StrategicMergePatchType,
+		[]byte(`{"status":{"addresses":[{"type":"InternalIP","address":"`+clientsAddress+`"}]}}`), metav1.PatchOptions{}, "status")
 	return err
 }
 
