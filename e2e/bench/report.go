@@ -290,7 +290,7 @@ func (c chart) svg() string {
 	for p, panel := range c.panels {
 		left := chartLeft + float64(p)*(width+room)
 		text(left, 42, ` font-weight="bold"`, panel.title)
-		x := left + 105
+		x := left + 120
 		for i, name := range panel.series {
 			box(x, 33, 10, 10, colours[i])
 			text(x+14, 42, "", name)
