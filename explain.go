@@ -405,6 +405,10 @@ func (e *explanation) budget(say func(string, ...any)) {
 		} else if b.Spec.MinAvailable != nil {
 			amount = "minAvailable " + b.Spec.MinAvailable.String()
 		}
+		if b.Status.ObservedGeneration < b.Generation {
+			lines = append(lines, fmt.Sprintf("  %s: %s; its pods have not been counted since it was last written, so none may be evicted now", b.Name, amount))
+			continue
+		}
 		lines = append(lines, fmt.Sprintf("  %s: %s; %d of %d pods are healthy, %d have to be, so %d may be evicted now", b.Name, amount,
 			b.Status.CurrentHealthy, b.Status.ExpectedPods, b.Status.DesiredHealthy, b.Status.DisruptionsAllowed))
 	}

@@ -45,7 +45,7 @@ var explanations = [...]Explanation{
 	{OneZone, "All of its ready pods are in one zone, whose loss would take it down.", "Spread it: opt the namespace in, and restart the workload with kubectl rollout restart."},
 	{DrainBlocked, "Its budget leaves nothing to evict even when all pods are ready, so no drain of their nodes can ever finish.", "Lower minAvailable, raise maxUnavailable, or run more replicas."},
 	{BudgetsOverlap, "Two budgets select the same pod, and the API server answers every eviction of it with an error (500), so no drain of its node can finish.", "Delete one of the budgets, or narrow its selector."},
-	{DrainWaits, "Its budget allows no eviction now, so a drain of their nodes waits until more of its pods are ready.", "Find out why pods are not ready."},
+	{DrainWaits, "Its budget allows no eviction now, so a drain of their nodes waits until more of its pods are ready.", "Find out why pods are not ready; a budget that was just written allows evictions once its pods are counted."},
 	{SingleReplica, "It may run as one replica, so every update, drain and lost node interrupts it.", "Run at least two replicas, or set minReplicas of its HorizontalPodAutoscaler to two."},
 	{BarePod, "The pod has no controller, so nothing puts it back when it is gone.", "Make it a Deployment or a StatefulSet."},
 	{MissedInjection, "Its namespace is opted in, and yet it lacks what it would get today: it is older than that, or evenkeel was away.", "Restart it with kubectl rollout restart; a bare pod has to be made anew."},

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,8 +23,11 @@ func TestExplainSaysWhy(t *testing.T) {
 	create(t, in, deployment("web", 2, asks))
 	create(t, in, deployment("refuser", 2, func(d *appsv1.Deployment) { d.Labels = map[string]string{"evenkeel.dev/inject": "disabled"} }))
 	create(t, out, deployment("web", 2))
-	check.Eventually(t, "a budget", func() error {
-		_, err := shared.Client.PolicyV1().PodDisruptionBudgets(in).Get(t.Context(), "web-evenkeel", metav1.GetOptions{})
+	check.Eventually(t, "a budget that allows an eviction", func() error {
+		b, err := shared.Client.PolicyV1().PodDisruptionBudgets(in).Get(t.Context(), "web-evenkeel", metav1.GetOptions{})
+		if err == nil && (b.Status.ObservedGeneration != b.Generation || b.Status.CurrentHealthy != 2) {
+			err = fmt.Errorf("it counts %d healthy pods, want 2", b.Status.CurrentHealthy)
+		}
 		return err
 	})
 	for name, c := range map[string]struct {
