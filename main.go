@@ -274,10 +274,14 @@ func build() (string, string) {
 
 // noArguments refuses arguments as a mistake of usage.
 func noArguments(command *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return usageError{fmt.Errorf("unexpected argument %q: %s takes none", args[0], command.CommandPath())}
+	if len(args) == 0 {
+		return nil
 	}
-	return nil
+	hint := ""
+	if command.Flags().ShorthandLookup("f") != nil {
+		hint = "; manifests are given with -f"
+	}
+	return usageError{fmt.Errorf("unexpected argument %q: %s takes none%s", args[0], command.CommandPath(), hint)}
 }
 
 // policyFlags are the flags of the operator's configuration, shared by serve and
