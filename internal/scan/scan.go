@@ -58,9 +58,11 @@ func Valid(data []byte) (depth int, err error) {
 	return s.deepest, s.End()
 }
 
-func (s *Scanner) bad() error { return fmt.Errorf("%w at byte %d", errJSON, s.pos) }
+func (s *Scanner) bad() error { return s.badAt(s.pos) }
 
-// Position returns the offset of the next byte to be read, for Seek.
+func (s *Scanner) badAt(i int) error { return fmt.Errorf("%w at byte %d", errJSON, i) }
+
+// Position returns the offset of the next byte to be read, for At and From.
 func (s *Scanner) Position() int { return s.pos }
 
 // At returns a scanner that reads on from a Position.
@@ -77,15 +79,20 @@ func (s *Scanner) Deepest() int { return s.deepest }
 // Next skips white space and returns the byte there without consuming it, or 0 at
 // the end.
 func (s *Scanner) Next() byte {
-	for s.pos < len(s.data) {
-		switch c := s.data[s.pos]; c {
-		case ' ', '\t', '\n', '\r':
-			s.pos++
-		default:
-			return c
-		}
+	s.pos = next(s.data, s.pos)
+	if s.pos == len(s.data) {
+		return 0
 	}
-	return 0
+	return s.data[s.pos]
+}
+
+// next returns the position of the first byte from i on that is no white space.
+func next(data []byte, i int) int {
+	const blanks = 1<<' ' | 1<<'\t' | 1<<'\n' | 1<<'\r'
+	for i < len(data) && uint64(1)<<data[i]&blanks != 0 {
+		i++
+	}
+	return i
 }
 
 // End returns an error when something follows the document.
@@ -234,68 +241,71 @@ func unquote(raw []byte) ([]byte, error) {
 
 // skipString consumes a string and reports whether it has escapes.
 func (s *Scanner) skipString() (escaped bool, err error) {
-	if s.Next() != '"' {
+	s.Next()
+	end, escaped := stringEnd(s.data, s.pos)
+	if end == 0 {
 		return false, s.bad()
 	}
-	for i := s.pos + 1; i < len(s.data); i++ {
-		i += plain(s.data[i:])
-		if i == len(s.data) {
-			break
-		}
-		switch c := s.data[i]; c {
-		case '"':
-			s.pos = i + 1
-			return escaped, nil
-		case '\\':
-			escaped = true
-			length := escape(s.data[i+1:])
-			if length == 0 {
-				return false, s.bad()
-			}
-			i += length
-		default: // a control character
-			s.pos = i
-			return false, s.bad()
-		}
-	}
-	return false, s.bad()
+	s.pos = end
+	return escaped, nil
 }
 
-// plain returns how many bytes there are before the first quote, backslash or
-// control character. Most of an object is inside of strings, so eight bytes are
-// looked at at a time: subtracting from each byte of a word borrows from its top bit
-// where the byte is smaller.
-func plain(text []byte) int {
+// stringEnd returns the position after the string that starts at i and whether it has
+// escapes, or 0 when there is none.
+func stringEnd(data []byte, i int) (end int, escaped bool) {
+	if i == len(data) || data[i] != '"' {
+		return 0, false
+	}
+	for i++; ; i++ {
+		i = plain(data, i)
+		if i == len(data) {
+			return 0, false
+		}
+		if data[i] == '"' {
+			return i + 1, escaped
+		}
+		length := escape(data[i:])
+		if length == 0 {
+			return 0, false
+		}
+		i, escaped = i+length, true
+	}
+}
+
+// plain returns the position of the first quote, backslash or control character from i
+// on. Most of an object is inside of strings, so eight bytes are looked at at a time:
+// subtracting from each byte of a word borrows from its top bit where the byte is
+// smaller. Bytes that have that bit set already are none of these.
+func plain(data []byte, i int) int {
 	const ones, tops = 0x0101010101010101, 0x8080808080808080
-	n := 0
-	for ; len(text)-n >= 8; n += 8 {
-		word := binary.LittleEndian.Uint64(text[n:])
-		quote, backslash := word^('"'*ones), word^('\\'*ones)
-		found := ((quote-ones)&^quote | (backslash-ones)&^backslash | (word-' '*ones)&^word) & tops
+	for ; i <= len(data)-8; i += 8 {
+		word := binary.LittleEndian.Uint64(data[i:])
+		quote, backslash, control := word^'"'*ones-ones, word^'\\'*ones-ones, word-' '*ones
+		found := (quote | backslash | control) &^ word & tops
 		if found != 0 {
-			return n + bits.TrailingZeros64(found)/8
+			return i + bits.TrailingZeros64(found)/8
 		}
 	}
-	for n < len(text) && text[n] != '"' && text[n] != '\\' && text[n] >= ' ' {
-		n++
+	for i < len(data) && data[i] != '"' && data[i] != '\\' && data[i] >= ' ' {
+		i++
 	}
-	return n
+	return i
 }
 
-// escape returns how many bytes of an escape follow its backslash, or 0 when it is
-// none.
-func escape(rest []byte) int {
-	if len(rest) == 0 {
+// escape returns how many bytes of an escape follow its backslash, or 0 when text
+// starts with none.
+func escape(text []byte) int {
+	if len(text) < 2 || text[0] != '\\' {
 		return 0
 	}
-	switch rest[0] {
+	switch text[1] {
 	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
 		return 1
 	case 'u':
-		if len(rest) < 5 {
+		if len(text) < 6 {
 			return 0
 		}
-		for _, c := range rest[1:5] {
+		for _, c := range text[2:6] {
 			if (c < '0' || c > '9') && (c < 'a' || c > 'f') && (c < 'A' || c > 'F') {
 				return 0
 			}
@@ -383,29 +393,62 @@ func (s *Scanner) value() error {
 	return s.number()
 }
 
-// nested checks and consumes an object or array.
+// nested checks and consumes an object or array: 64 levels in one loop, and what is
+// deeper by way of value.
 func (s *Scanner) nested(bracket byte) error {
 	if err := s.open(bracket); err != nil {
 		return err
 	}
-	for first := true; ; first = false {
-		done, err := s.more(bracket+2, first) // '}' for '{', ']' for '['
-		if done || err != nil {
-			return err
+	objects := isObject(bracket) // a bit for each level that is open, the innermost lowest
+	data, i, outside := s.data, s.pos, s.depth-1
+	for first := true; ; {
+		i = next(data, i)
+		object := objects&1 == 1
+		if i < len(data) && (object && data[i] == '}' || !object && data[i] == ']') {
+			i++
+			if s.depth--; s.depth == outside {
+				s.pos = i
+				return nil
+			}
+			objects >>= 1
+			first = false
+			continue
 		}
-		if bracket == '{' {
-			if _, err := s.skipString(); err != nil {
+		if !first {
+			if i == len(data) || data[i] != ',' {
+				return s.badAt(i)
+			}
+			i = next(data, i+1)
+		}
+		if object {
+			end, _ := stringEnd(data, i)
+			if end == 0 {
+				return s.badAt(i)
+			}
+			if i = next(data, end); i == len(data) || data[i] != ':' {
+				return s.badAt(i)
+			}
+			i = next(data, i+1)
+		}
+		if end, _ := stringEnd(data, i); end > 0 {
+			i, first = end, false
+			continue
+		}
+		s.pos = i
+		if first = i < len(data) && (data[i] == '{' || data[i] == '[') && s.depth < outside+64; first {
+			if err := s.open(data[i]); err != nil {
 				return err
 			}
-			if err := s.colon(); err != nil {
-				return err
-			}
-		}
-		if err := s.value(); err != nil {
+			objects = objects<<1 | isObject(data[i])
+		} else if err := s.value(); err != nil {
 			return err
 		}
+		i = s.pos
 	}
 }
+
+// isObject returns 1 for the bracket of an object and 0 for that of an array.
+func isObject(bracket byte) uint64 { return uint64(bracket>>5) & 1 } // '{' is '[' + 32
 
 func (s *Scanner) literal(word string) error {
 	if !bytes.HasPrefix(s.data[s.pos:], []byte(word)) {
