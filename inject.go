@@ -20,9 +20,6 @@ import (
 	"github.com/aymanbagabas/go-udiff"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
-	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
-	kjson "sigs.k8s.io/json"
 
 	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/policy"
@@ -40,8 +37,10 @@ with the label evenkeel.dev/inject=disabled on themselves, their pod template or
 their Namespace. Annotations of the Namespaces among the input count for the
 workloads in them; --namespace says where those are that name none.
 
-What is not changed comes out byte for byte. What is added is added as text, so
-comments and formatting stay. Nothing is written unless all input could be read.
+What is not changed comes out byte for byte, and so does what is no Kubernetes
+object. What is added is added as text, so comments and formatting stay. Nothing is
+written unless all input could be read, and holds no value that the API server would
+refuse because of its type.
 
 Output formats (-o):
   yaml   all input, with the additions (JSON input stays JSON)
@@ -166,9 +165,10 @@ type injection struct {
 
 	manifests []*manifest
 	workloads []*workload
-	// others is the number of objects that are no workloads.
-	others   int
-	warnings []warning
+	// others is the number of objects that are no workloads, foreign that of documents
+	// that are no objects.
+	others, foreign int
+	warnings        []warning
 }
 
 // warning is something that its author should know, at a line of a manifest.
@@ -335,6 +335,9 @@ func (i *injection) review() error {
 		var objects []*object
 		for _, d := range m.documents {
 			objects = append(objects, d.objects()...)
+			if d.foreign() {
+				i.foreign++
+			}
 		}
 		for _, o := range objects {
 			if o.APIVersion == "v1" && o.Kind == "Namespace" {
@@ -427,18 +430,26 @@ func (i *injection) reviewObject(w *workload, known namespaces) error {
 	if namespace == "" {
 		namespace = i.namespace
 	}
+	if wrong := misnamed(w.object); wrong != "" {
+		i.warnings = append(i.warnings, warning{w.manifest, w.line(), title(w.object) + ": " + wrong})
+	}
+	if apiVersion, t := apiType(w.Kind); t == nil || apiVersion != w.APIVersion {
+		i.others++
+		return nil
+	}
+	if err := mistyped(w.object); err != nil {
+		var at lineError
+		errors.As(err, &at)
+		return fmt.Errorf("%s:%d: %s: %w", w.manifest.name, at.line, title(w.object), err)
+	}
 	n := known[namespace]
 	w.result = i.injector.Review(patches.Request{Operation: patches.Create, Object: w.value, Namespace: n.annotations,
 		Cluster: i.cluster, Offline: true})
 	switch {
 	case w.result.Err != nil:
-		return fmt.Errorf("%s:%d: %s: %w", w.manifest.name, w.line(), title(w.object), cmp.Or(mistyped(w.object), w.result.Err))
+		return fmt.Errorf("%s:%d: %s: %w", w.manifest.name, w.line(), title(w.object), w.result.Err)
 	case w.result.Decisions[0].Skip == patches.SkipKind:
 		i.others++
-		if current := currentVersion(w.APIVersion); current != "" {
-			i.warnings = append(i.warnings, warning{w.manifest, w.line(), fmt.Sprintf("%s: nothing is added, since the cluster "+
-				"no longer knows apiVersion %s; use %s", title(w.object), w.APIVersion, current)})
-		}
 		return nil
 	case n.disabled:
 		w.result = patches.Result{Kind: w.result.Kind, Name: w.result.Name, Patch: []byte("[]")}
@@ -453,42 +464,6 @@ func (i *injection) reviewObject(w *workload, known namespaces) error {
 		}
 	}
 	return nil
-}
-
-// currentVersion returns what took the place of an API group and version whose
-// workloads are served no more, "" for all others
-// (https://kubernetes.io/docs/reference/using-api/deprecation-guide/).
-func currentVersion(apiVersion string) string {
-	switch apiVersion {
-	case "extensions/v1beta1", "apps/v1beta1", "apps/v1beta2":
-		return "apps/v1"
-	case "batch/v1beta1", "batch/v2alpha1":
-		return "batch/v1"
-	}
-	return ""
-}
-
-// mistyped returns what is of the wrong type in an object that could not be read,
-// in the words of the API's own types, or nil.
-func mistyped(o *object) error {
-	var into any
-	switch o.Kind {
-	case "Pod":
-		into = &corev1.Pod{}
-	case "ReplicationController":
-		into = &corev1.ReplicationController{}
-	case "Deployment":
-		into = &appsv1.Deployment{}
-	case "StatefulSet":
-		into = &appsv1.StatefulSet{}
-	case "DaemonSet":
-		into = &appsv1.DaemonSet{}
-	case "ReplicaSet":
-		into = &appsv1.ReplicaSet{}
-	default:
-		return nil
-	}
-	return kjson.UnmarshalCaseSensitivePreserveInts(o.value, into)
 }
 
 // warn notes a problem, with the line of the label or annotation that it is about.
@@ -514,7 +489,7 @@ func title(o *object) string {
 	if o.Metadata.Namespace != "" {
 		name = o.Metadata.Namespace + "/" + name
 	}
-	return printable(o.Kind + " " + name)
+	return printable(strings.TrimSuffix(o.Kind+" "+name, " "))
 }
 
 // encode returns the output in a format.
@@ -529,6 +504,9 @@ func (i *injection) encode(format string) ([]byte, error) {
 			}
 			if k > 0 {
 				text = strings.TrimPrefix(text, byteOrderMark)
+			}
+			if len(i.manifests) > 1 {
+				text = separated(text)
 			}
 			if before := b.Bytes(); len(before) > 0 {
 				if before[len(before)-1] != '\n' {
@@ -577,6 +555,27 @@ func (i *injection) encode(format string) ([]byte, error) {
 		}
 	}
 	return b.Bytes(), nil
+}
+
+// separated returns the text of a manifest with a separator between the objects of a
+// JSON stream: kubectl, which goes from JSON to YAML at the first separator, does so
+// behind a single object only.
+func separated(text string) string {
+	documents, err := splitJSON(text)
+	if err != nil {
+		return text
+	}
+	var b strings.Builder
+	for k, d := range documents {
+		if k > 0 {
+			b.WriteString("\n---")
+			if !strings.HasPrefix(d.before, "\n") {
+				b.WriteByte('\n')
+			}
+		}
+		b.WriteString(d.before + d.body + d.after)
+	}
+	return b.String()
 }
 
 // renumbered returns a unified diff in which each hunk says rightly where it begins
@@ -727,6 +726,9 @@ func (r report) summary(i *injection) string {
 	}
 	if i.others > 0 {
 		text += "; " + count(i.others, "other object") + " left alone"
+	}
+	if i.foreign > 0 {
+		text += "; " + count(i.foreign, "document") + " passed over, without apiVersion and kind"
 	}
 	if len(i.warnings) > 0 {
 		text += "; " + count(len(i.warnings), "warning")

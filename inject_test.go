@@ -17,6 +17,7 @@ import (
 
 	"github.com/aymanbagabas/go-udiff"
 	"github.com/google/go-cmp/cmp"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	kyaml "sigs.k8s.io/yaml"
 
 	"github.com/evenkeel/evenkeel/patches"
@@ -472,4 +473,83 @@ func mappings(found []string, pointer string, value any) []string {
 		}
 	}
 	return found
+}
+
+// TestKubectlReadsWhatIsMadeOfSeveralFiles reads the output as kubectl does.
+func TestKubectlReadsWhatIsMadeOfSeveralFiles(t *testing.T) {
+	const stream, object, yaml = `{"a":1}` + "\n" + `{"a":2} {"a":3}`, `{"a":4}` + "\n", "a: 5\n---\na: 6\n"
+	for name, files := range map[string][]string{
+		"a JSON stream":                     {stream},
+		"a JSON stream before YAML":         {stream, yaml},
+		"a JSON stream behind YAML":         {yaml, stream},
+		"JSON streams":                      {stream, stream},
+		"a JSON object before YAML":         {object, yaml},
+		"a JSON stream between JSON, YAML":  {object, stream, yaml},
+		"a JSON stream of lines that end":   {stream + "\n\n", yaml},
+		"JSON between separators with YAML": {object + "---\n" + object, yaml, object},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			args, want := []string{"evenkeel", "inject", "-q"}, 0
+			for i, text := range files {
+				path := filepath.Join(dir, strconv.Itoa(i)+".yaml")
+				if err := os.WriteFile(path, []byte(text), 0o666); err != nil {
+					t.Fatal(err)
+				}
+				args = append(args, path)
+				want += strings.Count(text, "a")
+			}
+			output, report, code := cli(t, "", args...)
+			if code != exitDone {
+				t.Fatalf("exit %d: %s", code, report)
+			}
+			decoder := utilyaml.NewYAMLOrJSONDecoder(strings.NewReader(output), 4096)
+			read := 0
+			for ; ; read++ {
+				var value map[string]int
+				if err := decoder.Decode(&value); errors.Is(err, io.EOF) {
+					break
+				} else if err != nil {
+					t.Fatalf("kubectl does not read object %d: %v\n%s", read+1, err, output)
+				}
+			}
+			if read != want {
+				t.Errorf("kubectl reads %d objects, want %d:\n%s", read, want, output)
+			}
+		})
+	}
+}
+
+// TestColorsAreForTerminalsWhoseUsersWantThem has the master of a pseudo-terminal for a terminal.
+func TestColorsAreForTerminalsWhoseUsersWantThem(t *testing.T) {
+	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("no pseudo-terminal: %v", err)
+	}
+	t.Cleanup(func() { _ = terminal.Close() })
+	file, err := os.Create(filepath.Join(t.TempDir(), "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = file.Close() })
+	for _, c := range []struct {
+		name, noColor, term string
+		w                   io.Writer
+		want                bool
+	}{
+		{"a terminal gets colors", "", "xterm", terminal, true},
+		{"NO_COLOR is respected", "1", "xterm", terminal, false},
+		{"NO_COLOR is respected whatever its value", "0", "xterm", terminal, false},
+		{"a terminal that can do nothing gets none", "", "dumb", terminal, false},
+		{"a file gets none", "", "xterm", file, false},
+		{"a buffer gets none", "", "xterm", &bytes.Buffer{}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Setenv("NO_COLOR", c.noColor)
+			t.Setenv("TERM", c.term)
+			if got := colored(c.w); got != c.want {
+				t.Errorf("colors: %v, want %v", got, c.want)
+			}
+		})
+	}
 }

@@ -401,6 +401,29 @@ func (d *document) objects() []*object {
 	return d.collect(nil, "", d.value, identity{})
 }
 
+// foreign reports whether a document is no API object: values of a chart, or the
+// configuration of another program.
+func (d *document) foreign() bool {
+	if d.value == nil {
+		return false
+	}
+	apiVersion, kind := typeOf(d.value)
+	return kind == "" || apiVersion == "" && knownKind(kind) == ""
+}
+
+// typeOf returns the apiVersion and the kind of a JSON value, "" where they are no
+// text.
+func typeOf(value []byte) (apiVersion, kind string) {
+	var o struct {
+		APIVersion any `json:"apiVersion"`
+		Kind       any `json:"kind"`
+	}
+	_ = kjson.UnmarshalCaseSensitivePreserveInts(value, &o) // what is no object has neither
+	apiVersion, _ = o.APIVersion.(string)
+	kind, _ = o.Kind.(string)
+	return apiVersion, kind
+}
+
 // collect appends the objects of value to all. A typed list such as a
 // DeploymentList leaves apiVersion and kind out of its items: they follow from
 // those of the list.
@@ -411,13 +434,7 @@ func (d *document) collect(all []*object, path string, value []byte, fallback id
 	o := &object{document: d, path: path, value: value}
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(value, &o.identity); err != nil {
 		// A part of the wrong type is found and named when the object is reviewed.
-		var kind struct {
-			APIVersion any `json:"apiVersion"`
-			Kind       any `json:"kind"`
-		}
-		_ = kjson.UnmarshalCaseSensitivePreserveInts(value, &kind) // of any type, so it can't fail
-		o.APIVersion, _ = kind.APIVersion.(string)
-		o.Kind, _ = kind.Kind.(string)
+		o.APIVersion, o.Kind = typeOf(value)
 	}
 	if o.Kind == "" && o.APIVersion == "" && fallback.Kind != "" {
 		o.Kind, o.APIVersion = fallback.Kind, fallback.APIVersion
@@ -427,6 +444,9 @@ func (d *document) collect(all []*object, path string, value []byte, fallback id
 		} else {
 			o.value = append(append(head[:len(head)-1], ','), rest...)
 		}
+	}
+	if o.Kind == "" || o.APIVersion == "" && knownKind(o.Kind) == "" { // else its author is told
+		return all
 	}
 	kind, isList := strings.CutSuffix(o.Kind, "List")
 	if !isList {

@@ -1,0 +1,235 @@
+package main
+
+import (
+	"encoding"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+// apiType returns the API's own type of a kind that inject looks at, and the only
+// apiVersion that clusters serve it in; nil for every other kind.
+func apiType(kind string) (apiVersion string, t reflect.Type) {
+	switch kind {
+	case "List":
+		return "v1", reflect.TypeFor[corev1.List]()
+	case "Namespace":
+		return "v1", reflect.TypeFor[corev1.Namespace]()
+	case "Pod":
+		return "v1", reflect.TypeFor[corev1.Pod]()
+	case "ReplicationController":
+		return "v1", reflect.TypeFor[corev1.ReplicationController]()
+	case "Deployment":
+		return "apps/v1", reflect.TypeFor[appsv1.Deployment]()
+	case "StatefulSet":
+		return "apps/v1", reflect.TypeFor[appsv1.StatefulSet]()
+	case "DaemonSet":
+		return "apps/v1", reflect.TypeFor[appsv1.DaemonSet]()
+	case "ReplicaSet":
+		return "apps/v1", reflect.TypeFor[appsv1.ReplicaSet]()
+	case "Job":
+		return "batch/v1", reflect.TypeFor[batchv1.Job]()
+	case "CronJob":
+		return "batch/v1", reflect.TypeFor[batchv1.CronJob]()
+	}
+	return "", nil
+}
+
+// knownKind returns the kind that apiType knows and that kind is, but for case and a
+// plural; "" without one.
+func knownKind(kind string) string {
+	for _, known := range []string{"List", "Namespace", "Pod", "ReplicationController", "Deployment", "StatefulSet", "DaemonSet",
+		"ReplicaSet", "Job", "CronJob"} {
+		if strings.EqualFold(kind, known) || strings.EqualFold(kind, known+"s") {
+			return known
+		}
+	}
+	return ""
+}
+
+// misnamed returns what is wrong with the apiVersion or kind of an object that looks
+// like one of a kind that apiType knows, "" where nothing is. Another group's kind of
+// the same name is that group's business.
+func misnamed(o *object) string {
+	kind := knownKind(o.Kind)
+	apiVersion, _ := apiType(kind)
+	group, _, _ := strings.Cut(o.APIVersion, "/")
+	if kind == "" || kind == o.Kind && apiVersion == o.APIVersion || !slices.Contains([]string{"", "v1", "v1beta1", "core", "apps", "batch", "extensions"}, group) {
+		return ""
+	}
+	where := "without an apiVersion"
+	if o.APIVersion != "" {
+		where = fmt.Sprintf("in apiVersion %q", shortened(o.APIVersion))
+	}
+	return fmt.Sprintf("nothing is added, since clusters know no kind %q %s; allowed: kind %s in %s", shortened(o.Kind), where, kind, apiVersion)
+}
+
+// mistyped returns the first value of an object that the API server would refuse
+// because of its type, or that no pod can do without, as a lineError, or nil. Fields
+// that the API's types of this release don't have are passed over.
+func mistyped(o *object) error {
+	_, t := apiType(o.Kind)
+	value, err := decodeJSON(o.value)
+	if t == nil || err != nil {
+		return nil
+	}
+	pointer, problem := mistake(value, t, "")
+	if problem == "" {
+		if pointer = podless(value, t); pointer == "" {
+			return nil
+		}
+		problem = "is missing, so there are no pods; a patch for kustomize has to be rendered first, as in: kubectl kustomize DIR | evenkeel inject -"
+	}
+	line, _ := o.document.lineOf(o.path + pointer)
+	return lineError{line, errors.New(pathOf(pointer) + " " + problem)}
+}
+
+// podless returns the JSON pointer to what a workload of type t lacks on the way to its
+// containers, or "".
+func podless(value any, t reflect.Type) string {
+	path := []string{"spec", "template", "spec", "containers"}
+	switch t {
+	case reflect.TypeFor[corev1.Namespace](), reflect.TypeFor[corev1.List]():
+		path = nil
+	case reflect.TypeFor[corev1.Pod]():
+		path = path[2:]
+	case reflect.TypeFor[batchv1.CronJob]():
+		path = append([]string{"spec", "jobTemplate"}, path...)
+	}
+	pointer := ""
+	for _, key := range path {
+		members, _ := value.(map[string]any)
+		pointer, value = pointer+"/"+key, members[key]
+		if value == nil {
+			return pointer
+		}
+	}
+	return ""
+}
+
+// pathOf writes a JSON pointer as kubectl explain and error messages of the API do.
+func pathOf(pointer string) string {
+	var b strings.Builder
+	for _, key := range pointerKeys(pointer) {
+		switch _, err := strconv.Atoi(key); {
+		case err == nil, strings.ContainsAny(key, "./"):
+			b.WriteString("[" + key + "]")
+		case b.Len() > 0:
+			b.WriteString("." + key)
+		default:
+			b.WriteString(key)
+		}
+	}
+	return b.String()
+}
+
+// mistake compares a decoded value with the type that the API decodes it into, and
+// returns the JSON pointer to what does not fit, and why. Like the API it takes null
+// for anything, and names by their case.
+func mistake(value any, t reflect.Type, pointer string) (at, problem string) {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch {
+	case value == nil:
+		return "", ""
+	case t == reflect.TypeFor[intstr.IntOrString]():
+		if _, ok := value.(string); ok {
+			return "", ""
+		}
+		t = reflect.TypeFor[int32]()
+	case reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()), reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()):
+		raw, err := json.Marshal(value)
+		if err == nil {
+			err = json.Unmarshal(raw, reflect.New(t).Interface())
+		}
+		if err != nil {
+			return pointer, fmt.Sprintf("is %s, which can't be read as a %s: %v", described(value), t.Name(), err)
+		}
+		return "", ""
+	}
+	wrong := func(want string) (string, string) {
+		return pointer, fmt.Sprintf("is %s; allowed: %s", described(value), want)
+	}
+	switch t.Kind() {
+	case reflect.Struct:
+		members, ok := value.(map[string]any)
+		if !ok {
+			return wrong("a mapping (key: value)")
+		}
+		for i := range t.NumField() {
+			field := t.Field(i)
+			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+			member, inner := value, pointer
+			if !field.Anonymous || name != "" {
+				member, inner = members[name], pointer+"/"+name
+			}
+			if at, problem := mistake(member, field.Type, inner); problem != "" {
+				return at, problem
+			}
+		}
+	case reflect.Map:
+		members, ok := value.(map[string]any)
+		if !ok {
+			return wrong("a mapping (key: value)")
+		}
+		for _, key := range slices.Sorted(maps.Keys(members)) {
+			if at, problem := mistake(members[key], t.Elem(), pointer+"/"+strings.NewReplacer("~", "~0", "/", "~1").Replace(key)); problem != "" {
+				return at, problem
+			}
+		}
+	case reflect.Slice:
+		elements, ok := value.([]any)
+		if !ok {
+			return wrong(`a list (each element behind "- ")`)
+		}
+		for i := range elements {
+			if at, problem := mistake(elements[i], t.Elem(), pointer+"/"+strconv.Itoa(i)); problem != "" {
+				return at, problem
+			}
+		}
+	case reflect.String:
+		switch value.(type) {
+		case string:
+		case json.Number, bool:
+			return wrong("text, so put it in quotes")
+		default:
+			return wrong("text")
+		}
+	case reflect.Bool:
+		if _, ok := value.(bool); !ok {
+			return wrong("true or false, without quotes")
+		}
+	case reflect.Int32, reflect.Int64:
+		number, ok := value.(json.Number)
+		if _, err := strconv.ParseInt(string(number), 10, t.Bits()); !ok || err != nil {
+			return wrong(fmt.Sprintf("a whole number up to %d, without quotes", int64(1)<<(t.Bits()-1)-1))
+		}
+	}
+	return "", ""
+}
+
+// described says what a decoded value is.
+func described(value any) string {
+	switch value := value.(type) {
+	case map[string]any:
+		return "a mapping"
+	case []any:
+		return "a list"
+	case string:
+		return fmt.Sprintf("the text %q", shortened(value))
+	case json.Number:
+		return "the number " + shortened(string(value))
+	}
+	return fmt.Sprint(value)
+}
