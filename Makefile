@@ -105,14 +105,16 @@ fuzz: ## Run every fuzz target for FUZZTIME (10s; 60s with CI=true), two at a ti
 	export -f one
 	printf '%s\n' "$${list[@]}" | xargs -r -n 2 -P 2 bash -euo pipefail -c 'one "$$@"' fuzz
 
+# Never from the test cache, which does not see that the evenkeel has changed that a test builds and starts. The validation
+# says which seed it took.
 .PHONY: e2e
 e2e: packages ## Run the end-to-end tests on a real control plane (KUBECONFIG: on that cluster)
 	@cd e2e
 	if [ -z "$${KUBECONFIG:-}" ]; then go run ./controlplane -build; fi
-	go test -p 1 -timeout $(E2E_TIMEOUT) ./...
-	(cd validation && go test -timeout $(E2E_TIMEOUT) ./...)
+	go test -count=1 -p 1 -timeout $(E2E_TIMEOUT) ./...
+	(cd validation && go test -count=1 -v -timeout $(E2E_TIMEOUT) ./...)
 	cd bench
-	go test -timeout $(E2E_TIMEOUT) -run InTheAPIServer .
+	go test -count=1 -timeout $(E2E_TIMEOUT) -run InTheAPIServer .
 
 # Minor versions with their latest patch that is published as a module.
 API_SERVERS ?= v1.33.13 v1.34.4 v1.35.4
