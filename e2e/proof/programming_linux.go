@@ -57,10 +57,11 @@ func (r *run) programRules(ctx context.Context, deployments int) (*programming, 
 				}
 				return
 			}
+			read := time.Now() // the rules may have changed right up to now: no delay is to be too short
 			mu.Lock()
 			for address, since := range terminating {
 				if _, done := left[address]; !done && since.Before(began) && !present[address] {
-					left[address] = began.Sub(since)
+					left[address] = read.Sub(since)
 				}
 			}
 			mu.Unlock()
