@@ -269,6 +269,9 @@ func (s *Scan) look(m *missedInjections, kind string, raw []byte, namespaces map
 			m.counts[missKey{name, kind, reason}]++
 		}
 	}
+	if lacks == 0 { // but the label on its template
+		return nil
+	}
 	m.objects++
 	found, uid := workloadOf(kind, meta, deployments)
 	w := m.workloads[uid]

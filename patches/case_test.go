@@ -218,6 +218,10 @@ func runCases(t *testing.T, directory string, generators ...generator) {
 func describeResult(r Result) string {
 	var b strings.Builder
 	for _, op := range r.Operations {
+		if op.Value == nil {
+			fmt.Fprintf(&b, "%s %s\n", op.Operation, op.Path)
+			continue
+		}
 		value, err := yaml.JSONToYAML(op.Value)
 		if err != nil {
 			panic(err)

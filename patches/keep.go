@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/evenkeel/evenkeel/policy"
@@ -41,7 +40,7 @@ func keep(before, after *object) (*keeper, bool) {
 		if recorded(pod, DefaultPreStopSleep) && sleepOf(pod.containers[i].preStop) > 0 {
 			k.carry(oldContainers[i], newContainers[i], at, "lifecycle", "preStop")
 		}
-		if recorded(pod, DefaultReadinessProbe) && ourProbe(oldContainers[i]) {
+		if probe, _ := oldContainers[i]["readinessProbe"].(map[string]any); recorded(pod, DefaultReadinessProbe) && ourProbe(probe) {
 			k.carry(oldContainers[i], newContainers[i], at, "readinessProbe")
 		}
 	}
@@ -82,13 +81,25 @@ func elements(template map[string]any) []map[string]any {
 	return containers
 }
 
-// ourProbe reports whether the container's readiness probe has our timings, and so
-// can be ours.
-func ourProbe(container map[string]any) bool {
-	probe, _ := container["readinessProbe"].(map[string]any)
-	is := func(key string, seconds int) bool { return probe[key] == json.Number(strconv.Itoa(seconds)) }
-	return is("periodSeconds", probePeriod) && is("timeoutSeconds", probeTimeout) &&
-		is("failureThreshold", probeFailureThreshold) && probe["initialDelaySeconds"] == nil
+// isOurProbe reports whether a raw readiness probe can be ours.
+func isOurProbe(raw []byte) bool {
+	probe, err := decode(raw)
+	return err == nil && ourProbe(probe)
+}
+
+// ourProbe reports whether a readiness probe has our timings, and so can be ours.
+func ourProbe(probe map[string]any) bool {
+	number := func(key string) int64 {
+		text, _ := probe[key].(json.Number)
+		n, err := text.Int64()
+		if err != nil {
+			return -1
+		}
+		return n
+	}
+	timeout := number("timeoutSeconds")
+	return timeout >= probeTimeout && number("periodSeconds") == max(timeout, probePeriod) &&
+		number("failureThreshold") == probeFailureThreshold && probe["initialDelaySeconds"] == nil
 }
 
 // keeper writes values of the old template into the new one, and notes the

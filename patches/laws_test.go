@@ -47,7 +47,11 @@ func checkLaws(injector *Injector, req Request) error {
 	if err != nil {
 		return err
 	}
-	if err := onlyAdds(req.Object, patched); err != nil {
+	kept, err := withoutRemoved(req, result.Operations)
+	if err != nil {
+		return fmt.Errorf("%w; the patch is %s", err, result.Patch)
+	}
+	if err := onlyAdds(kept, patched); err != nil {
 		return fmt.Errorf("%w; the patch is %s", err, result.Patch)
 	}
 	if err := checkGrace(result, req.Object, patched); err != nil {
@@ -121,7 +125,7 @@ func checkAnswer(r Result) error {
 	replaced := 0
 	for i, op := range r.Operations {
 		switch {
-		case op.Operation == "add":
+		case op.Operation == "add", op.Operation == "remove" && op.Value == nil: // withoutRemoved
 		case op.Operation == "replace" && strings.HasSuffix(op.Path, "/spec/terminationGracePeriodSeconds"):
 			replaced++
 		default:
@@ -167,6 +171,65 @@ func onlyAdds(before, after []byte) error {
 		}
 	}
 	return subset(x, y, "")
+}
+
+// withoutRemoved returns the object without what is removed from it, which is nothing but a handler that stood in the same
+// place before the update, alone and under our record, and stands beside another one now.
+func withoutRemoved(req Request, operations []Change) ([]byte, error) {
+	kept := req.Object
+	for _, op := range operations {
+		if op.Operation != "remove" {
+			continue
+		}
+		var all [2]map[string]any // the probe or hook, after and before
+		for i, raw := range [...][]byte{req.Object, req.Old} {
+			o, err := parse(raw)
+			if err != nil {
+				return nil, err
+			}
+			place, ok := strings.CutPrefix(op.Path, o.pod.path+"/spec/containers/")
+			number, place, _ := strings.Cut(place, "/")
+			index, err := strconv.Atoi(number)
+			if !ok || err != nil || index >= len(o.pod.containers) {
+				return nil, fmt.Errorf("%s is removed, which is in no container", op.Path)
+			}
+			if i == 1 {
+				after, err := parse(req.Object)
+				if err != nil {
+					return nil, err
+				}
+				index = slices.IndexFunc(o.pod.containers, func(c container) bool { return c.name == after.pod.containers[index].name })
+			}
+			if index < 0 {
+				return nil, fmt.Errorf("%s is removed from a container that is new", op.Path)
+			}
+			c, name := &o.pod.containers[index], DefaultReadinessProbe
+			value := c.readinessProbe
+			if strings.HasPrefix(place, "lifecycle/preStop/") {
+				value, name = c.preStop, DefaultPreStopSleep
+			} else if !strings.HasPrefix(place, "readinessProbe/") {
+				return nil, fmt.Errorf("%s is removed, which is no handler", op.Path)
+			}
+			if !recorded(&o.pod, name) {
+				return nil, fmt.Errorf("%s is removed, which no record says is ours", op.Path)
+			}
+			if all[i], err = decode(value); err != nil {
+				return nil, err
+			}
+		}
+		kind := op.Path[strings.LastIndex(op.Path, "/")+1:]
+		if len(handlersOf(all[0])) != 2 || len(handlersOf(all[1])) != 1 || all[0][kind] == nil || !reflect.DeepEqual(all[0][kind], all[1][kind]) {
+			return nil, fmt.Errorf("%s is removed from %v, where %v stood", op.Path, all[0], all[1])
+		}
+		raw, err := json.Marshal([]Change{op})
+		if err != nil {
+			return nil, err
+		}
+		if kept, err = apply(raw, kept); err != nil {
+			return nil, err
+		}
+	}
+	return kept, nil
 }
 
 // subset returns an error when x is not contained in y: members with null may be
@@ -502,6 +565,9 @@ func TestADiffFindsOnlyAdditions(t *testing.T) {
 			for _, op := range found {
 				replaceable := strings.HasSuffix(op.Path, "/terminationGracePeriodSeconds") || strings.HasSuffix(op.Path, "/"+escape(policy.InjectedAnnotation)) ||
 					wasNull(t, c.request.Object, op.Path)
+				if op.Operation == "remove" && slices.ContainsFunc(r.Operations, func(o Change) bool { return o.Operation == "remove" && o.Path == op.Path }) {
+					continue
+				}
 				if op.Operation != "add" && (op.Operation != "replace" || !replaceable) {
 					t.Errorf("the patch does %s %s: %s", op.Operation, op.Path, r.Patch)
 				}
@@ -587,6 +653,8 @@ func TestTheLawsHaveTeeth(t *testing.T) {
 		"changes a value":            func(_ *input, o *output) { o.add("/spec/containers/0/image", "other") },
 		"changes what no type knows": func(_ *input, o *output) { o.add("/spec/newer", map[string]any{"a": []int{2}}) },
 		"drops what no type knows":   func(_ *input, o *output) { o.add("/spec/newer", map[string]any{}) },
+		"removes":                    func(_ *input, o *output) { o.remove("/spec/containers/0/image") },
+		"removes a hook":             func(_ *input, o *output) { o.remove("/spec/containers/0/lifecycle/preStop/sleep") },
 		"replaces":                   func(_ *input, o *output) { o.replace("/spec/containers/0/image", "nginx") },
 		"inserts an element":         func(_ *input, o *output) { o.add("/spec/containers/0", map[string]any{"name": "x"}) },
 		"appends an element":         func(_ *input, o *output) { o.add("/spec/containers/-", map[string]any{"name": "x"}) },

@@ -149,7 +149,7 @@ type container struct {
 	ports          []port
 	lifecycle      bool
 	preStop        []byte // the raw hook, nil where it is not set
-	readinessProbe bool
+	readinessProbe []byte // the raw probe, nil where it is not set
 	// livenessHandler and startupHandler are the handlers of these probes.
 	livenessHandler, startupHandler handler
 }
@@ -158,6 +158,8 @@ type container struct {
 type handler struct {
 	kind string // httpGet, tcpSocket, grpc or exec
 	raw  []byte
+	// timeout is what its probe gives it, in seconds, 0 where that is not set.
+	timeout int64
 }
 
 type port struct {
@@ -497,8 +499,10 @@ func (r reader) container(p *podTemplate, c *container) error {
 				return err
 			})
 		case "readinessProbe":
-			c.readinessProbe = r.Next() != 'n'
-			_, err = r.Skip()
+			if r.Null() {
+				return nil
+			}
+			c.readinessProbe, err = r.Skip()
 		case "livenessProbe":
 			c.livenessHandler, err = r.handler()
 		default:
@@ -513,11 +517,16 @@ func (r reader) container(p *podTemplate, c *container) error {
 func (r reader) handler() (handler, error) {
 	var found handler
 	handlers := 0
-	err := r.Each(func(key []byte) error {
+	var timeout int64
+	err := r.Each(func(key []byte) (err error) {
+		if string(key) == "timeoutSeconds" {
+			timeout, _, err = r.Integer()
+			return err
+		}
 		raw, err := r.Skip()
 		for _, kind := range [...]string{"httpGet", "tcpSocket", "grpc", "exec"} {
 			if string(key) == kind && string(raw) != "null" {
-				found = handler{kind, raw}
+				found = handler{kind: kind, raw: raw}
 				handlers++
 			}
 		}
@@ -526,6 +535,7 @@ func (r reader) handler() (handler, error) {
 	if handlers != 1 {
 		return handler{}, err
 	}
+	found.timeout = timeout
 	return found, err
 }
 

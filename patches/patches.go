@@ -8,7 +8,8 @@
 // it is in doubt, the answer is the empty patch.
 //
 // Operations only add. The one that replaces raises
-// terminationGracePeriodSeconds. Nothing is ever decoded into API types, encoded
+// terminationGracePeriodSeconds, and the one that removes takes back what we added
+// ourselves (giveway.go). Nothing is ever decoded into API types, encoded
 // and compared: that deletes every field that the types don't know.
 package patches
 
@@ -18,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -57,12 +59,13 @@ const (
 
 // Change is one operation of a JSON Patch (RFC 6902).
 type Change struct {
-	// Operation is "add" or, for terminationGracePeriodSeconds alone, "replace".
+	// Operation is "add" or, for terminationGracePeriodSeconds alone, "replace", or, for
+	// a handler of ours beside one of the workload's own, "remove".
 	Operation string `json:"op"`
 	// Path is a JSON pointer (RFC 6901).
 	Path string `json:"path"`
-	// Value is JSON.
-	Value json.RawMessage `json:"value"`
+	// Value is JSON, nil where it is removed.
+	Value json.RawMessage `json:"value,omitempty"`
 }
 
 // Request is one object to review.
@@ -139,7 +142,7 @@ func New(config Config) (*Injector, error) {
 	case config.Base.AntiAffinity == "":
 		return nil, errors.New("base policy is empty; policy.Default returns the built-in one")
 	}
-	return &Injector{config: config, over: over(config.Base.AntiAffinity, config.Base.TopologyKeys), generators: []generator{addAntiAffinity, addPreStopSleep, addReadinessProbe, addFault, addRecord}, proof: &proof{}}, nil
+	return &Injector{config: config, over: over(config.Base.AntiAffinity, config.Base.TopologyKeys), generators: []generator{giveWay, addAntiAffinity, addPreStopSleep, addReadinessProbe, addFault, addRecord}, proof: &proof{}}, nil
 }
 
 // input is what a generator reads.
@@ -150,8 +153,12 @@ type input struct {
 	config  *Config
 	over    string // of the Injector
 	cluster Cluster
+	// offline is set for a manifest.
+	offline bool
 	// sources are the annotations that policy came from.
-	sources      [3]policy.Annotations
+	sources [3]policy.Annotations
+	// gone are the recorded defaults of which nothing stands any more.
+	gone         []string
 	selectorRoom [512]byte
 }
 
@@ -220,6 +227,19 @@ func (o *output) replace(path string, value any) {
 // open begins an operation; its path, of plain characters only, is in parts. What is
 // written until close is its value.
 func (o *output) open(operation string, path ...string) {
+	o.begin(operation, path...)
+	o.write(`","value":`)
+	o.spans[len(o.spans)-1].valueStart = len(o.patch)
+}
+
+// remove appends an operation that has no value.
+func (o *output) remove(path ...string) {
+	o.begin("remove", path...)
+	o.write(`"}`)
+}
+
+// begin writes an operation up to its path.
+func (o *output) begin(operation string, path ...string) {
 	if o.patch == nil {
 		o.patch = o.patchRoom[:0]
 		o.spans = o.spanRoom[:0]
@@ -229,8 +249,6 @@ func (o *output) open(operation string, path ...string) {
 	at := span{operation: operation, pathStart: len(o.patch)}
 	o.write(path...)
 	at.pathEnd = len(o.patch)
-	o.write(`","value":`)
-	at.valueStart = len(o.patch)
 	o.spans = append(o.spans, at)
 }
 
@@ -265,7 +283,11 @@ func (o *output) changes() ([]byte, []Change) {
 	changes := o.changeRoom[:0]
 	for _, at := range o.spans {
 		n := at.pathEnd - at.pathStart
-		changes = append(changes, Change{at.operation, rest[:n], json.RawMessage(o.patch[at.valueStart:at.valueEnd:at.valueEnd])})
+		change := Change{Operation: at.operation, Path: rest[:n]}
+		if at.valueEnd > 0 {
+			change.Value = json.RawMessage(o.patch[at.valueStart:at.valueEnd:at.valueEnd])
+		}
+		changes = append(changes, change)
 		rest = rest[n:]
 	}
 	return o.patch, changes
@@ -279,11 +301,9 @@ func (o *output) applied(name, container, detail string) {
 	o.decisions = append(o.decisions, Decision{Default: name, Container: container, Detail: detail})
 }
 
+// problem notes that the annotation of a setting, which stands in source, can't be used.
 func (o *output) problem(source policy.Source, setting, reason, allowed string) {
 	key := policy.Prefix + setting
-	if source == policy.SourceFlag {
-		key = "--" + setting
-	}
 	p := policy.Problem{Code: policy.ProblemTarget, Source: source, Key: key, Reason: reason, Allowed: allowed}
 	for _, s := range o.sources {
 		if s.Source == source {
@@ -334,7 +354,7 @@ func (i *Injector) Review(req Request) (result Result) {
 	if !o.pod.spec {
 		return nothing(result, SkipUnreadable, errors.New("read object: object has no pod spec"))
 	}
-	in.object, in.config, in.over, in.cluster = o, &i.config, i.over, req.Cluster
+	in.object, in.config, in.over, in.cluster, in.offline = o, &i.config, i.over, req.Cluster, req.Offline
 	if req.Operation == Update {
 		old := req.OldRead
 		if old == nil {
@@ -451,8 +471,10 @@ func (in *input) resolve(namespace map[string]string, result *Result) {
 		{Source: policy.SourceWorkload, Values: meta.annotations},
 		{Source: policy.SourceNamespace, Values: namespace},
 	}
+	unseen := in.unseen(meta)
 	p, problems := policy.Resolve(in.config.Base, in.config.Bounds, in.sources[:]...)
 	in.policy = p
+	problems = append(problems, unseen...)
 	problems = append(problems, policy.CheckLabels(policy.SourcePodTemplate, pod.ours(), policy.Disabled)...)
 	problems = append(problems, policy.CheckLabels(policy.SourceWorkload, meta.ours(), policy.Disabled)...)
 	for _, name := range p.Containers {
@@ -468,6 +490,29 @@ func (in *input) resolve(namespace map[string]string, result *Result) {
 		}
 	}
 	result.Problems = problems
+}
+
+// unseen passes over those annotations of a workload that would decide over its pods
+// where admission looks at nothing but those pods, and returns them as problems.
+func (in *input) unseen(meta *metadata) []policy.Problem {
+	switch in.object.kind {
+	case "DaemonSet", "ReplicaSet", "ReplicationController":
+	default:
+		return nil
+	}
+	var problems []policy.Problem
+	seen := map[string]string{}
+	for key, value := range meta.annotations {
+		if slices.Contains(podSettings[:], strings.TrimPrefix(key, policy.Prefix)) {
+			problems = append(problems, policy.Problem{Code: policy.ProblemMisplaced, Source: policy.SourceWorkload, Key: key, Value: value,
+				Allowed: "on the pod template, the only thing of a " + in.object.kind + " that is looked at"})
+			continue
+		}
+		seen[key] = value
+	}
+	slices.SortFunc(problems, func(a, b policy.Problem) int { return strings.Compare(a.Key, b.Key) })
+	in.sources[1].Values = seen
+	return problems
 }
 
 // containerNames lists the names of containers for people.

@@ -16,7 +16,8 @@ import (
 const DefaultReadinessProbe = policy.SettingReadinessProbe
 
 // The timings of the probe, in seconds and times: short enough not to slow a
-// rollout, long enough not to load a node.
+// rollout, long enough not to load a node. A handler that has more time in a probe of
+// its own container needs it here too, and is then asked no more often.
 const (
 	probePeriod           = 5
 	probeTimeout          = 2
@@ -40,8 +41,10 @@ func addReadinessProbe(in *input, out *output) {
 	target := -1 // the only container that an explicit probe is for
 	if probe.Kind != policy.ProbeAuto {
 		if target = in.probed(); target < 0 {
-			out.problem(in.policy.From(policy.SettingReadinessProbe), policy.SettingReadinessProbe,
-				"names a port that not exactly one container declares", "a declared port, or evenkeel.dev/containers to choose")
+			if in.policy.Asked(policy.SettingReadinessProbe) { // who asked for all can't be told of each
+				out.problem(in.policy.From(policy.SettingReadinessProbe), policy.SettingReadinessProbe,
+					"names a port that not exactly one container declares", "a declared port, or evenkeel.dev/containers to choose")
+			}
 			out.skip(DefaultReadinessProbe, "", SkipUnknownPort)
 			return
 		}
@@ -52,7 +55,7 @@ func addReadinessProbe(in *input, out *output) {
 		case target >= 0 && i != target:
 			out.skip(DefaultReadinessProbe, c.name, SkipNotSelected)
 			continue
-		case c.readinessProbe:
+		case c.readinessProbe != nil:
 			out.skip(DefaultReadinessProbe, c.name, SkipUserSet)
 			continue
 		case !in.selects(c):
@@ -76,13 +79,14 @@ func addReadinessProbe(in *input, out *output) {
 
 // probe writes a readiness probe, its members in the order of their names.
 func (o *output) probe(h handler) {
+	timeout := max(h.timeout, probeTimeout)
 	between := `{`
 	for _, member := range [...]struct {
 		name   string
 		number int64 // 0 for handlers
 	}{
 		{"exec", 0}, {"failureThreshold", probeFailureThreshold}, {"grpc", 0}, {"httpGet", 0},
-		{"periodSeconds", probePeriod}, {"tcpSocket", 0}, {"timeoutSeconds", probeTimeout},
+		{"periodSeconds", max(timeout, probePeriod)}, {"tcpSocket", 0}, {"timeoutSeconds", timeout},
 	} {
 		if member.number == 0 && member.name != h.kind {
 			continue
@@ -141,11 +145,11 @@ func asked(probe policy.Probe, c *container) handler {
 	}
 	switch probe.Kind {
 	case policy.ProbeTCP:
-		return handler{"tcpSocket", marshal(corev1.TCPSocketAction{Port: port})}
+		return handler{kind: "tcpSocket", raw: marshal(corev1.TCPSocketAction{Port: port})}
 	case policy.ProbeHTTP:
-		return handler{"httpGet", marshal(corev1.HTTPGetAction{Path: probe.Path, Port: port})}
+		return handler{kind: "httpGet", raw: marshal(corev1.HTTPGetAction{Path: probe.Path, Port: port})}
 	case policy.ProbeHTTPS:
-		return handler{"httpGet", marshal(corev1.HTTPGetAction{Path: probe.Path, Port: port, Scheme: corev1.URISchemeHTTPS})}
+		return handler{kind: "httpGet", raw: marshal(corev1.HTTPGetAction{Path: probe.Path, Port: port, Scheme: corev1.URISchemeHTTPS})}
 	}
 	number := int64(probe.PortNumber)
 	for _, p := range c.ports { // a gRPC probe takes no port name
@@ -153,7 +157,7 @@ func asked(probe policy.Probe, c *container) handler {
 			number = p.number
 		}
 	}
-	return handler{"grpc", marshal(corev1.GRPCAction{Port: int32(number), Service: &probe.Service})}
+	return handler{kind: "grpc", raw: marshal(corev1.GRPCAction{Port: int32(number), Service: &probe.Service})}
 }
 
 // obvious returns the handler that the container's own probes or ports suggest.
@@ -168,7 +172,7 @@ func obvious(c *container) (handler, Skip) {
 		return handler{}, skip
 	}
 	raw := append(make([]byte, 0, len(`{"port":65535}`)), `{"port":`...)
-	return handler{"tcpSocket", append(strconv.AppendInt(raw, number, 10), '}')}, SkipNone
+	return handler{kind: "tcpSocket", raw: append(strconv.AppendInt(raw, number, 10), '}')}, SkipNone
 }
 
 // mainPort returns the number of the TCP port that stands for the container: the

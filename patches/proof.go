@@ -3,6 +3,7 @@ package patches
 import (
 	"crypto/sha256"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -45,7 +46,7 @@ func (p *proof) applies(patch []byte, changes []Change, raw []byte, o *object) e
 	}
 	var room [1024]byte
 	shape := sha256.Sum256(appendShape(room[:0], changes, o))
-	enough := max(depth, o.depth) <= shallow
+	enough := max(depth, o.depth) <= shallow && !slices.ContainsFunc(changes, func(c Change) bool { return c.Operation == "remove" }) // of what no shape has
 	if enough {
 		p.mu.RLock()
 		known := p.shapes[shape]

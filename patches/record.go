@@ -13,9 +13,10 @@ import (
 //
 // An earlier record is extended; a value that is no record of ours is the user's
 // and stays. Where the annotations are about to be larger than the API allows, only
-// the label is written.
+// the label is written; and so where nothing is added since the workload's own
+// annotations say so, which its pods don't carry: they would get everything.
 func addRecord(in *input, out *output) {
-	if len(out.spans) == 0 {
+	if len(out.spans) == 0 && !in.unseenByPods() {
 		return
 	}
 	pod := in.pod()
@@ -29,9 +30,12 @@ func addRecord(in *input, out *output) {
 	was, noted := pod.meta.annotations[policy.InjectedAnnotation]
 	if earlier, ours := readRecord(was); noted && ours {
 		for _, name := range earlier {
-			if !slices.Contains(names, name) {
+			if !slices.Contains(names, name) && !slices.Contains(in.gone, name) {
 				names = append(names, name)
 			}
+		}
+		if len(names) == 0 {
+			names = earlier // a record that names nothing would be none
 		}
 		slices.SortFunc(names, func(a, b string) int { return slices.Index(defaults, a) - slices.Index(defaults, b) })
 	}
@@ -52,13 +56,18 @@ func addRecord(in *input, out *output) {
 	const labels = `{"` + policy.DefaultedLabel + `":"true"}`
 	if !pod.meta.present {
 		out.open("add", pod.path, "/metadata")
-		out.write(`{"annotations":{"`, policy.InjectedAnnotation, `":`)
-		out.text(record)
-		out.write(`},"labels":`, labels, `}`)
+		out.write(`{`)
+		if len(names) > 0 {
+			out.write(`"annotations":{"`, policy.InjectedAnnotation, `":`)
+			out.text(record)
+			out.write(`},`)
+		}
+		out.write(`"labels":`, labels, `}`)
 		out.close()
 		return
 	}
 	switch {
+	case len(names) == 0:
 	case !pod.meta.annotated:
 		out.open("add", pod.path, "/metadata/annotations")
 		out.write(`{"`, policy.InjectedAnnotation, `":`)
@@ -81,6 +90,15 @@ func addRecord(in *input, out *output) {
 		out.close()
 	}
 }
+
+// unseenByPods reports whether an annotation of the workload decides over its pods,
+// which can't be seen when they are created.
+func (in *input) unseenByPods() bool {
+	return in.object.kind != "Pod" && !in.offline && slices.ContainsFunc(podSettings[:], func(name string) bool { return in.policy.From(name) == policy.SourceWorkload })
+}
+
+// podSettings are the settings that decide over what a pod gets.
+var podSettings = [...]string{policy.SettingAntiAffinity, policy.SettingTopologyKeys, policy.SettingPreStopSleep, policy.SettingReadinessProbe, policy.SettingContainers}
 
 // maxAnnotationBytes is how large annotations may be that a record is added to: the
 // API's limit of 256 KiB (apimachinery TotalAnnotationSizeLimitB) less a kibibyte.

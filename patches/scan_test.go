@@ -90,7 +90,7 @@ func viewOf(o *object) view {
 		v.TemplateLabels, v.Template = nil, nil
 	}
 	for _, c := range o.pod.containers {
-		cv := containerView{Name: c.name, Lifecycle: c.lifecycle, PreStop: c.preStop != nil, Probe: c.readinessProbe, Sleep: sleepOf(c.preStop)}
+		cv := containerView{Name: c.name, Lifecycle: c.lifecycle, PreStop: c.preStop != nil, Probe: c.readinessProbe != nil, Sleep: sleepOf(c.preStop)}
 		for _, p := range c.ports {
 			cv.Ports = append(cv.Ports, fmt.Sprint(string(p.name), p.number, p.tcp))
 		}

@@ -60,7 +60,7 @@ var reasons = [...]Reason{
 	{SkipNotSelected, "The annotation evenkeel.dev/containers names other containers.", false},
 	{SkipNoPort, "No TCP port, or no port at all, is declared, so nothing shows that the container serves.", false},
 	{SkipAmbiguousPort, "Several ports are declared and none is the obvious one; the annotation evenkeel.dev/readiness-probe can choose.", true},
-	{SkipUnknownPort, "No container, or more than one, declares the port that the annotation evenkeel.dev/readiness-probe names.", true},
+	{SkipUnknownPort, "No container, or more than one, declares the port that the setting readiness-probe names.", true},
 	{SkipNoNativeSleep, "The API server or a kubelet does not know preStop.sleep (1.30 and later do), and the operator does not allow exec sleeps, or the pod runs on Windows.", false},
 	{SkipShortGracePeriod, "The termination grace period is too short for a sleep and must not be raised further.", true},
 	{SkipUnreadable, "The object can't be read without doubt, and is left as it is.", true},

@@ -35,6 +35,13 @@ const apiGracePeriod = 30
 //	grace < max < grace+sleep  | max − grace                  | max − grace
 //	grace ≥ max                | at most half of grace        | 0
 //	raised in an earlier round | at most half of grace        | 0
+//	of a Pod without owner     | at most half of grace        | 0
+//
+// A manifest that is applied again while nobody looks, since evenkeel is away or the
+// workload has opted out, sets the grace period back to what is written in it. So a
+// sleep that nobody asked for is at most as long as a grace period that somebody
+// wrote, or the API would refuse that manifest from then on; and that of a Pod without
+// owner stays as it is, since the API refuses any change of it.
 func addPreStopSleep(in *input, out *output) {
 	pod := in.pod()
 	grace := pod.graceSeconds()
@@ -87,8 +94,12 @@ func addHooks(in *input, out *output, grace int64) (raise int64, added bool) {
 	}
 
 	native := in.cluster.nativeSleep()
-	before := recorded(pod, DefaultPreStopSleep) && !in.unchangedManifest(grace)
-	sleep, raise := fit(grace, seconds, int64(in.config.MaxGracePeriod/time.Second), before)
+	if grace != apiGracePeriod && !in.policy.Asked(policy.SettingPreStopSleep) {
+		seconds = min(seconds, grace)
+	}
+	fixed := in.object.kind == "Pod" && in.object.meta.controller == "" ||
+		recorded(pod, DefaultPreStopSleep) && !in.unchangedManifest(grace)
+	sleep, raise := fit(grace, seconds, int64(in.config.MaxGracePeriod/time.Second), fixed)
 	if raise == 0 && in.unchangedManifest(grace) && *in.old.pod.grace-grace == sleep {
 		// Another hook than the one that grace lacks to be the earlier grace period, or a further review would raise it.
 		if sleep--; sleep == 0 {
@@ -261,12 +272,12 @@ func isNative(preStop []byte) bool {
 }
 
 // fit returns how long to sleep within the grace period and by how much to raise
-// it, all in seconds.
-func fit(grace, sleep, maxGrace int64, raised bool) (fitted, raise int64) {
+// it, all in seconds. A fixed one is not to be raised.
+func fit(grace, sleep, maxGrace int64, fixed bool) (fitted, raise int64) {
 	switch room := maxGrace - grace; {
 	case grace <= 0:
 		return 0, 0
-	case room > 0 && !raised:
+	case room > 0 && !fixed:
 		sleep = min(sleep, room)
 		return sleep, sleep
 	}

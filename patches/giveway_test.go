@@ -1,0 +1,5 @@
+package patches
+
+import "testing"
+
+func TestGiveWay(t *testing.T) { runCases(t, "give-way") }
