@@ -56,20 +56,25 @@ type side struct {
 	url             string // of the webhook, where it isn't the cluster's own
 	ours            bool   // the evenkeel of the cluster answers
 	foreign         bool   // what it adds is its own affair
-	pid             int    // of the process that answers; 0 where there is none or it isn't known
+	pid             int    // of the process that answers, evenkeel's where nothing is asked; 0 where there is none or it isn't known
 	pods, rollouts  bool   // it is measured over creates of pods, of Deployments
 	want            any    // what every pod has to be
 	creates         map[int][]round
 	deployments     []rollout
 }
 
-// round is what was measured of a side in one round of creates; CPU is in milliseconds per create, and what the API
-// server allocated in bytes per create.
+// round is what was measured of a side in one round of creates, and what each of them used.
 type round struct {
-	latencies       []time.Duration
-	server, webhook float64
-	allocated       float64
-	memory          int // KiB at most, of the webhook
+	latencies []time.Duration
+	used      used
+}
+
+// used is what one creation, or one rollout, used.
+type used struct {
+	server    float64 // ms of the API server's CPU
+	allocated float64 // bytes, by the API server
+	webhook   float64 // ms of the webhook's CPU
+	memory    int     // KiB at most, of the webhook
 }
 
 // startServers starts a control plane without a scheduler, so that no pod is ever run, with evenkeel as deploy/ runs it
@@ -102,9 +107,11 @@ func startServers(ctx context.Context, log io.Writer, webhooks []*contestant) (_
 	s.sides = append(s.sides, &side{name: threePolicies, pods: true, rollouts: true}, &side{name: onePolicy, pods: true, rollouts: true})
 	for i, side := range s.sides {
 		side.namespace, side.creates = fmt.Sprintf("bench-%d", i), map[int][]round{}
+		if side.ours || side.name == nothing { // where evenkeel sees the Pods all the same
+			side.pid = control.PIDs()["evenkeel"]
+		}
 		namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: side.namespace, Labels: map[string]string{namespaceLabel: side.namespace}}}
 		if side.ours {
-			side.pid = control.PIDs()["evenkeel"]
 			namespace.Labels["evenkeel.dev/inject"] = "enabled"
 		}
 		if side.name == evenkeel { // admission alone
@@ -280,21 +287,6 @@ func (s *servers) create(ctx context.Context, namespace string, pod []byte, dryR
 	return request.Do(ctx).Raw()
 }
 
-// meter is what was used so far.
-type meter struct {
-	server, webhook time.Duration // CPU
-	memory          int           // KiB at most, of the webhook
-}
-
-func (s *servers) read(side *side) (meter, error) {
-	server, _, err := usage(s.PIDs()[cluster.APIServer])
-	if err != nil {
-		return meter{}, err
-	}
-	webhook, memory, err := usage(side.pid)
-	return meter{server: server, webhook: webhook, memory: memory}, err
-}
-
 // allocated returns how many bytes the API server has allocated so far.
 func (s *servers) allocated(ctx context.Context) (float64, error) {
 	text, err := s.Client.CoreV1().RESTClient().Get().AbsPath("/metrics").DoRaw(ctx)
@@ -306,40 +298,46 @@ func (s *servers) allocated(ctx context.Context) (float64, error) {
 	return strconv.ParseFloat(string(value), 64)
 }
 
+// measure does some creations or rollouts in a side and returns what each used.
+func (s *servers) measure(ctx context.Context, side *side, times int, do func() error) (used, error) {
+	allocated, err := s.allocated(ctx)
+	if err != nil {
+		return used{}, err
+	}
+	server, _, err1 := usage(s.PIDs()[cluster.APIServer])
+	webhook, _, err2 := usage(side.pid)
+	if err := errors.Join(err1, err2, do()); err != nil {
+		return used{}, err
+	}
+	serverAfter, _, err1 := usage(s.PIDs()[cluster.APIServer])
+	webhookAfter, memory, err2 := usage(side.pid)
+	allocatedAfter, err3 := s.allocated(ctx)
+	each := func(d time.Duration) float64 { return d.Seconds() * 1e3 / float64(times) }
+	return used{server: each(serverAfter - server), allocated: (allocatedAfter - allocated) / float64(times),
+		webhook: each(webhookAfter - webhook), memory: memory}, errors.Join(err1, err2, err3)
+}
+
 // round creates a number of pods in a side, so many at once, checks them all and deletes them.
 func (s *servers) round(ctx context.Context, side *side, pods, atOnce int) (round, error) {
 	answers, latencies := make([][]byte, pods), make([]time.Duration, pods)
-	allocated, err := s.allocated(ctx)
-	if err != nil {
-		return round{}, err
-	}
-	before, err := s.read(side)
-	if err != nil {
-		return round{}, err
-	}
-	var next atomic.Int64
-	group, groupContext := errgroup.WithContext(ctx)
-	for range atOnce {
-		group.Go(func() error {
-			for n := next.Add(1) - 1; n < int64(pods); n = next.Add(1) - 1 {
-				sent := time.Now()
-				answer, err := s.create(groupContext, side.namespace, s.pod, false)
-				if err != nil {
-					return fmt.Errorf("create pod: %w", err)
+	used, err := s.measure(ctx, side, pods, func() error {
+		var next atomic.Int64
+		group, groupContext := errgroup.WithContext(ctx)
+		for range atOnce {
+			group.Go(func() error {
+				for n := next.Add(1) - 1; n < int64(pods); n = next.Add(1) - 1 {
+					sent := time.Now()
+					answer, err := s.create(groupContext, side.namespace, s.pod, false)
+					if err != nil {
+						return fmt.Errorf("create pod: %w", err)
+					}
+					answers[n], latencies[n] = answer, time.Since(sent)
 				}
-				answers[n], latencies[n] = answer, time.Since(sent)
-			}
-			return nil
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return round{}, err
-	}
-	after, err := s.read(side)
-	if err != nil {
-		return round{}, err
-	}
-	allocatedAfter, err := s.allocated(ctx)
+				return nil
+			})
+		}
+		return group.Wait()
+	})
 	if err != nil {
 		return round{}, err
 	}
@@ -352,9 +350,7 @@ func (s *servers) round(ctx context.Context, side *side, pods, atOnce int) (roun
 			return round{}, err
 		}
 	}
-	each := func(d time.Duration) float64 { return d.Seconds() * 1e3 / float64(pods) }
-	return round{latencies: latencies, server: each(after.server - before.server), webhook: each(after.webhook - before.webhook),
-		allocated: (allocatedAfter - allocated) / float64(pods), memory: after.memory}, s.deletePods(ctx, side.namespace)
+	return round{latencies: latencies, used: used}, s.deletePods(ctx, side.namespace)
 }
 
 // deletePods deletes all pods of a namespace, which no kubelet has to let go, and waits until they are gone.

@@ -219,13 +219,13 @@ scan done, and 500 reviews answered; the start is that of the process, and ends 
 		limit, stated := limits[g.deployments]
 		if g.admission {
 			limit = 24
-			r.aims = append(r.aims, aim{"Ready after the start, ms", 300, []float64{float64(g.ready[len(g.ready)/2].Milliseconds())}})
+			r.aims = append(r.aims, aim{what: "Ready after the start, ms", most: 300, ratios: []float64{float64(g.ready[len(g.ready)/2].Milliseconds())}})
 		}
 		if stated {
-			r.aims = append(r.aims, aim{fmt.Sprintf("Memory at most with %d Deployments, %s, MiB", g.deployments, what), limit, []float64{float64(g.peak) / (1 << 20)}})
+			r.aims = append(r.aims, aim{what: fmt.Sprintf("Memory at most with %d Deployments, %s, MiB", g.deployments, what), most: limit, ratios: []float64{float64(g.peak) / (1 << 20)}})
 		}
 		if g.deployments == 10_000 {
-			r.aims = append(r.aims, aim{"10,000 budgets written after, s", 20, []float64{g.budgets.Seconds()}})
+			r.aims = append(r.aims, aim{what: "10,000 budgets written after, s", most: 20, ratios: []float64{g.budgets.Seconds()}})
 		}
 	}
 }

@@ -16,11 +16,11 @@ import (
 // replicas is how many pods a rollout has.
 const replicas = 10
 
-// rollout is what the creation of a Deployment and of its pods cost, the median of those of a round; CPU in milliseconds.
+// rollout is what the creation of a Deployment and of its pods cost.
 type rollout struct {
-	took            time.Duration // until the Deployment has all of its pods
-	server, webhook float64
-	reviews         float64 // that evenkeel answered
+	took    time.Duration // until the Deployment has all of its pods, the median of a round
+	used    used
+	reviews float64 // that evenkeel answered
 }
 
 // rollouts creates a number of Deployments in a side, one after another, sees each have all of its pods and every pod the
@@ -30,21 +30,19 @@ func (s *servers) rollouts(ctx context.Context, side *side, deployments int) (ro
 	if err != nil {
 		return rollout{}, err
 	}
-	before, err := s.read(side)
-	if err != nil {
-		return rollout{}, err
-	}
 	var took []float64
-	for range deployments {
-		s.rolledOut++
-		start := time.Now()
-		if err := s.rollOut(ctx, side.namespace, fmt.Sprintf("checkout-%d", s.rolledOut)); err != nil {
-			return rollout{}, err
+	used, err := s.measure(ctx, side, deployments, func() error {
+		for range deployments {
+			s.rolledOut++
+			start := time.Now()
+			if err := s.rollOut(ctx, side.namespace, fmt.Sprintf("checkout-%d", s.rolledOut)); err != nil {
+				return err
+			}
+			took = append(took, float64(time.Since(start)))
 		}
-		took = append(took, float64(time.Since(start)))
-	}
-	time.Sleep(200 * time.Millisecond) // events are written, and what evenkeel's controller does, it has done
-	after, err := s.read(side)
+		time.Sleep(200 * time.Millisecond) // events are written, and what evenkeel's controller does, it has done
+		return nil
+	})
 	if err != nil {
 		return rollout{}, err
 	}
@@ -52,9 +50,7 @@ func (s *servers) rollouts(ctx context.Context, side *side, deployments int) (ro
 	if err != nil {
 		return rollout{}, err
 	}
-	each := func(d time.Duration) float64 { return d.Seconds() * 1e3 / float64(deployments) }
-	measured := rollout{took: time.Duration(median(took)), server: each(after.server - before.server), webhook: each(after.webhook - before.webhook),
-		reviews: (reviewedAfter - reviewed) / float64(deployments)}
+	measured := rollout{took: time.Duration(median(took)), used: used, reviews: (reviewedAfter - reviewed) / float64(deployments)}
 	pods, err := s.Client.CoreV1().Pods(side.namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return rollout{}, err
