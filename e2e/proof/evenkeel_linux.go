@@ -56,15 +56,15 @@ func (e *env) tagImages() error {
 }
 
 // install installs evenkeel with kubectl apply -k, and before that, if the chart is to be tried as well, with helm, whose release it
-// removes again. It returns a sentence about each.
-func (e *env) install(ctx context.Context, chart bool) ([]string, error) {
-	var sentences []string
+// removes again. It returns how long each took.
+func (e *env) install(ctx context.Context, chart bool) ([]installed, error) {
+	var times []installed
 	if chart {
-		sentence, err := e.timed(ctx, "helm install", e.helmInstall)
+		helm, err := e.timed(ctx, "helm install", e.helmInstall)
 		if err != nil {
 			return nil, err
 		}
-		sentences = append(sentences, sentence)
+		times = append(times, helm)
 		if err := e.helm(ctx, "uninstall", "evenkeel", "--namespace="+installation.Namespace); err != nil {
 			return nil, err
 		}
@@ -76,18 +76,18 @@ func (e *env) install(ctx context.Context, chart bool) ([]string, error) {
 			return nil, err
 		}
 	}
-	sentence, err := e.timed(ctx, "kubectl apply -k", e.applyKustomization)
+	apply, err := e.timed(ctx, "kubectl apply -k", e.applyKustomization)
 	if err != nil {
 		return nil, err
 	}
-	return append(sentences, sentence), e.kubectl(ctx, "--namespace="+installation.Namespace, "rollout", "status", "deployment/evenkeel", "--timeout=4m")
+	return append(times, apply), e.kubectl(ctx, "--namespace="+installation.Namespace, "rollout", "status", "deployment/evenkeel", "--timeout=4m")
 }
 
-// timed installs evenkeel and says how long it took until a pod got its defaults.
-func (e *env) timed(ctx context.Context, command string, install func(context.Context) error) (string, error) {
+// timed installs evenkeel and measures how long it took until a pod got its defaults.
+func (e *env) timed(ctx context.Context, command string, install func(context.Context) error) (installed, error) {
 	began := time.Now()
 	if err := install(ctx); err != nil {
-		return "", err
+		return installed{}, err
 	}
 	err := e.wait(ctx, "the first pod with defaults", func() error {
 		d := deployment(drains, 1)
@@ -102,9 +102,9 @@ func (e *env) timed(ctx context.Context, command string, install func(context.Co
 		}
 		return nil
 	})
-	sentence := fmt.Sprintf("The first pod got its defaults %.1f s after the beginning of %s.", time.Since(began).Seconds(), command)
-	fmt.Fprintln(e.log, sentence)
-	return sentence, err
+	i := installed{command, time.Since(began)}
+	fmt.Fprintln(e.log, i.sentence())
+	return i, err
 }
 
 // applyKustomization applies deploy/ with our image, as a user's own kustomization does.

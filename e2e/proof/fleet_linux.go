@@ -25,18 +25,21 @@ const (
 	distrolessImage = "evenkeel.test/distroless"
 )
 
+// appContainer is the container of a pod that clients speak to.
+const appContainer = "app"
+
 func serverKinds() []string { return []string{slow, atOnce, drains, distroless, sidecar} }
 
 // deployment returns a server without a probe, hook, affinity or budget of its own.
 func deployment(kind string, replicas int32) *appsv1.Deployment {
 	args := map[string][]string{
-		slow:       {"-start=3s", "-stop=shutdown"},
-		atOnce:     {"-stop=at-once"},
-		drains:     {"-stop=drain"},
-		distroless: {"-stop=shutdown"},
-		sidecar:    {"-stop=shutdown"},
+		slow:       {"-start=3s", "-stop=" + stopShutdown},
+		atOnce:     {"-stop=" + stopAtOnce},
+		drains:     {"-stop=" + stopDrain},
+		distroless: {"-stop=" + stopShutdown},
+		sidecar:    {"-stop=" + stopShutdown},
 	}[kind]
-	app := container("app", append(args, "-grpc=:9090")...)
+	app := container(appContainer, append(args, "-grpc=:9090")...)
 	app.Ports = []corev1.ContainerPort{{Name: "http", ContainerPort: 8080}, {Name: "grpc", ContainerPort: 9090}}
 	pod := corev1.PodSpec{Containers: []corev1.Container{app}}
 	switch kind {
@@ -126,7 +129,28 @@ func (e *env) create(ctx context.Context, side string, d *appsv1.Deployment) (ta
 	if err != nil {
 		return target{}, fmt.Errorf("create service: %w", err)
 	}
-	return target{Side: side, Server: d.Name, IP: service.Spec.ClusterIP}, nil
+	t := target{Side: side, Server: d.Name, IP: service.Spec.ClusterIP}
+	for _, arg := range d.Spec.Template.Spec.Containers[0].Args {
+		if stops, ok := strings.CutPrefix(arg, "-stop="); ok {
+			t.Stops = stops
+		}
+		if age, ok := strings.CutPrefix(arg, maxAgeFlag); ok {
+			if t.Recycles, err = time.ParseDuration(age); err != nil {
+				return target{}, err
+			}
+		}
+	}
+	return t, nil
+}
+
+// maxAgeFlag is the flag of a server that is followed by the age at which it ends connections.
+const maxAgeFlag = "-max-age="
+
+// recycling returns d with servers that end connections at an age.
+func recycling(d *appsv1.Deployment, age time.Duration) *appsv1.Deployment {
+	app := &d.Spec.Template.Spec.Containers[0]
+	app.Args = append(app.Args, maxAgeFlag+age.String())
+	return d
 }
 
 // remove deletes the servers and their Services, and waits until their pods are gone.

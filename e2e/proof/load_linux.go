@@ -10,9 +10,11 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -74,8 +76,11 @@ func load(stdin io.Reader, stdout io.Writer) error {
 					requests.Go(func() {
 						limited, cancel := context.WithDeadline(context.Background(), scheduled.Add(requestTimeout))
 						defer cancel()
-						pod, err := do(limited)
-						r := record{Due: scheduled.UnixMicro(), Target: t, Client: k, Latency: time.Since(scheduled).Microseconds(), Pod: pod}
+						over, err := do(limited)
+						r := record{Due: scheduled.UnixMicro(), Target: t, Client: k, Latency: time.Since(scheduled).Microseconds(), Pod: over.pod}
+						if !over.opened.IsZero() {
+							r.Opened = over.opened.UnixMicro()
+						}
 						if err != nil {
 							r.Cause, r.Detail = cause(err), err.Error()
 						}
@@ -93,21 +98,27 @@ func load(stdin io.Reader, stdout io.Writer) error {
 	return out.Flush()
 }
 
-// A request is made by one client; it returns the pod that answered or, with an error, the one that the connection led to, if
-// that is known.
-type request func(ctx context.Context) (pod string, err error)
+// A request is made by one client; it returns what is known of the connection that it went over.
+type request func(ctx context.Context) (connection, error)
+
+// A connection is what is known of one; the zero value means that there was none.
+type connection struct {
+	opened time.Time
+	pod    string // that answers on it, as its last answer said; empty before the first
+}
 
 func newClient(kind string, t target, connections int, sources *sources) (request, error) {
 	web := net.JoinHostPort(t.IP, "80")
 	switch kind {
 	case newConnection:
-		return func(ctx context.Context) (string, error) {
+		return func(ctx context.Context) (connection, error) {
 			c, err := dialHTTP1(ctx, web, sources)
 			if err != nil {
-				return "", err
+				return connection{}, err
 			}
 			defer c.Close()
-			return c.do(ctx, true)
+			err = c.do(ctx, true)
+			return c.known, err
 		}, nil
 	case http1:
 		pool := &pool{size: connections, address: web, sources: sources}
@@ -131,7 +142,7 @@ func roundRobin(n int, make func() (request, error)) (request, error) {
 		clients = append(clients, c)
 	}
 	var turn atomic.Uint64
-	return func(ctx context.Context) (string, error) { return clients[turn.Add(1)%uint64(n)](ctx) }, nil
+	return func(ctx context.Context) (connection, error) { return clients[turn.Add(1)%uint64(n)](ctx) }, nil
 }
 
 // sources hands out source addresses with ports. With 16 addresses and 50,000 ports each, and no more than 500 connections per second, a
@@ -184,8 +195,8 @@ func (e *connectError) Unwrap() error { return e.error }
 type http1Conn struct {
 	net.Conn
 	reader *bufio.Reader
-	pod    string // that answered last
-	last   bool   // the server has said that it closes
+	known  connection
+	last   bool // the server has said that it closes
 }
 
 func dialHTTP1(ctx context.Context, address string, sources *sources) (*http1Conn, error) {
@@ -193,13 +204,13 @@ func dialHTTP1(ctx context.Context, address string, sources *sources) (*http1Con
 	if err != nil {
 		return nil, err
 	}
-	return &http1Conn{Conn: conn, reader: bufio.NewReader(conn)}, nil
+	return &http1Conn{Conn: conn, reader: bufio.NewReader(conn), known: connection{opened: time.Now()}}, nil
 }
 
-func (c *http1Conn) do(ctx context.Context, last bool) (string, error) {
+func (c *http1Conn) do(ctx context.Context, last bool) error {
 	if deadline, ok := ctx.Deadline(); ok {
 		if err := c.SetDeadline(deadline); err != nil {
-			return c.pod, err
+			return err
 		}
 	}
 	more := ""
@@ -207,18 +218,18 @@ func (c *http1Conn) do(ctx context.Context, last bool) (string, error) {
 		more = "Connection: close\r\n"
 	}
 	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: proof\r\n"+more+"\r\n"); err != nil {
-		return c.pod, err
+		return err
 	}
 	response, err := http.ReadResponse(c.reader, nil)
 	if err != nil {
-		return c.pod, err
-	}
-	pod, err := readAnswer(response)
-	if err == nil {
-		c.pod = pod
+		return err
 	}
 	c.last = response.Close
-	return c.pod, err
+	pod, err := readAnswer(response)
+	if err == nil {
+		c.known.pod = pod
+	}
+	return err
 }
 
 // readAnswer returns the pod that an answer names.
@@ -271,15 +282,14 @@ type pool struct {
 	busy int
 }
 
-func (p *pool) do(ctx context.Context) (string, error) {
+func (p *pool) do(ctx context.Context) (connection, error) {
 	c, err := p.take(ctx)
 	defer func() { p.give(c, err == nil) }()
 	if err != nil {
-		return "", err
+		return connection{}, err
 	}
-	var pod string
-	pod, err = c.do(ctx, false)
-	return pod, err
+	err = c.do(ctx, false)
+	return c.known, err
 }
 
 func (p *pool) take(ctx context.Context) (*http1Conn, error) {
@@ -311,83 +321,135 @@ func (p *pool) give(c *http1Conn, usable bool) {
 	}
 }
 
+// Links are the connections that one client of HTTP/2 or gRPC has opened, by their own addresses, which none has twice.
+type links struct {
+	sources *sources
+	mu      sync.Mutex
+	known   map[string]*connection
+}
+
+// dial opens a connection and remembers when.
+func (l *links) dial(ctx context.Context, address string) (net.Conn, error) {
+	conn, err := l.sources.dial(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.known == nil {
+		l.known = map[string]*connection{}
+	}
+	l.known[conn.LocalAddr().String()] = &connection{opened: time.Now()}
+	return conn, nil
+}
+
+// of returns what is known of the connection with an address of its own, after a pod has answered on it, if one has.
+func (l *links) of(own, pod string) connection {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	link := l.known[own]
+	if link == nil {
+		return connection{}
+	}
+	if pod != "" {
+		link.pod = pod
+	}
+	return *link
+}
+
 // newHTTP2 returns a client with one connection of Go's own HTTP/2 client, which notices by pings when nobody is there any
 // more. Its requests have a body that it can't read twice, so that it sends none a second time.
 func newHTTP2(address string, sources *sources) request {
+	links := &links{sources: sources}
 	transport := &http.Transport{
-		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) { return sources.dial(ctx, address) },
+		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) { return links.dial(ctx, address) },
 		Protocols:   new(http.Protocols),
 		HTTP2:       &http.HTTP2Config{SendPingTimeout: 2 * time.Second, PingTimeout: 3 * time.Second},
 	}
 	transport.Protocols.SetUnencryptedHTTP2(true)
-	var last podName
-	return func(ctx context.Context) (string, error) {
+	return func(ctx context.Context) (connection, error) {
+		var own sent
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { own.over(c.Conn.LocalAddr()) }})
 		body := struct{ io.Reader }{strings.NewReader("?")}
 		r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+address+"/", body)
 		if err != nil {
-			return "", err
+			return connection{}, err
 		}
 		r.ContentLength = 1
 		response, err := transport.RoundTrip(r)
 		if err != nil {
-			return last.of(""), err
+			return links.of(own.last(), ""), err
 		}
 		pod, err := readAnswer(response)
-		return last.of(pod), err
+		return links.of(own.last(), pod), err
 	}
 }
 
 // newGRPC returns a client with one connection of gRPC. It sends a request again by itself where the server has not looked at
-// it; that is an error here.
+// it; that is an error here. It isn't where the connection was known to end before anything was sent, which no client counts.
 func newGRPC(address string, sources *sources) (request, error) {
+	links := &links{sources: sources}
 	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableRetry(),
-		grpc.WithContextDialer(sources.dial), grpc.WithStatsHandler(retryWatch{}),
+		grpc.WithContextDialer(links.dial), grpc.WithStatsHandler(sentWatch{}),
 		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: 3 * time.Second}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}))
 	if err != nil {
 		return nil, err
 	}
 	client := grpc_health_v1.NewHealthClient(conn)
-	var last podName
-	return func(ctx context.Context) (string, error) {
-		var retried atomic.Bool
+	return func(ctx context.Context) (connection, error) {
+		var own sent
 		var header metadata.MD
-		_, err := client.Check(context.WithValue(ctx, retryKey{}, &retried), &grpc_health_v1.HealthCheckRequest{}, grpc.Header(&header))
-		if err == nil && retried.Load() {
-			err = errRetried
+		_, err := client.Check(context.WithValue(ctx, sentKey{}, &own), &grpc_health_v1.HealthCheckRequest{}, grpc.Header(&header))
+		over := links.of(own.last(), strings.Join(header.Get("pod"), ""))
+		if addresses := own.all(); err == nil && len(addresses) > 1 {
+			return links.of(addresses[0], ""), errRetried // the connection that it was refused on
 		}
-		return last.of(strings.Join(header.Get("pod"), "")), err
+		return over, err
 	}, nil
 }
 
-// A podName remembers who answered last on a connection.
-type podName struct{ atomic.Value }
-
-// of returns the pod that answered or, where none did, the one that did before.
-func (p *podName) of(pod string) string {
-	if pod != "" {
-		p.Store(pod)
-		return pod
-	}
-	pod, _ = p.Load().(string)
-	return pod
+// Sent are the own addresses of the connections that one request was sent over, one after another.
+type sent struct {
+	mu        sync.Mutex
+	addresses []string
 }
 
-// retryWatch notes in a request's context that gRPC sent it again.
-type retryWatch struct{}
+func (s *sent) over(own net.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.addresses = append(s.addresses, own.String())
+}
 
-type retryKey struct{}
+func (s *sent) all() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.addresses)
+}
 
-func (retryWatch) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
-func (retryWatch) HandleRPC(ctx context.Context, s stats.RPCStats) {
-	if begin, ok := s.(*stats.Begin); ok && begin.IsTransparentRetryAttempt {
-		if retried, ok := ctx.Value(retryKey{}).(*atomic.Bool); ok {
-			retried.Store(true)
+// last returns the last address, or none.
+func (s *sent) last() string {
+	if all := s.all(); len(all) > 0 {
+		return all[len(all)-1]
+	}
+	return ""
+}
+
+// sentWatch notes in a request's context each time that gRPC sends its header.
+type sentWatch struct{}
+
+type sentKey struct{}
+
+func (sentWatch) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
+func (sentWatch) HandleRPC(ctx context.Context, s stats.RPCStats) {
+	if header, ok := s.(*stats.OutHeader); ok {
+		if own, ok := ctx.Value(sentKey{}).(*sent); ok {
+			own.over(header.LocalAddr)
 		}
 	}
 }
-func (retryWatch) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
-func (retryWatch) HandleConn(context.Context, stats.ConnStats)                       {}
+func (sentWatch) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+func (sentWatch) HandleConn(context.Context, stats.ConnStats)                       {}
 
 // cause sorts an error into one of the causes. Where an error has no type of its own (gRPC's and HTTP/2's), its text decides.
 func cause(err error) string {
@@ -395,7 +457,7 @@ func cause(err error) string {
 	var network net.Error
 	text := err.Error()
 	switch {
-	case errors.Is(err, errRetried), strings.Contains(text, "GOAWAY"):
+	case errors.Is(err, errRetried), strings.Contains(text, "graceful shutdown GOAWAY"): // and no other, after which the server may have seen it
 		return causeUndone
 	case errors.Is(err, errStatus):
 		return causeStatus
@@ -410,7 +472,7 @@ func cause(err error) string {
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), strings.Contains(text, "connection reset by peer"), strings.Contains(text, "broken pipe"):
 		return causeReset
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), strings.Contains(text, "EOF"), strings.Contains(text, "transport is closing"),
-		strings.Contains(text, "after connection loss"):
+		strings.Contains(text, "after connection loss"), strings.Contains(text, "GOAWAY and closed the connection"):
 		return causeClosed
 	case strings.Contains(text, "client connection lost"), strings.Contains(text, "keepalive ping"):
 		return causeLost

@@ -92,11 +92,14 @@ func prepare(ctx context.Context, o options) error {
 			return err
 		}
 	}
-	build := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(dir, "server"), "github.com/evenkeel/evenkeel/e2e/proof/server")
-	build.Dir = filepath.Dir(filepath.Dir(dir)) // the module
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("build control: %w\n%s", err, out)
+	e2e := filepath.Dir(filepath.Dir(dir))
+	for program, module := range map[string]string{"github.com/evenkeel/evenkeel/e2e/proof/server": e2e, "github.com/evenkeel/evenkeel": filepath.Dir(e2e)} {
+		build := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(dir, filepath.Base(program)), program)
+		build.Dir = module
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			return fmt.Errorf("build %s: %w\n%s", program, err, out)
+		}
 	}
 	return nil
 }
@@ -141,7 +144,7 @@ func prove(ctx context.Context, o options) (err error) {
 		return err
 	}
 	fmt.Fprintf(os.Stderr, "servers are ready after %.0f s\n", time.Since(began).Seconds())
-	result := &report{Date: began, Versions: versions(), Command: o.command(), Installed: installed}
+	result := &report{Date: began, Versions: versions(ctx, filepath.Dir(filepath.Dir(filepath.Dir(dir)))), Command: o.command(), Installed: installed, Wanted: o.wanted(), Runs: o.runs}
 	if result.Steady, err = e.steady(ctx, o.steady, targets); err != nil {
 		return err
 	}
@@ -246,6 +249,17 @@ func (o options) steps() [][]step {
 	return all
 }
 
+// wanted returns the scenarios that the options select.
+func (o options) wanted() []string {
+	var ids []string
+	for _, together := range o.steps() {
+		for _, s := range together {
+			ids = append(ids, s.ID)
+		}
+	}
+	return ids
+}
+
 // command is what repeats a run.
 func (o options) command() string {
 	if o.short {
@@ -254,8 +268,8 @@ func (o options) command() string {
 	return fmt.Sprintf("make proof RUNS=%d", o.runs)
 }
 
-// versions says what took part.
-func versions() string {
+// versions says what took part. The repository is at root.
+func versions(ctx context.Context, root string) string {
 	var uname syscall.Utsname
 	kernel := ""
 	if syscall.Uname(&uname) == nil {
@@ -269,7 +283,20 @@ func versions() string {
 	}
 	containerd, _ := exec.Command("containerd", "--version").Output() // a report without it is still one
 	fields := append(strings.Fields(string(containerd)), "", "", "")
-	return fmt.Sprintf("Kubernetes %s, containerd %s, kube-proxy in iptables mode, Linux %s, %s, %d CPUs", cluster.Version, fields[2], kernel, runtime.Version(), runtime.NumCPU())
+	return fmt.Sprintf("evenkeel %s, Kubernetes %s, containerd %s, kube-proxy in iptables mode, Linux %s, %s, %d CPUs", commit(ctx, root), cluster.Version, fields[2], kernel, runtime.Version(), runtime.NumCPU())
+}
+
+// commit names the commit that evenkeel was built from, and says where it was built from more than that.
+func commit(ctx context.Context, root string) string {
+	git := func(args ...string) string {
+		out, _ := exec.CommandContext(ctx, "git", append([]string{"-C", root}, args...)...).Output() // a report without it is still one
+		return strings.TrimSpace(string(out))
+	}
+	name := cmp.Or(git("rev-parse", "--short=12", "HEAD"), "of an unknown commit")
+	if git("status", "--porcelain", "--", ".", ":!e2e", ":!docs") != "" {
+		name += " with changes"
+	}
+	return name
 }
 
 // printFailures says what failed with evenkeel, and why.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -27,36 +28,94 @@ type outcome struct {
 	Records                        []record
 	Pods                           []podLife
 	Sides                          map[string]*summary
-	Took                           map[string]time.Duration // the operation by side, where they differ
+	Took                           map[string]time.Duration // the operation by side, where they differ; never where it didn't end
 	Notes                          []string
-	Settled                        time.Time // from when on shares are looked at
+	Marks                          []mark
+	Lost                           *loss                // of scenario 6
+	Shares                         map[string][]float64 // of scenario 7: the new pods' parts of the requests, by side
+	Upgrade                        *upgrade             // of scenario 8
+}
+
+// never is the time of an operation that didn't end while it was watched.
+const never time.Duration = math.MaxInt64
+
+// A mark is a moment of an operation.
+type mark struct {
+	At   time.Time
+	Text string
+}
+
+// A loss is a node that was gone for a time.
+type loss struct {
+	Node         string
+	At, Restored time.Time
+	Whole        map[string]int // workloads with all replicas on it, by side
+	Workloads    int            // on each side
+}
+
+// An upgrade is what became of pods while evenkeel was upgraded.
+type upgrade struct {
+	Kept        int // pods of evenkeel itself that it did not replace
+	Undefaulted int // pods of the side with evenkeel that it added nothing to
 }
 
 // A target is a Service.
 type target struct {
 	Side, Server string
 	IP           string
+	Stops        string        // what SIGTERM does to its servers: stopAtOnce, stopShutdown or stopDrain
+	Recycles     time.Duration // age at which its servers end connections; 0 means never
 }
+
+// What SIGTERM does, as the flag -stop of a server has it.
+const (
+	stopAtOnce   = "at-once"
+	stopShutdown = "shutdown"
+	stopDrain    = "drain"
+)
 
 // A record is one request.
 type record struct {
-	Due           int64 // microseconds since 1970 at which it was to start
-	Target        int   // index into loadConfig.Targets
-	Client        int   // index into loadConfig.Clients
-	Latency       int64 // microseconds from Due to the end
-	Pod           string
+	Due           int64  // microseconds since 1970 at which it was to start
+	Target        int    // index into loadConfig.Targets
+	Client        int    // index into loadConfig.Clients
+	Latency       int64  // microseconds from Due to the end
+	Opened        int64  // microseconds since 1970 at which its connection was established; 0 if it had none
+	Pod           string // that answered on this connection, now or before; empty if none ever has
 	Cause, Detail string // of a failure
 }
 
+// end returns when it was answered or known to have failed.
+func (r *record) end() time.Time { return time.UnixMicro(r.Due + r.Latency) }
+
 // A summary is what the clients of one side saw.
 type summary struct {
-	Sent, Failed       int
-	Cut, Raced, Undone int                       // of the failures, those that exception names
-	Causes             map[string]int            // failures by cause
-	Where              map[string]map[string]int // failures by server and client
-	Outage             time.Duration             // the longest that any client had no success for
+	tally
+	Cut, Raced, Undone int                         // of the failures, those that exception names
+	Causes             map[string]int              // failures by cause
+	Where              map[string]map[string]tally // by server and client
+	Outage             time.Duration               // the longest that any client had no success for
 	OutageOf           string
 	P99, Slowest       time.Duration // of successes
+}
+
+// A tally counts requests.
+type tally struct{ Sent, Failed int }
+
+func (t *tally) add(other tally) {
+	t.Sent += other.Sent
+	t.Failed += other.Failed
+}
+
+// count adds requests of a client to a server.
+func (s *summary) count(server, client string, n tally) {
+	s.add(n)
+	if s.Where[server] == nil {
+		s.Where[server] = map[string]tally{}
+	}
+	sum := s.Where[server][client]
+	sum.add(n)
+	s.Where[server][client] = sum
 }
 
 // line says it in one.
@@ -68,7 +127,9 @@ func (s *summary) line() string {
 	var where []string
 	for server, clients := range s.Where {
 		for client, n := range clients {
-			where = append(where, fmt.Sprintf("%s/%s %d", server, client, n))
+			if n.Failed > 0 {
+				where = append(where, fmt.Sprintf("%s/%s %d", server, client, n.Failed))
+			}
 		}
 	}
 	slices.Sort(where)
@@ -98,34 +159,39 @@ func (o *outcome) count(records []record) {
 func (o *outcome) lastFailure(side string) time.Time {
 	var last time.Time
 	for _, r := range o.Records {
-		if end := time.UnixMicro(r.Due + r.Latency); r.Cause != "" && o.Targets[r.Target].Side == side && end.After(last) {
-			last = end
+		if r.Cause != "" && o.Targets[r.Target].Side == side && r.end().After(last) {
+			last = r.end()
 		}
 	}
 	return last
 }
 
-// newShares returns the shares of the answered requests, from Settled on, of the pods of a side that were made during the operation.
-func (o *outcome) newShares(side string) string {
+// newShares returns the shares of the requests of a side answered from a time on, in percent, of the pods that were made during the
+// operation.
+func (o *outcome) newShares(side string, from time.Time) []float64 {
 	answered, all := map[string]int{}, 0
 	for _, r := range o.Records {
-		if r.Cause == "" && o.Targets[r.Target].Side == side && r.Due >= o.Settled.UnixMicro() {
+		if r.Cause == "" && o.Targets[r.Target].Side == side && r.Due >= from.UnixMicro() {
 			answered[r.Pod]++
 			all++
 		}
 	}
-	var shares []string
+	var shares []float64
 	for _, life := range o.Pods {
 		if life.Side == side && life.Changes[0].At.After(o.Started) {
-			shares = append(shares, fmt.Sprintf("%.1f %%", 100*float64(answered[life.Name])/float64(max(1, all))))
+			shares = append(shares, 100*float64(answered[life.Name])/float64(max(1, all)))
 		}
 	}
-	return strings.Join(shares, " and ")
+	return shares
+}
+
+func newSummary() *summary {
+	return &summary{Causes: map[string]int{}, Where: map[string]map[string]tally{}}
 }
 
 // summarize counts the requests of one side; the records are in the order of their times.
 func (o *outcome) summarize(side string) *summary {
-	s := &summary{Causes: map[string]int{}, Where: map[string]map[string]int{}}
+	s := newSummary()
 	type pair struct{ target, client int }
 	failing := map[pair]int64{} // since when
 	var latencies []int64
@@ -134,14 +200,14 @@ func (o *outcome) summarize(side string) *summary {
 		if t.Side != side {
 			continue
 		}
-		s.Sent++
 		p := pair{r.Target, r.Client}
 		if r.Cause == "" {
+			s.count(t.Server, o.Clients[r.Client], tally{Sent: 1})
 			latencies = append(latencies, r.Latency)
 			delete(failing, p)
 			continue
 		}
-		s.Failed++
+		s.count(t.Server, o.Clients[r.Client], tally{Sent: 1, Failed: 1})
 		s.Causes[r.Cause]++
 		switch o.exception(r) {
 		case cut:
@@ -151,10 +217,6 @@ func (o *outcome) summarize(side string) *summary {
 		case undone:
 			s.Undone++
 		}
-		if s.Where[t.Server] == nil {
-			s.Where[t.Server] = map[string]int{}
-		}
-		s.Where[t.Server][o.Clients[r.Client]]++
 		if _, known := failing[p]; !known {
 			failing[p] = r.Due
 		}
@@ -169,6 +231,36 @@ func (o *outcome) summarize(side string) *summary {
 		s.Slowest = time.Duration(latencies[len(latencies)-1]) * time.Microsecond
 	}
 	return s
+}
+
+// left returns how long after a time the last pod of each side was gone from nodes that were drained until another.
+func left(lives []podLife, from, to time.Time, nodes ...string) map[string]time.Duration {
+	took := map[string]time.Duration{}
+	for _, life := range lives {
+		for _, c := range life.Changes {
+			if c.Phase == gone && slices.Contains(nodes, life.Node) && c.At.After(from) && c.At.Before(to) {
+				took[life.Side] = max(took[life.Side], c.At.Sub(from))
+			}
+		}
+	}
+	return took
+}
+
+// explained returns what the output of evenkeel explain says of a default, and all that it finds.
+func explained(text, setting string) string {
+	var parts []string
+	section := ""
+	for line := range strings.Lines(text) {
+		fields := strings.Fields(line)
+		switch {
+		case len(fields) == 0:
+		case !strings.HasPrefix(line, " "):
+			section = fields[0]
+		case section == "Defaults:" && fields[0] == setting, section == "Findings:":
+			parts = append(parts, strings.Join(fields, " "))
+		}
+	}
+	return strings.Join(parts, "; ")
 }
 
 // sortLives puts pods in the order of their side, server and beginning.
@@ -207,6 +299,17 @@ const (
 type podLife struct {
 	Side, Server, Name, Node, IP string
 	Changes                      []change
+	Told                         time.Time // when SIGTERM reached the server, by its own note; zero if it left none
+}
+
+// terminates returns when the pod was told to go, or the zero time.
+func (p *podLife) terminates() time.Time {
+	for _, c := range p.Changes {
+		if c.Phase == terminating {
+			return c.At
+		}
+	}
+	return time.Time{}
 }
 
 // A change is the beginning of a phase.
@@ -253,42 +356,66 @@ const (
 	undone = "undone" // a request that met a GOAWAY on its way, which the server has not processed and the client is to send again
 )
 
-// exception names the exception that a failure is, or none. A failure is one only while its pod's server shuts down: with evenkeel
-// that is after the sleep.
+const (
+	// leaving is how long new connections may still be led to a pod that terminates: the slowest of 100 endpoints had left every node after
+	// 3.8 s (docs/proof.md). One that was led there later met a stale endpoint, and what becomes of it is no exception.
+	leaving = 4 * time.Second
+	// stopping is how long after SIGTERM a connection ends because of it: at once where the process ends, within Shutdown's second look
+	// at idle connections (0.5 s) or Drain's patience with silent ones (1 s), and what a busy machine takes to tell the client.
+	stopping = 2 * time.Second
+	// setting is how much the clock, by which server and client note their times, may be set meanwhile.
+	setting = 100 * time.Millisecond
+)
+
+// exception names the exception that a failure is by what is known of its connection and its server, or none.
+//
+//	server                       client          connection                         failure               exception
+//	any                          any             never had an answer                any                   none
+//	any                          new connection  any                                any                   none
+//	recycles                     HTTP/2, gRPC    has nearly its age                 undone                undone
+//	any                          any             opened while endpoints were stale  any                   none
+//	any                          any             any                                not around SIGTERM    none
+//	at-once, doesn't recycle     persistent      older than that                    broken or undone      cut
+//	shutdown                     HTTP/1.1        older than that                    broken                raced
+//	shutdown, drain              HTTP/2, gRPC    older than that                    undone                undone
 func (o *outcome) exception(r record) string {
-	t, end := o.Targets[r.Target], time.UnixMicro(r.Due+r.Latency)
-	kind, least := exceptional(t.Server, o.Clients[r.Client], r.Cause), time.Duration(0)
-	if t.Side == with {
-		least = sleep
+	life := o.pod(r)
+	t, client := o.Targets[r.Target], o.Clients[r.Client]
+	if life == nil || r.Opened == 0 || client == newConnection {
+		return ""
 	}
-	for i := range o.Pods {
-		life := &o.Pods[i]
-		if life.Side != t.Side || life.Server != t.Server || life.Name != r.Pod {
-			continue
-		}
-		for _, c := range life.Changes {
-			if c.Phase == terminating && end.Sub(c.At) >= least {
-				return kind
-			}
-		}
+	opened := time.UnixMicro(r.Opened)
+	if r.Cause == causeUndone && t.Recycles > 0 && r.end().Sub(opened) >= t.Recycles*8/10 { // a fifth less is the widest jitter
+		return undone
+	}
+	began := life.terminates()
+	if began.IsZero() || life.Told.IsZero() || opened.After(began.Add(leaving)) {
+		return ""
+	}
+	if late := r.end().Sub(life.Told); late < -setting || late > stopping {
+		return ""
+	}
+	broken := r.Cause == causeReset || r.Cause == causeClosed
+	switch {
+	case t.Stops == stopAtOnce && t.Recycles == 0 && (broken || r.Cause == causeUndone):
+		return cut
+	case t.Stops == stopShutdown && client == http1 && broken:
+		return raced
+	case t.Stops != stopAtOnce && r.Cause == causeUndone:
+		return undone
 	}
 	return ""
 }
 
-// sleep is how long a pod with evenkeel's default sleeps before its servers get SIGTERM, less a second for the news of its end to arrive.
-const sleep = 9 * time.Second
-
-// exceptional names the exception that a failure while its server shuts down is, or none.
-func exceptional(server, client, cause string) string {
-	switch {
-	case server == atOnce && client != newConnection && (cause == causeReset || cause == causeClosed):
-		return cut
-	case server != atOnce && server != drains && client == http1 && (cause == causeReset || cause == causeClosed):
-		return raced
-	case cause == causeUndone:
-		return undone
+// pod returns the pod that a request's connection is known to lead to, or nil.
+func (o *outcome) pod(r record) *podLife {
+	t := o.Targets[r.Target]
+	for i := range o.Pods {
+		if life := &o.Pods[i]; r.Pod != "" && life.Name == r.Pod && life.Side == t.Side && life.Server == t.Server {
+			return life
+		}
 	}
-	return ""
+	return nil
 }
 
 // The kinds of clients.

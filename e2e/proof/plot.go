@@ -22,6 +22,9 @@ const (
 	fineColour = "#8fb4d9"
 	newColour  = "#e6a157"
 	failColour = "#d62728"
+
+	goodColour  = "#2e7d4f" // nothing failed
+	namedColour = "#b26a00" // nothing but what an exception names
 )
 
 // phaseColour is what a pod's bar looks like.
@@ -52,7 +55,7 @@ func timeline(o *outcome) string {
 	lane := min(6, max(2, 220/float64(max(1, most))))
 	height := 64.0
 	for _, side := range sides() {
-		height += 40 + barHeight + float64(len(lives[side]))*lane + groupGap*float64(len(groups(lives[side]))) + 34
+		height += 52 + barHeight + float64(len(lives[side]))*lane + groupGap*float64(len(groups(lives[side]))) + 34
 	}
 	d := new(drawing)
 	fmt.Fprintf(d, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %.0f" width="%d" height="%.0f" font-family="sans-serif" font-size="12" fill="#333">`+"\n",
@@ -144,13 +147,9 @@ func (o *outcome) panel(d *drawing, side string, y, lane, scale float64, r rates
 		return plotLeft + min(max(t.Sub(o.Began).Seconds(), 0), seconds)/seconds*(plotWidth-plotLeft-plotRight)
 	}
 	s := o.Sides[side]
-	colour := "#2e7d4f"
-	if s.Failed > 0 {
-		colour = failColour
-	}
 	d.text(plotLeft, y+16, "start", ` font-size="14" font-weight="bold"`, side+" evenkeel")
-	d.text(plotLeft+150, y+16, "start", fmt.Sprintf(` font-weight="bold" fill="%s"`, colour), fmt.Sprintf("%s of %s requests failed", number(s.Failed), number(s.Sent)))
-	top := y + 28
+	d.text(plotLeft+150, y+16, "start", fmt.Sprintf(` font-weight="bold" fill="%s"`, s.colour()), fmt.Sprintf("%s of %s requests failed", number(s.Failed), number(s.Sent)))
+	top := y + 40
 	bottom := top + barHeight
 	lanes := float64(len(lives))*lane + groupGap*float64(len(groups(lives)))
 	// The time of the operation.
@@ -200,6 +199,14 @@ func (o *outcome) panel(d *drawing, side string, y, lane, scale float64, r rates
 		at += lane
 	}
 	d.line(plotLeft, at+3, plotWidth-plotRight, at+3, axisStyle)
+	marks := slices.Concat(o.Marks, []mark{{o.Ended, "ends"}})
+	if marks[0].At.Sub(o.Started) > time.Second { // else the operation begins with that
+		marks = append(marks, mark{o.Started, "begins"})
+	}
+	for _, m := range marks {
+		d.line(x(m.At), top-2, x(m.At), at+3, `stroke="#555" stroke-dasharray="3 3"`)
+		d.text(x(m.At), top-5, "middle", ` font-size="10" fill="#555"`, m.Text)
+	}
 	every := niceStep(seconds / 10)
 	for v := 0.0; v <= seconds; v += every {
 		tx := x(o.Began.Add(time.Duration(v * float64(time.Second))))

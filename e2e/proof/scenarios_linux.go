@@ -1,12 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os/exec"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,9 +20,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/evenkeel/evenkeel/e2e/installation"
+	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/policy"
 )
 
@@ -50,15 +56,16 @@ func steps() []step {
 		{scenario{ID: "5b", Title: "Two nodes drained at once"}, false, false, drainOf(2)},
 		{scenario{ID: "1b", Title: "Rolling update, 3 replicas"}, true, false, rollingAt(3)},
 		{scenario{ID: "3", Title: "One pod of each deleted by hand, three times"}, false, false, (*run).deletePods},
-		{scenario{ID: "4", Title: "Resources changed, then every pod evicted in turn"}, false, false, (*run).vertical},
+		{scenario{ID: "4", Title: "Resources changed, then every pod evicted as VPA's updater does"}, false, false, (*run).vertical},
 		{scenario{ID: "5c", Title: "All nodes drained one after another"}, false, false, (*run).upgradeNodes},
 		{scenario{ID: "8", Title: "Rolling update while evenkeel is upgraded itself"}, false, false, (*run).upgradeEvenkeel},
 		{scenario{ID: "1c", Title: "Rolling update, 10 replicas"}, false, false, rollingAt(10)},
-		{scenario{ID: "6", Title: "A node, and with it its zone, lost without warning", Clients: []string{newConnection, http1}}, false, false, (*run).loseNode},
+		{scenario{ID: "6", Title: "A node, and with it its zone, lost without warning for 65 s", Clients: []string{newConnection, http1}}, false, false, (*run).loseNode},
+		{scenario{ID: "1d", Title: "Rolling update of servers that end at once, without and with recycling"}, false, false, (*run).rollAtOnce},
 		{scenario{ID: "7", Title: "Scale-out from 2 to 4 replicas under persistent connections", Clients: []string{http1, http2, grpcClient}}, false, true, (*run).scaleOut},
 		{scenario{ID: "9a", Title: "Wrong: a preStop hook longer than the grace period"}, false, true, (*run).longHook},
-		{scenario{ID: "9b", Title: "Wrong: minAvailable as high as the replicas, and a drain"}, false, true, (*run).tightBudget},
-		{scenario{ID: "9c", Title: "Wrong: required anti-affinity with as many replicas as nodes"}, false, true, (*run).tightAffinity},
+		{scenario{ID: "9b", Title: "Wrong: minAvailable as high as the replicas, and a drain (with: as evenkeel's annotation)"}, false, true, (*run).tightBudget},
+		{scenario{ID: "9c", Title: "Wrong: required anti-affinity with as many replicas as nodes (with: as evenkeel's annotation)"}, false, true, (*run).tightAffinity},
 	}
 }
 
@@ -162,10 +169,10 @@ func (r *run) readyPods(ctx context.Context, side, kind string) ([]string, error
 	return names, nil
 }
 
-// vertical changes what the containers ask for, which rolls, and then evicts one pod after the other without waiting for its
-// successor, as the Vertical Pod Autoscaler's updater does when it may evict half of the replicas.
+// vertical changes what the containers ask for, which rolls, and then evicts all pods as the Vertical Pod Autoscaler's updater does.
 func (r *run) vertical(ctx context.Context, s scenario) error {
-	if err := r.settle(ctx, 3); err != nil {
+	const replicas = 3
+	if err := r.settle(ctx, replicas); err != nil {
 		return err
 	}
 	return r.observe(ctx, s, func(ctx context.Context, o *outcome) error {
@@ -181,11 +188,12 @@ func (r *run) vertical(ctx context.Context, s scenario) error {
 		if err := r.waitComplete(ctx, nil, serverKinds()...); err != nil {
 			return err
 		}
+		o.Marks = append(o.Marks, mark{time.Now(), "evictions"})
 		var wait sync.WaitGroup
 		failed := make(chan error, 2*len(serverKinds()))
 		for _, side := range sides() {
 			for _, kind := range serverKinds() {
-				wait.Go(func() { failed <- r.evictAll(ctx, side, kind) })
+				wait.Go(func() { failed <- r.evictAll(ctx, side, kind, replicas) })
 			}
 		}
 		wait.Wait()
@@ -199,28 +207,58 @@ func (r *run) vertical(ctx context.Context, s scenario) error {
 	})
 }
 
-// evictAll evicts the pods that there are, one after the other, and tries again where a budget says no.
-func (r *run) evictAll(ctx context.Context, side, kind string) error {
-	pods, err := r.readyPods(ctx, side, kind)
+// evictAll evicts the pods that there are in rounds, in each as many as evictable says, and passes over what a budget refuses until the next
+// one. The updater's rounds are a minute apart by default (--updater-interval), these ten seconds.
+func (r *run) evictAll(ctx context.Context, side, kind string, replicas int) error {
+	old, err := r.readyPods(ctx, side, kind)
 	if err != nil {
 		return err
 	}
-	for _, pod := range pods {
-		err := r.wait(ctx, "an eviction", func() error {
-			err := r.Client.CoreV1().Pods(side).EvictV1(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: pod}})
-			if apierrors.IsNotFound(err) {
-				return nil
-			}
-			return err
-		})
+	for range 30 {
+		pods, err := r.Client.CoreV1().Pods(side).List(ctx, metav1.ListOptions{LabelSelector: "app=" + kind})
 		if err != nil {
 			return err
 		}
-		if err := pause(ctx, time.Second); err != nil {
+		var left []string
+		running, evicted := 0, 0
+		for _, pod := range pods.Items {
+			if pod.DeletionTimestamp != nil {
+				continue
+			}
+			if pod.Status.Phase == corev1.PodRunning {
+				running++
+			}
+			if slices.Contains(old, pod.Name) {
+				left = append(left, pod.Name)
+			}
+		}
+		for _, name := range left {
+			if !evictable(replicas, running, evicted) {
+				break
+			}
+			switch err := r.Client.CoreV1().Pods(side).EvictV1(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: name}}); {
+			case err == nil:
+				evicted++
+			case !apierrors.IsTooManyRequests(err):
+				return fmt.Errorf("evict %s %s: %w", side, name, err)
+			}
+		}
+		if evicted == len(left) {
+			return nil
+		}
+		if err := pause(ctx, 10*time.Second); err != nil {
 			return err
 		}
 	}
-	return nil
+	return fmt.Errorf("%s %s still has pods to evict after 30 rounds", side, kind)
+}
+
+// evictable says whether the updater evicts one more pod of a workload in a round (isPodDisruptable of vertical-pod-autoscaler's
+// pkg/updater/restriction): as long as more than half of the replicas run, and one where half of them are none. It doesn't ask whether
+// they are ready.
+func evictable(replicas, running, evicted int) bool {
+	tolerated := replicas / 2 // --eviction-tolerance is 0.5
+	return running-evicted > replicas-tolerated || tolerated == 0 && running == replicas && evicted == 0
 }
 
 // drain drains nodes at once, as kubectl does, and waits until they are empty.
@@ -256,7 +294,11 @@ func drainOf(count int) func(*run, context.Context, scenario) error {
 			if err != nil {
 				return err
 			}
-			return r.waitComplete(ctx, o, serverKinds()...)
+			if err := r.waitComplete(ctx, nil, serverKinds()...); err != nil {
+				return err
+			}
+			o.Took = left(r.pods.between(o.Started, time.Now()), o.Started, time.Now(), names...)
+			return nil
 		})
 		return errors.Join(err, r.uncordon(ctx, names...))
 	}
@@ -284,7 +326,10 @@ func (r *run) upgradeNodes(ctx context.Context, s scenario) error {
 		return err
 	}
 	return r.observe(ctx, s, func(ctx context.Context, o *outcome) error {
+		var began []time.Time
 		for _, name := range r.Names {
+			began = append(began, time.Now())
+			o.Marks = append(o.Marks, mark{time.Now(), name})
 			if err := r.drain(ctx, name); err != nil {
 				return errors.Join(err, r.uncordon(ctx, name))
 			}
@@ -292,7 +337,16 @@ func (r *run) upgradeNodes(ctx context.Context, s scenario) error {
 				return err
 			}
 		}
-		return r.waitComplete(ctx, o, serverKinds()...)
+		if err := r.waitComplete(ctx, nil, serverKinds()...); err != nil {
+			return err
+		}
+		lives := r.pods.between(o.Started, time.Now())
+		for i, to := range append(began[1:], time.Now()) {
+			for side, took := range left(lives, began[i], to, r.Names[i]) {
+				o.Took[side] += took
+			}
+		}
+		return nil
 	})
 }
 
@@ -302,8 +356,16 @@ func (r *run) upgradeEvenkeel(ctx context.Context, s scenario) error {
 		return err
 	}
 	return r.observe(ctx, s, func(ctx context.Context, o *outcome) error {
-		err := r.kubectl(ctx, "--namespace="+installation.Namespace, "set", "image", "deployment/evenkeel",
-			fmt.Sprintf("evenkeel=%s:v%d", evenkeelImage, 1+r.repetition%2))
+		before, err := r.evenkeelPods(ctx)
+		if err != nil {
+			return err
+		}
+		own, err := r.Client.AppsV1().Deployments(installation.Namespace).Get(ctx, "evenkeel", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		otherImage(own) // than it has, which differs where a void run is repeated
+		err = r.kubectl(ctx, "--namespace="+installation.Namespace, "set", "image", "deployment/evenkeel", "evenkeel="+own.Spec.Template.Spec.Containers[0].Image)
 		if err != nil {
 			return err
 		}
@@ -313,13 +375,39 @@ func (r *run) upgradeEvenkeel(ctx context.Context, s scenario) error {
 		if err := r.kubectl(ctx, "--namespace="+installation.Namespace, "rollout", "status", "deployment/evenkeel", "--timeout=3m"); err != nil {
 			return err
 		}
+		after, err := r.evenkeelPods(ctx)
+		if err != nil {
+			return err
+		}
 		missing, err := r.undefaulted(ctx)
 		if err != nil {
 			return err
 		}
-		o.Notes = append(o.Notes, fmt.Sprintf("%d of the pods made meanwhile in the namespace with evenkeel went without its defaults", missing))
+		o.Upgrade = &upgrade{Undefaulted: missing}
+		for _, uid := range after {
+			if slices.Contains(before, uid) {
+				o.Upgrade.Kept++
+			}
+		}
+		o.Notes = append(o.Notes, fmt.Sprintf("%d of evenkeel's own %d pods were replaced; %d of the pods made meanwhile in the namespace with evenkeel went without its defaults",
+			len(after)-o.Upgrade.Kept, len(after), missing))
 		return nil
 	})
+}
+
+// evenkeelPods returns the UIDs of evenkeel's own pods that aren't about to go.
+func (r *run) evenkeelPods(ctx context.Context) ([]types.UID, error) {
+	pods, err := r.Client.CoreV1().Pods(installation.Namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	var uids []types.UID
+	for _, pod := range pods.Items {
+		if pod.DeletionTimestamp == nil {
+			uids = append(uids, pod.UID)
+		}
+	}
+	return uids, nil
 }
 
 // undefaulted counts pods of the side with evenkeel that it added nothing to.
@@ -361,17 +449,41 @@ func (r *run) own(ctx context.Context, make func(side string) []*appsv1.Deployme
 	return do(targets, list)
 }
 
+// rollAtOnce rolls servers that end at once, one of which ends connections at an age. That helps where this age, the time that endpoints take to
+// leave and the longest pause between two answers on a connection are together less than the sleep: here about 4.4 s (gRPC's jitter
+// included), 4 s and 0.4 s of 10 s. Answers take 100 ms, so that most ends find one under way.
+func (r *run) rollAtOnce(ctx context.Context, s scenario) error {
+	const age = 4 * time.Second
+	s.Rate, s.Connections = 12, 4
+	return r.own(ctx, func(string) []*appsv1.Deployment {
+		list := []*appsv1.Deployment{named(deployment(atOnce, 3), "persistent"), recycling(named(deployment(atOnce, 3), "recycling"), age)}
+		for _, d := range list {
+			d.Spec.Template.Spec.Containers[0].Args = append(d.Spec.Template.Spec.Containers[0].Args, "-work=100ms")
+		}
+		return list
+	}, func(targets []target, names []string) error {
+		_, err := r.observeOn(ctx, s, targets, func(ctx context.Context, o *outcome) error {
+			if err := r.update(ctx, names, otherImage); err != nil {
+				return err
+			}
+			return r.waitComplete(ctx, o, names...)
+		})
+		return err
+	})
+}
+
 // scaleOut compares a server without limits (on the side without) with one that recycles its connections (with).
 func (r *run) scaleOut(ctx context.Context, s scenario) error {
 	const age = 8 * time.Second
 	return r.own(ctx, func(side string) []*appsv1.Deployment {
 		d := named(deployment(drains, 2), "scaled")
 		if side == with {
-			d.Spec.Template.Spec.Containers[0].Args = append(d.Spec.Template.Spec.Containers[0].Args, "-max-age="+age.String())
+			recycling(d, age)
 		}
 		return []*appsv1.Deployment{d}
 	}, func(targets []target, names []string) error {
-		s.Connections, s.Rate = 64, 64
+		s.Connections, s.Rate = 96, 64 // so many that chance puts no pod 5 points from even
+		var settled time.Time
 		o, err := r.observeOn(ctx, s, targets, func(ctx context.Context, o *outcome) error {
 			four := int32(4)
 			if err := r.update(ctx, names, func(d *appsv1.Deployment) { d.Spec.Replicas = &four }); err != nil {
@@ -380,20 +492,27 @@ func (r *run) scaleOut(ctx context.Context, s scenario) error {
 			if err := r.waitComplete(ctx, o, names...); err != nil {
 				return err
 			}
-			o.Settled = time.Now().Add(age)
+			settled = time.Now().Add(age)
+			o.Marks = append(o.Marks, mark{settled, "shares from here"})
 			return pause(ctx, 4*age)
 		})
 		if err != nil {
 			return err
 		}
+		o.Shares = map[string][]float64{}
 		for _, side := range sides() {
-			o.Notes = append(o.Notes, fmt.Sprintf("%s recycling, %s after the new pods were ready their shares are %s (even is 25 %%)", side, age, o.newShares(side)))
+			o.Shares[side] = o.newShares(side, settled)
+			var shares []string
+			for _, share := range o.Shares[side] {
+				shares = append(shares, fmt.Sprintf("%.1f %%", share))
+			}
+			o.Notes = append(o.Notes, fmt.Sprintf("%s recycling, %s after the new pods were ready their shares are %s (even is %.0f %%)", side, age, strings.Join(shares, " and "), evenShare))
 		}
 		return nil
 	})
 }
 
-// longHook has a preStop hook that takes longer than the grace period.
+// longHook has a preStop hook that takes longer than the grace period, the same on both sides.
 func (r *run) longHook(ctx context.Context, s scenario) error {
 	return r.own(ctx, func(string) []*appsv1.Deployment {
 		d := named(deployment(atOnce, 3), "long-hook")
@@ -407,111 +526,171 @@ func (r *run) longHook(ctx context.Context, s scenario) error {
 			if err := r.update(ctx, names, otherImage); err != nil {
 				return err
 			}
-			return r.waitComplete(ctx, o, names...)
+			if err := r.waitComplete(ctx, o, names...); err != nil {
+				return err
+			}
+			return r.says(ctx, o, names[0], patches.DefaultPreStopSleep)
 		})
 		return err
 	})
 }
 
-// tightBudget wants a budget that leaves nothing to evict: without evenkeel as an object, with it as the annotation.
-func (r *run) tightBudget(ctx context.Context, s scenario) error {
-	return r.own(ctx, func(side string) []*appsv1.Deployment {
-		d := named(deployment(drains, 2), "tight-budget")
-		if side == with {
-			d.Annotations = map[string]string{policy.Prefix + policy.SettingDisruptionBudget: "minAvailable=2"}
+// asked ends the name of the wrong way as evenkeel's annotation, which only the side with it has. Without that end it is as people write it,
+// the same on both sides.
+const asked = "-asked"
+
+// wrong returns the wrong way on both sides, which write makes, and the annotation that asks for the same.
+func wrong(name string, replicas int32, setting, value string, write func(*appsv1.Deployment)) func(side string) []*appsv1.Deployment {
+	return func(side string) []*appsv1.Deployment {
+		written := named(deployment(drains, replicas), name)
+		write(written)
+		if side == without {
+			return []*appsv1.Deployment{written}
 		}
-		return []*appsv1.Deployment{d}
-	}, func(targets []target, names []string) (err error) {
-		two := intstr.FromInt32(2)
-		budgets := r.Client.PolicyV1().PodDisruptionBudgets(without)
-		_, err = budgets.Create(ctx, &policyv1.PodDisruptionBudget{
-			ObjectMeta: metav1.ObjectMeta{Name: names[0]},
-			Spec:       policyv1.PodDisruptionBudgetSpec{MinAvailable: &two, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": names[0]}}},
-		}, metav1.CreateOptions{})
-		if err != nil {
+		annotated := named(deployment(drains, replicas), name+asked)
+		annotated.Annotations = map[string]string{policy.Prefix + setting: value}
+		return []*appsv1.Deployment{written, annotated}
+	}
+}
+
+// tightBudget wants a budget that leaves nothing to evict.
+func (r *run) tightBudget(ctx context.Context, s scenario) (err error) {
+	const name = "budget"
+	two := intstr.FromInt32(2)
+	budget := &policyv1.PodDisruptionBudget{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec:       policyv1.PodDisruptionBudgetSpec{MinAvailable: &two, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}}},
+	}
+	for _, side := range sides() { // first, so that evenkeel never makes one of its own beside it
+		budgets := r.Client.PolicyV1().PodDisruptionBudgets(side)
+		if _, err := budgets.Create(ctx, budget, metav1.CreateOptions{}); err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, budgets.Delete(ctx, names[0], metav1.DeleteOptions{})) }()
-		_, err = r.observeOn(ctx, s, targets, func(ctx context.Context, o *outcome) error {
-			for _, side := range sides() {
-				pods, err := r.readyPods(ctx, side, names[0])
-				if err != nil {
-					return err
-				}
-				refused, began := 0, time.Now()
-				for _, pod := range pods {
-					for try := 0; ; try++ {
-						err := r.Client.CoreV1().Pods(side).EvictV1(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: pod}})
-						if err == nil {
-							break
-						}
-						if !apierrors.IsTooManyRequests(err) {
-							return err
-						}
-						if try == 30 {
-							refused++
-							break
-						}
-						if err := pause(ctx, 500*time.Millisecond); err != nil {
-							return err
-						}
-					}
-				}
-				o.Took[side] = time.Since(began)
-				o.Notes = append(o.Notes, fmt.Sprintf("%s evenkeel, %d of %d evictions were still refused after 15 s", side, refused, len(pods)))
+		defer func() { err = errors.Join(err, budgets.Delete(ctx, name, metav1.DeleteOptions{})) }()
+	}
+	return r.own(ctx, wrong(name, 2, policy.SettingDisruptionBudget, "minAvailable=2", func(*appsv1.Deployment) {}), func(targets []target, _ []string) error {
+		_, err := r.observeOn(ctx, s, targets, func(ctx context.Context, o *outcome) error {
+			var wait sync.WaitGroup
+			took, failed := make([]time.Duration, len(targets)), make([]error, len(targets))
+			for i, t := range targets {
+				wait.Go(func() { took[i], failed[i] = r.evictWithin(ctx, t.Side, t.Server, 15*time.Second) })
 			}
-			return r.waitAvailable(ctx, names...)
+			wait.Wait()
+			if err := errors.Join(failed...); err != nil {
+				return err
+			}
+			for i, t := range targets {
+				o.tell(t, "the evictions", took[i])
+			}
+			if err := r.saysOfWrong(ctx, o, name, policy.SettingDisruptionBudget); err != nil {
+				return err
+			}
+			return r.waitAvailable(ctx, name)
 		})
 		return err
 	})
 }
 
-// tightAffinity wants each replica on a node of its own, with as many replicas as nodes, and rolls: without evenkeel as the
-// term that people write, with it as the annotation.
-func (r *run) tightAffinity(ctx context.Context, s scenario) error {
-	const limit = 45 * time.Second // a rolling update of three replicas takes some 25 s
-	return r.own(ctx, func(side string) []*appsv1.Deployment {
-		d := named(deployment(drains, 3), "tight-affinity")
-		if side == with {
-			d.Annotations = map[string]string{policy.Prefix + policy.SettingAntiAffinity: "required"}
-		} else {
-			d.Spec.Template.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{
-				RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{TopologyKey: corev1.LabelHostname, LabelSelector: d.Spec.Selector}}}}
+// evictWithin evicts the pods of a server one after another, each within a time, and returns how long all took, or never.
+func (r *run) evictWithin(ctx context.Context, side, server string, limit time.Duration) (time.Duration, error) {
+	pods, err := r.readyPods(ctx, side, server)
+	if err != nil {
+		return 0, err
+	}
+	began, refused := time.Now(), false
+	for _, pod := range pods {
+		for from := time.Now(); ; {
+			err := r.Client.CoreV1().Pods(side).EvictV1(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: pod}})
+			if err == nil {
+				break
+			}
+			if !apierrors.IsTooManyRequests(err) {
+				return 0, err
+			}
+			if time.Since(from) > limit {
+				refused = true
+				break
+			}
+			if err := pause(ctx, 500*time.Millisecond); err != nil {
+				return 0, err
+			}
 		}
-		return []*appsv1.Deployment{d}
-	}, func(targets []target, names []string) error {
+	}
+	if refused {
+		return never, nil
+	}
+	return time.Since(began), nil
+}
+
+// tell notes how long something took for one of the wrong ways. The table has the bare one, and evenkeel's annotation.
+func (o *outcome) tell(t target, what string, took time.Duration) {
+	end := "did not end"
+	if took != never {
+		end = fmt.Sprintf("ended after %.0f s", took.Seconds())
+	}
+	o.Notes = append(o.Notes, fmt.Sprintf("%s evenkeel, %s of %s %s", t.Side, what, t.Server, end))
+	if t.Side == without || strings.HasSuffix(t.Server, asked) {
+		o.Took[t.Side] = took
+	}
+}
+
+// tightAffinity wants each replica on a node of its own, with as many replicas as nodes, and rolls.
+func (r *run) tightAffinity(ctx context.Context, s scenario) error {
+	const name = "affinity"
+	const watched, limit = 45 * time.Second, 3 * time.Minute // what never ends, and what does, some 25 s on a quiet machine
+	return r.own(ctx, wrong(name, 3, policy.SettingAntiAffinity, "required", func(d *appsv1.Deployment) {
+		d.Spec.Template.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{
+			RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{TopologyKey: corev1.LabelHostname, LabelSelector: d.Spec.Selector}}}}
+	}), func(targets []target, names []string) error {
 		_, err := r.observeOn(ctx, s, targets, func(ctx context.Context, o *outcome) error {
 			began := time.Now()
 			if err := r.update(ctx, names, otherImage); err != nil {
 				return err
 			}
-			done := map[string]bool{}
-			for time.Since(began) < limit && len(done) < 2 {
-				for _, side := range sides() {
-					if !done[side] && r.complete(ctx, side, names...) == nil {
-						done[side], o.Took[side] = true, time.Since(began)
+			took := make([]time.Duration, len(targets))
+			ends := slices.IndexFunc(targets, func(t target) bool { return t.Server == name+asked })
+			for since := time.Duration(0); since < watched || since < limit && took[ends] == 0; since = time.Since(began) {
+				for i, t := range targets {
+					if took[i] == 0 && r.complete(ctx, t.Side, t.Server) == nil {
+						took[i] = time.Since(began)
 					}
 				}
 				if err := pause(ctx, 250*time.Millisecond); err != nil {
 					return err
 				}
 			}
-			for _, side := range sides() {
-				end := fmt.Sprintf("had not ended after %.0f s", limit.Seconds())
-				if done[side] {
-					end = fmt.Sprintf("ended after %.0f s", o.Took[side].Seconds())
-				}
-				o.Notes = append(o.Notes, side+" evenkeel, the rolling update "+end)
+			for i, t := range targets {
+				o.tell(t, "the rolling update", cmp.Or(took[i], never))
 			}
-			return nil
+			return r.saysOfWrong(ctx, o, name, policy.SettingAntiAffinity)
 		})
 		return err
 	})
 }
 
+// says notes what evenkeel says of a default of a workload, and what it finds there.
+func (r *run) says(ctx context.Context, o *outcome, workload, setting string) error {
+	dir, err := imageDir()
+	if err != nil {
+		return err
+	}
+	explain := exec.CommandContext(ctx, filepath.Join(dir, "evenkeel"), "explain", "deploy/"+workload, "--namespace="+with, "--kubeconfig="+r.Kubeconfig)
+	out, err := explain.Output()
+	if err != nil {
+		return fmt.Errorf("explain %s: %w", workload, err)
+	}
+	o.Notes = append(o.Notes, fmt.Sprintf("evenkeel explain says of %s: %s", workload, explained(string(out), setting)))
+	return nil
+}
+
+func (r *run) saysOfWrong(ctx context.Context, o *outcome, name, setting string) error {
+	return errors.Join(r.says(ctx, o, name, setting), r.says(ctx, o, name+asked, setting))
+}
+
 // loseNode loses the node that the scheduler prefers for everything because the others are four fifths full.
 func (r *run) loseNode(ctx context.Context, s scenario) (err error) {
 	const workloads = 8
+	const gone = 65 * time.Second // a node counts as lost after 50 s
 	if err := r.settle(ctx, 0); err != nil {
 		return err
 	}
@@ -526,8 +705,8 @@ func (r *run) loseNode(ctx context.Context, s scenario) (err error) {
 			list = append(list, named(deployment(drains, 2), fmt.Sprintf("w%d", i+1)))
 		}
 		return list
-	}, func(targets []target, names []string) error {
-		lost := map[string]int{}
+	}, func(targets []target, names []string) (err error) {
+		whole := map[string]int{}
 		for _, side := range sides() {
 			for _, name := range names {
 				pods, err := r.Client.CoreV1().Pods(side).List(ctx, metav1.ListOptions{LabelSelector: "app=" + name})
@@ -535,7 +714,7 @@ func (r *run) loseNode(ctx context.Context, s scenario) (err error) {
 					return err
 				}
 				if !slices.ContainsFunc(pods.Items, func(p corev1.Pod) bool { return p.Spec.NodeName != empty }) {
-					lost[side]++
+					whole[side]++
 				}
 			}
 		}
@@ -545,15 +724,16 @@ func (r *run) loseNode(ctx context.Context, s scenario) (err error) {
 				err = errors.Join(err, r.Restore(ctx, empty))
 			}
 		}()
-		var at time.Time
 		s.Rate = 5
 		o, err := r.observeOn(ctx, s, targets, func(ctx context.Context, o *outcome) error {
-			at = time.Now()
+			o.Lost = &loss{Node: empty, At: time.Now(), Whole: whole, Workloads: workloads}
 			r.Lose(empty)
-			if err := pause(ctx, 65*time.Second); err != nil { // the node counts as lost after 50 s
+			if err := pause(ctx, gone); err != nil {
 				return err
 			}
 			restored = true
+			o.Lost.Restored = time.Now()
+			o.Marks = append(o.Marks, mark{o.Lost.At, "node lost"}, mark{o.Lost.Restored, "node back"})
 			if err := r.Restore(ctx, empty); err != nil {
 				return err
 			}
@@ -564,8 +744,9 @@ func (r *run) loseNode(ctx context.Context, s scenario) (err error) {
 		}
 		for _, side := range sides() {
 			o.Notes = append(o.Notes, fmt.Sprintf("%s evenkeel, %d of %d workloads with 2 replicas had both on the lost node; the last request failed %.0f s after the loss",
-				side, lost[side], workloads, o.lastFailure(side).Sub(at).Seconds()))
+				side, whole[side], workloads, o.lastFailure(side).Sub(o.Lost.At).Seconds()))
 		}
+		o.Notes = append(o.Notes, fmt.Sprintf("the node was back %.0f s after the loss: an outage of about that length ended with it, and would have lasted until Kubernetes makes other pods, five minutes after it counts the node as lost", gone.Seconds()))
 		return nil
 	})
 }

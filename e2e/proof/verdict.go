@@ -3,21 +3,104 @@ package main
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strings"
+	"time"
 )
 
-// verdict returns an error that names the scenarios in which evenkeel promises that nothing fails and something did.
+const (
+	// evenShare is each pod's, in percent, after the scale-out of scenario 7 to four, and shareWithin how far from it one may be.
+	evenShare, shareWithin = 25.0, 5.0
+	// installWithin is the time from the beginning of an installation to the first pod with defaults.
+	installWithin = 15 * time.Second
+)
+
+// verdict returns an error that names what evenkeel promises and this run didn't show, or nil.
 func (r *report) verdict() error {
 	var broken []string
-	for _, row := range r.rows() {
-		if promised(row.ID) && row.sides[with].unexcepted() > 0 {
-			broken = append(broken, fmt.Sprintf("%s: %d of %d (%s)", row.Title, row.sides[with].unexcepted(), row.sides[with].Sent, causes(row.sides[with].Causes)))
+	fail := func(format string, args ...any) { broken = append(broken, fmt.Sprintf(format, args...)) }
+	r.judgeFailures(fail)
+	r.judgeEffects(fail)
+	for _, i := range r.Installed {
+		if i.Took > installWithin {
+			fail("the first pod got its defaults %.1f s after the beginning of %s", i.Took.Seconds(), i.Command)
+		}
+	}
+	for _, id := range r.Wanted {
+		for repetition := 1; repetition <= r.Runs; repetition++ {
+			if !r.has(id, repetition) {
+				fail("%s is missing, run %d", id, repetition)
+			}
 		}
 	}
 	if len(broken) == 0 {
 		return nil
 	}
-	return errors.New("requests failed with evenkeel: " + strings.Join(broken, "; "))
+	return errors.New("this is not proved: " + strings.Join(broken, "; "))
+}
+
+// judgeFailures looks at what failed with evenkeel and should not have, and whether what should have failed without did.
+func (r *report) judgeFailures(fail func(string, ...any)) {
+	shown, failures := false, 0
+	for _, row := range r.rows() {
+		if !promised(row.ID) {
+			continue
+		}
+		if n := row.sides[with].unexcepted(); n > 0 {
+			fail("%s: %d of %d requests failed with evenkeel (%s)", row.Title, n, row.sides[with].Sent, causes(row.sides[with].Causes))
+		}
+		shown, failures = true, failures+row.sides[without].Failed
+		if row.ID == "1d" && row.sides[with].Cut == 0 {
+			fail("%s: no connection was cut without recycling, which therefore shows nothing", row.Title)
+		}
+	}
+	if shown && failures == 0 {
+		fail("no request failed without evenkeel, so that the run shows nothing")
+	}
+}
+
+// judgeEffects looks at what scenarios are to show besides failures.
+func (r *report) judgeEffects(fail func(string, ...any)) {
+	losses, whole := 0, 0
+	for _, o := range r.Outcomes {
+		where := fmt.Sprintf("%s, run %d", o.Scenario.Title, o.Repetition)
+		if l := o.Lost; l != nil {
+			losses, whole = losses+1, whole+l.Whole[without]
+			if l.Whole[with] > 0 {
+				fail("%s: %d of %d workloads lost all replicas with evenkeel", where, l.Whole[with], l.Workloads)
+			}
+		}
+		if o.Shares != nil && len(o.Shares[with]) == 0 {
+			fail("%s: no pod is new", where)
+		}
+		for _, share := range o.Shares[with] {
+			if math.Abs(share-evenShare) > shareWithin {
+				fail("%s: a new pod has %.1f %% of the requests with recycling, which is more than %.0f points from even", where, share, shareWithin)
+			}
+		}
+		if u := o.Upgrade; u != nil && u.Kept > 0 {
+			fail("%s: %d pods of evenkeel were not replaced", where, u.Kept)
+		}
+		if u := o.Upgrade; u != nil && u.Undefaulted > 0 {
+			fail("%s: %d pods got no defaults", where, u.Undefaulted)
+		}
+		if o.Took[with] == never {
+			fail("%s: it did not end with evenkeel", where)
+		}
+	}
+	if losses > 0 && whole == 0 {
+		fail("no workload lost all replicas without evenkeel, so that the loss of a node shows nothing")
+	}
+}
+
+// has says whether a repetition of a scenario gave an outcome.
+func (r *report) has(id string, repetition int) bool {
+	for _, o := range r.Outcomes {
+		if o.Scenario.ID == id && o.Repetition == repetition {
+			return true
+		}
+	}
+	return false
 }
 
 // unexcepted returns how many failures no exception names.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strconv"
 	"sync"
 	"time"
 
@@ -77,6 +78,13 @@ func (w *podWatch) note(pod *corev1.Pod, now phase) {
 		w.pods[string(pod.UID)] = life
 	}
 	life.Node, life.IP = pod.Spec.NodeName, pod.Status.PodIP
+	for _, status := range pod.Status.ContainerStatuses {
+		if ended := status.State.Terminated; status.Name == appContainer && ended != nil {
+			if told, err := strconv.ParseInt(ended.Message, 10, 64); err == nil { // it may have left none
+				life.Told = time.UnixMicro(told)
+			}
+		}
+	}
 	if n := len(life.Changes); n == 0 || life.Changes[n-1].Phase != now {
 		life.Changes = append(life.Changes, change{time.Now(), now})
 	}

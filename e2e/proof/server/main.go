@@ -83,7 +83,7 @@ func run(c config) error {
 	server.Protocols.SetHTTP1(true)
 	server.Protocols.SetUnencryptedHTTP2(true)
 	var recycler *recycle.Recycler
-	if c.stop == "drain" {
+	if c.stop == "drain" || c.maxAge > 0 {
 		if recycler, err = recycle.Wrap(server, recycle.Options{MaxAge: c.maxAge}); err != nil {
 			return err
 		}
@@ -95,6 +95,7 @@ func run(c config) error {
 		return err
 	case <-ctx.Done():
 	}
+	note()
 	if c.stop == "at-once" {
 		os.Exit(0)
 	}
@@ -105,7 +106,7 @@ func run(c config) error {
 		rpc.GracefulStop()
 		close(stopped)
 	}()
-	if recycler != nil {
+	if c.stop == "drain" {
 		err = recycler.Drain(end)
 	}
 	if shutdown := server.Shutdown(end); err == nil {
@@ -119,10 +120,21 @@ func run(c config) error {
 	return err
 }
 
+// note leaves the time at which SIGTERM came, in microseconds since 1970, as the message that the API shows of an ended container. Outside of one,
+// where the kubelet has made no file for it, nothing is written.
+func note() {
+	file, err := os.OpenFile("/dev/termination-log", os.O_WRONLY|os.O_TRUNC, 0)
+	if err != nil {
+		return
+	}
+	defer file.Close()
+	fmt.Fprint(file, time.Now().UnixMicro())
+}
+
 // startGRPC serves gRPC's health service, whose answers name the pod in the header "pod".
 func startGRPC(c config, pod string, failed chan<- error) (*grpc.Server, error) {
 	server := grpc.NewServer(
-		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: c.maxAge}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: c.maxAge, MaxConnectionAgeGrace: time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second}),
 		grpc.UnaryInterceptor(func(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 			time.Sleep(c.work)
