@@ -68,10 +68,21 @@ func pack[O metav1.Object](keep func(O) proto) cache.TransformFunc {
 	}
 }
 
+// maxKept bounds what is kept of one object, in bytes. Labels, selectors and owner
+// references of any length can be written by whoever may write a pod, in namespaces
+// that are not opted in too. An object with more is kept without them, and so gets no
+// budget and is selected by none.
+const maxKept = 8 << 10
+
+// maxReference bounds a reference to another object, in bytes: the API lets it say
+// anything, and a longer one can mean nothing that exists.
+const maxReference = 1 << 10
+
 // proto is an object of the API that writes itself as protobuf, and reads itself.
 type proto interface {
 	Marshal() ([]byte, error)
 	Unmarshal(data []byte) error
+	Size() int
 }
 
 // unpack sets object to what was kept.
@@ -103,18 +114,29 @@ func keepTemplate(t *corev1.PodTemplateSpec) corev1.PodTemplateSpec {
 }
 
 func keepDeployment(d *appsv1.Deployment) proto {
-	return &appsv1.Deployment{ObjectMeta: keepMeta(&d.ObjectMeta, policy.InjectLabel),
+	kept := &appsv1.Deployment{ObjectMeta: keepMeta(&d.ObjectMeta, policy.InjectLabel),
 		Spec: appsv1.DeploymentSpec{Replicas: d.Spec.Replicas, Selector: d.Spec.Selector, Template: keepTemplate(&d.Spec.Template)}}
+	if kept.Size() > maxKept {
+		kept.Spec.Selector, kept.Spec.Template = nil, corev1.PodTemplateSpec{}
+	}
+	return kept
 }
 
 func keepStatefulSet(s *appsv1.StatefulSet) proto {
-	return &appsv1.StatefulSet{ObjectMeta: keepMeta(&s.ObjectMeta, policy.InjectLabel),
+	kept := &appsv1.StatefulSet{ObjectMeta: keepMeta(&s.ObjectMeta, policy.InjectLabel),
 		Spec: appsv1.StatefulSetSpec{Replicas: s.Spec.Replicas, Selector: s.Spec.Selector, Template: keepTemplate(&s.Spec.Template)}}
+	if kept.Size() > maxKept {
+		kept.Spec.Selector, kept.Spec.Template = nil, corev1.PodTemplateSpec{}
+	}
+	return kept
 }
 
 func keepBudget(b *policyv1.PodDisruptionBudget) proto {
 	kept := &policyv1.PodDisruptionBudget{ObjectMeta: keepMeta(&b.ObjectMeta, ManagedByLabel), Spec: b.Spec}
 	kept.Annotations, kept.OwnerReferences = nil, b.OwnerReferences
+	if kept.Size() > maxKept {
+		kept.Spec.Selector, kept.OwnerReferences = nil, nil
+	}
 	return kept
 }
 
@@ -245,7 +267,7 @@ func workload(kind string, m *metav1.ObjectMeta, replicas *int32, selector *meta
 func trimCustom(u *unstructured.Unstructured) workloadFacts {
 	w := Workload{APIVersion: u.GetAPIVersion(), Kind: u.GetKind(), Name: u.GetName(), UID: u.GetUID(), Setting: setting(u.GetAnnotations())}
 	labels, found, err := unstructured.NestedStringMap(u.Object, "spec", "template", "metadata", "labels")
-	if found && err == nil {
+	if found && err == nil && len(encode(labels)) <= maxKept {
 		w.TemplateLabels = labels
 	}
 	annotations, _, err := unstructured.NestedStringMap(u.Object, "spec", "template", "metadata", "annotations")
@@ -260,6 +282,9 @@ func trimCustom(u *unstructured.Unstructured) workloadFacts {
 // FromAutoscaler returns what a decision needs to know of a HorizontalPodAutoscaler.
 func FromAutoscaler(h *autoscalingv2.HorizontalPodAutoscaler) Autoscaler {
 	t := h.Spec.ScaleTargetRef
+	if len(t.APIVersion)+len(t.Kind)+len(t.Name) > maxReference {
+		return Autoscaler{}
+	}
 	a := Autoscaler{APIVersion: t.APIVersion, Kind: t.Kind, Name: t.Name, MinReplicas: 1}
 	if h.Spec.MinReplicas != nil {
 		a.MinReplicas = *h.Spec.MinReplicas
@@ -314,12 +339,17 @@ type reference struct {
 }
 
 func controllerOf(o metav1.Object) reference {
-	if c := metav1.GetControllerOfNoCopy(o); c != nil {
+	c := metav1.GetControllerOfNoCopy(o)
+	if c != nil && len(c.APIVersion)+len(c.Kind)+len(c.Name)+len(c.UID) <= maxReference {
 		return reference{c.APIVersion, c.Kind, c.Name, c.UID}
 	}
 	return reference{}
 }
 
 func trimPod(m *metav1.PartialObjectMetadata) podFacts {
-	return unique.Make(podClass{labels: encode(m.Labels), controller: controllerOf(m)})
+	labels := encode(m.Labels)
+	if len(labels) > maxKept {
+		labels = ""
+	}
+	return unique.Make(podClass{labels: labels, controller: controllerOf(m)})
 }

@@ -50,7 +50,10 @@ type Config struct {
 	// NamespaceSelector selects the opted-in Namespaces; nil means
 	// policy.InjectLabel=policy.Enabled.
 	NamespaceSelector labels.Selector
-	Log               *logrus.Entry
+	// Except are names of Namespaces that get no budgets whatever their labels, as
+	// evenkeel is never called for them.
+	Except []string
+	Log    *logrus.Entry
 	// Registerer takes the metrics; nil means none.
 	Registerer prometheus.Registerer
 }
@@ -140,7 +143,6 @@ func (c *Controller) Lead(ctx context.Context) error {
 	t := &term{Controller: c, unseen: map[string]map[string]unseen{}, events: newEvents(c.client, c.log)}
 	t.queue = workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](50*time.Millisecond, 10*time.Second))
 	defer t.queue.ShutDown()
-	c.metrics.lead(t.queue.Len)
 	defer c.metrics.lead(nil)
 
 	var group errgroup.Group
@@ -165,6 +167,7 @@ func (c *Controller) Lead(ctx context.Context) error {
 		return ctx.Err()
 	}
 	c.unsynced.Store(false)
+	c.metrics.lead(t.queue.Len) // not before: a leader that may not list what it needs does nothing, and an alert has to see it
 	c.log.Debug("caches complete")
 	run(t.events.run)
 	for range workers {
@@ -234,6 +237,7 @@ func (t *term) work(ctx context.Context) {
 			if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
 				entry.Debug("somebody else was faster")
 			} else {
+				t.metrics.errors.Inc()
 				entry.Warn("budgets of a namespace not written; trying again")
 			}
 			t.queue.AddRateLimited(namespace)
@@ -269,7 +273,7 @@ func (t *term) list(ctx context.Context, name string) (*Namespace, error) {
 		if facts.value.terminating {
 			return nil, nil
 		}
-		n.OptedIn, n.Setting = true, facts.value.setting
+		n.OptedIn, n.Setting = !slices.Contains(t.config.Except, name), facts.value.setting
 	}
 	if n.Budgets, err = t.existing(name); err != nil || !n.OptedIn {
 		return n, err

@@ -3,6 +3,7 @@ package pdb
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -35,6 +36,7 @@ type kinds struct {
 
 	mu          sync.Mutex
 	known       map[schema.GroupKind]*kind
+	reset       time.Time               // when all kinds were last asked for
 	replicaSets map[types.UID]reference // by ReplicaSet, its controller
 }
 
@@ -70,6 +72,14 @@ const syncTimeout = 10 * time.Second
 
 // The most ReplicaSets that are remembered: some 100 bytes each.
 const maxReplicaSets = 50_000
+
+// The most kinds that are remembered to be none that has a scale: an owner reference
+// may name any. And how often at most the API server is asked for all kinds that it
+// has, since one of those may have come.
+const (
+	maxKinds    = 1000
+	resetPeriod = 5 * time.Second
+)
 
 var (
 	deploymentKind = schema.GroupKind{Group: "apps", Kind: "Deployment"}
@@ -156,14 +166,18 @@ func (k *kinds) find(ctx context.Context, r reference) (*kind, error) {
 	if known := k.known[gk]; known != nil && (known.informer != nil || time.Now().Before(known.until)) {
 		return known, nil
 	}
-	if _, retry := k.known[gk]; retry {
+	if _, retry := k.known[gk]; retry && time.Since(k.reset) > resetPeriod {
 		k.mapper.Reset()
+		k.reset = time.Now()
 	}
 	found, err := k.discover(ctx, gk, r.apiVersion)
 	if err != nil {
 		return nil, fmt.Errorf("look for the scale of %s: %w", gk, err)
 	}
 	found.until = time.Now().Add(kindPeriod)
+	if len(k.known) >= maxKinds {
+		maps.DeleteFunc(k.known, func(_ schema.GroupKind, other *kind) bool { return other.informer == nil })
+	}
 	k.known[gk] = found
 	return found, nil
 }
@@ -285,7 +299,7 @@ func (k *kind) scaleOf(ctx context.Context, client dynamic.Interface, namespace 
 		return scale{}, err
 	}
 	s = scale{generation: w.generation, replicas: int32(max(0, min(replicas, 1<<31-1)))}
-	if text != "" {
+	if text != "" && len(text) <= maxKept {
 		s.selector, err = metav1.ParseToLabelSelector(text)
 		if err != nil {
 			s.selector = nil // the workload's decision says so

@@ -11,6 +11,7 @@ import (
 type metrics struct {
 	reconcile prometheus.Histogram
 	writes    *prometheus.CounterVec
+	errors    prometheus.Counter
 
 	mu     sync.Mutex
 	counts map[string]map[Code]int // workloads by namespace and code
@@ -28,6 +29,8 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 			Help: "How long it took to look at a namespace and write its budgets, in seconds.", Buckets: []float64{.001, .003, .01, .03, .1, .3, 1, 3, 10, 30}}),
 		writes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "evenkeel_budget_writes_total",
 			Help: "Writes of budgets, by operation (create, update, delete) and result (ok, conflict, error)."}, []string{"operation", "result"}),
+		errors: prometheus.NewCounter(prometheus.CounterOpts{Name: "evenkeel_budget_errors_total",
+			Help: "How often the budgets of a namespace could not be worked out or written, but for conflicts; it is tried again."}),
 		counts: map[string]map[Code]int{},
 	}
 	for _, operation := range []string{"create", "update", "delete"} {
@@ -43,7 +46,7 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 		}
 		return float64(m.depth())
 	})
-	leader := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "evenkeel_budget_leader", Help: "1 where this replica holds the Lease and writes budgets, else 0."}, func() float64 {
+	leader := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "evenkeel_budget_leader", Help: "1 where this replica holds the Lease, has listed what it needs, and writes budgets, else 0."}, func() float64 {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		if m.leader {
@@ -54,7 +57,7 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 	if registerer == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.reconcile, m.writes, depth, leader, m} {
+	for _, c := range []prometheus.Collector{m.reconcile, m.writes, m.errors, depth, leader, m} {
 		if err := registerer.Register(c); err != nil {
 			return nil, err
 		}
@@ -95,8 +98,8 @@ func (m *metrics) decided(namespace string, decisions []Decision) {
 	m.counts[namespace] = counts
 }
 
-// lead records that a term of leadership begins, with the depth of its queue, or
-// ends, with nil.
+// lead records that budgets are kept from now on, with the depth of the queue, or
+// not any more, with nil.
 func (m *metrics) lead(depth func() int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
