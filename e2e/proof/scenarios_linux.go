@@ -171,8 +171,7 @@ func (r *run) readyPods(ctx context.Context, side, kind string) ([]string, error
 
 // vertical changes what the containers ask for, which rolls, and then evicts all pods as the Vertical Pod Autoscaler's updater does.
 func (r *run) vertical(ctx context.Context, s scenario) error {
-	const replicas = 3
-	if err := r.settle(ctx, replicas); err != nil {
+	if err := r.settle(ctx, 3); err != nil {
 		return err
 	}
 	return r.observe(ctx, s, func(ctx context.Context, o *outcome) error {
@@ -193,7 +192,7 @@ func (r *run) vertical(ctx context.Context, s scenario) error {
 		failed := make(chan error, 2*len(serverKinds()))
 		for _, side := range sides() {
 			for _, kind := range serverKinds() {
-				wait.Go(func() { failed <- r.evictAll(ctx, side, kind, replicas) })
+				wait.Go(func() { failed <- r.evictAll(ctx, side, kind) })
 			}
 		}
 		wait.Wait()
@@ -209,7 +208,11 @@ func (r *run) vertical(ctx context.Context, s scenario) error {
 
 // evictAll evicts the pods that there are in rounds, in each as many as evictable says, and passes over what a budget refuses until the next
 // one. The updater's rounds are a minute apart by default (--updater-interval), these ten seconds.
-func (r *run) evictAll(ctx context.Context, side, kind string, replicas int) error {
+func (r *run) evictAll(ctx context.Context, side, kind string) error {
+	d, err := r.Client.AppsV1().Deployments(side).Get(ctx, kind, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
 	old, err := r.readyPods(ctx, side, kind)
 	if err != nil {
 		return err
@@ -233,7 +236,7 @@ func (r *run) evictAll(ctx context.Context, side, kind string, replicas int) err
 			}
 		}
 		for _, name := range left {
-			if !evictable(replicas, running, evicted) {
+			if !evictable(int(*d.Spec.Replicas), running, evicted) {
 				break
 			}
 			switch err := r.Client.CoreV1().Pods(side).EvictV1(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: name}}); {
@@ -573,7 +576,7 @@ func (r *run) tightBudget(ctx context.Context, s scenario) (err error) {
 			var wait sync.WaitGroup
 			took, failed := make([]time.Duration, len(targets)), make([]error, len(targets))
 			for i, t := range targets {
-				wait.Go(func() { took[i], failed[i] = r.evictWithin(ctx, t.Side, t.Server, 15*time.Second) })
+				wait.Go(func() { took[i], failed[i] = r.evictPatiently(ctx, t.Side, t.Server) })
 			}
 			wait.Wait()
 			if err := errors.Join(failed...); err != nil {
@@ -591,8 +594,8 @@ func (r *run) tightBudget(ctx context.Context, s scenario) (err error) {
 	})
 }
 
-// evictWithin evicts the pods of a server one after another, each within a time, and returns how long all took, or never.
-func (r *run) evictWithin(ctx context.Context, side, server string, limit time.Duration) (time.Duration, error) {
+// evictPatiently evicts the pods of a server one after another, each within 15 s, and returns how long all took, or never.
+func (r *run) evictPatiently(ctx context.Context, side, server string) (time.Duration, error) {
 	pods, err := r.readyPods(ctx, side, server)
 	if err != nil {
 		return 0, err
@@ -607,7 +610,7 @@ func (r *run) evictWithin(ctx context.Context, side, server string, limit time.D
 			if !apierrors.IsTooManyRequests(err) {
 				return 0, err
 			}
-			if time.Since(from) > limit {
+			if time.Since(from) > 15*time.Second {
 				refused = true
 				break
 			}
