@@ -83,7 +83,7 @@ connection is left.`,
 	o.authorities.register(fs)
 	fs.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig `file`; without it the pod's service account, or else KUBECONFIG")
 	fs.StringVar(&o.namespaceSelector, "namespace-selector", policy.InjectLabel+"="+policy.Enabled,
-		"label `selector` of the opted-in Namespaces; the same as in the webhook configuration")
+		"label `selector` of the opted-in Namespaces; the same as in the webhook configuration. kube-system and --namespace never are")
 	fs.StringVar(&o.logLevel, "log-level", "info", "`level` of the log: debug (a line per review), info, warning, error")
 	fs.DurationVar(&o.drainTimeout, "drain-timeout", 25*time.Second, "how long to go on answering after SIGTERM at most; less than the pod's grace period without its preStop sleep")
 	fs.IntVar(&o.recycleRequests, "recycle-requests", 1000, "requests after which a connection is closed, so that new replicas get their share; 0 is no limit")
@@ -197,8 +197,7 @@ func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/mutate", handler)
-	server := o.server(mux, log)
-	server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: serving.Certificate}
+	server := reviewServer(mux, serving.Certificate, log)
 	if clients != nil {
 		clients.Require(server.TLSConfig)
 	}
@@ -207,8 +206,10 @@ func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
 	if err != nil {
 		return usageError{fmt.Errorf("recycle connections: %w", err)}
 	}
+	except := []string{metav1.NamespaceSystem, o.namespace} // as in the webhook configuration
 	if o.budgets {
-		budgets, err := pdb.New(pdb.Config{REST: restConfig, Base: config.Base, Bounds: config.Bounds, NamespaceSelector: selector, Log: log, Registerer: registry})
+		budgets, err := pdb.New(pdb.Config{REST: restConfig, Base: config.Base, Bounds: config.Bounds, NamespaceSelector: selector, Except: except,
+			Log: log, Registerer: registry})
 		if err != nil {
 			return fmt.Errorf("keep budgets: %w", err)
 		}
@@ -216,7 +217,7 @@ func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
 	}
 	if o.scanInterval != 0 {
 		scan, err := audit.NewScan(audit.ScanConfig{REST: restConfig, Injector: injector, Ready: facts.Ready, Cluster: facts.Cluster, OptedOut: facts.OptedOut,
-			NamespaceSelector: selector, Except: []string{metav1.NamespaceSystem, o.namespace}, Interval: o.scanInterval, Log: log, Registerer: registry})
+			NamespaceSelector: selector, Except: except, Interval: o.scanInterval, Log: log, Registerer: registry})
 		if err != nil {
 			return usageError{err}
 		}
@@ -241,7 +242,8 @@ func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
 		return errors.Join(serving.Ready(), facts.Ready())
 	}
 	registerState(registry, ready)
-	metricsServer := o.server(operations(ready, registry), log)
+	metricsServer := newServer(operations(ready, registry), log)
+	metricsServer.IdleTimeout = 10 * time.Second // the kubelet opens a connection for each probe, and Prometheus opens another
 
 	listener, err := net.Listen("tcp", o.listen)
 	if err != nil {
@@ -252,7 +254,11 @@ func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
 		_ = listener.Close()
 		return fmt.Errorf("listen for metrics: %w", err)
 	}
-	limited, err := webhook.LimitConnections(listener, server, registry)
+	limited, err := webhook.LimitConnections(listener, server, webhook.PortWebhook, registry)
+	if err != nil {
+		return err
+	}
+	limitedMetrics, err := webhook.LimitConnections(metricsListener, metricsServer, webhook.PortMetrics, registry)
 	if err != nil {
 		return err
 	}
@@ -274,7 +280,7 @@ func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
 		})
 	}
 	group.Go(func() error { return serveUntilClosed(server.ServeTLS(limited, "", "")) })
-	group.Go(func() error { return serveUntilClosed(metricsServer.Serve(metricsListener)) })
+	group.Go(func() error { return serveUntilClosed(metricsServer.Serve(limitedMetrics)) })
 	group.Go(func() error {
 		defer stop()
 		select {
@@ -321,10 +327,21 @@ func (o *serveOptions) restConfig() (*rest.Config, error) {
 	return config, nil
 }
 
-// server returns an HTTP server with limits that hold against slow and greedy
+// reviewServer returns the server of reviews. It speaks HTTP/1.1 alone, as
+// kube-apiserver does to webhooks behind a Service: what one connection can have going
+// on is bounded by the number of connections then, and not by 250 streams of each.
+func reviewServer(handler http.Handler, certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error), log *logrus.Entry) *http.Server {
+	server := newServer(handler, log)
+	server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: certificate}
+	server.Protocols = new(http.Protocols)
+	server.Protocols.SetHTTP1(true)
+	return server
+}
+
+// newServer returns an HTTP server with limits that hold against slow and greedy
 // clients. kube-apiserver drops a connection that idles for 90 s, so ours wait
 // longer: the side that closes first loses no request.
-func (*serveOptions) server(handler http.Handler, log *logrus.Entry) *http.Server {
+func newServer(handler http.Handler, log *logrus.Entry) *http.Server {
 	return &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: 5 * time.Second,
@@ -351,7 +368,12 @@ func serveUntilClosed(err error) error {
 	return fmt.Errorf("serve: %w", err)
 }
 
-// operations answers the kubelet's probes and Prometheus.
+// maxScrapes bounds the answers to /metrics that are being made. Each takes some
+// hundred KiB, and compressing it would take a MiB.
+const maxScrapes = 8
+
+// operations answers the kubelet's probes and Prometheus. Whoever reaches the port is
+// answered, so that what an answer takes is bounded.
 func operations(ready func() error, registry *prometheus.Registry) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
@@ -362,7 +384,7 @@ func operations(ready func() error, registry *prometheus.Registry) http.Handler 
 		}
 		_, _ = io.WriteString(w, "ok\n")
 	})
-	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes, DisableCompression: true}))
 	return mux
 }
 

@@ -85,8 +85,22 @@ func (l *limiter) read(into *bytes.Buffer, from io.Reader) (reserved int64, err 
 	}
 }
 
-// maxConnections bounds the connections of a server.
-const maxConnections = 512
+// Port is a port that evenkeel listens on: a closed set, since it is a metric label.
+type Port string
+
+// The values of Port.
+const (
+	// PortWebhook is where the API server sends reviews.
+	PortWebhook Port = "webhook"
+	// PortMetrics is where the kubelet probes and Prometheus scrapes.
+	PortMetrics Port = "metrics"
+)
+
+// The most connections of each port. Those of the second take some 20 KiB each.
+const (
+	maxConnections        = 512
+	maxMetricsConnections = 128
+)
 
 // connections is a listener that keeps no more than a number of connections open.
 // When one more comes, another one has to go: of the address with the most
@@ -95,6 +109,7 @@ const maxConnections = 512
 // it is of that address too.
 type connections struct {
 	net.Listener
+	port    Port
 	max     int
 	ended   *prometheus.CounterVec
 	mu      sync.Mutex
@@ -112,22 +127,33 @@ type connection struct {
 }
 
 // LimitConnections returns a listener for server that keeps a bounded number of
-// connections open, and makes server tell it which are busy. It has to be called
-// before the server serves.
-func LimitConnections(listener net.Listener, server *http.Server, registerer prometheus.Registerer) (net.Listener, error) {
+// connections open, as many as are right for the port, and makes server tell it which
+// are busy. It has to be called before the server serves. The listeners of all ports
+// of a registerer share one metric.
+func LimitConnections(listener net.Listener, server *http.Server, port Port, registerer prometheus.Registerer) (net.Listener, error) {
 	if listener == nil || server == nil || registerer == nil {
 		return nil, errors.New("limit connections: a listener, a server and a registerer are needed")
 	}
-	l := &connections{Listener: listener, max: maxConnections, open: map[*connection]struct{}{}, perHost: map[string]int{},
-		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "evenkeel_connections_shed_total",
-			Help: "Connections ended or refused since there were too many, by what they were: idle, busy or new.",
-		}, []string{"state"})}
-	for _, state := range []string{"idle", "busy", "new"} {
-		l.ended.WithLabelValues(state)
+	most, ok := map[Port]int{PortWebhook: maxConnections, PortMetrics: maxMetricsConnections}[port]
+	if !ok {
+		return nil, fmt.Errorf("limit connections: %q is no port; allowed: %s, %s", port, PortWebhook, PortMetrics)
 	}
-	if err := registerer.Register(l.ended); err != nil {
-		return nil, fmt.Errorf("register metrics: %w", err)
+	ended := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "evenkeel_connections_shed_total",
+		Help: "Connections ended or refused since there were too many, by port (webhook or metrics) and by what they were: idle, busy or new.",
+	}, []string{"port", "state"})
+	if err := registerer.Register(ended); err != nil {
+		var before prometheus.AlreadyRegisteredError
+		if !errors.As(err, &before) {
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+		if ended, ok = before.ExistingCollector.(*prometheus.CounterVec); !ok {
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	l := &connections{Listener: listener, port: port, max: most, ended: ended, open: map[*connection]struct{}{}, perHost: map[string]int{}}
+	for _, state := range []string{"idle", "busy", "new"} {
+		ended.WithLabelValues(string(port), state)
 	}
 	before := server.ConnState
 	server.ConnState = func(nc net.Conn, state http.ConnState) {
@@ -191,13 +217,13 @@ func (l *connections) add(c *connection) *connection {
 	}
 	switch {
 	case idle != nil:
-		l.ended.WithLabelValues("idle").Inc()
+		l.ended.WithLabelValues(string(l.port), "idle").Inc()
 		return idle
 	case crowd == c.host || busy == nil:
-		l.ended.WithLabelValues("new").Inc()
+		l.ended.WithLabelValues(string(l.port), "new").Inc()
 		return c
 	}
-	l.ended.WithLabelValues("busy").Inc()
+	l.ended.WithLabelValues(string(l.port), "busy").Inc()
 	return busy
 }
 

@@ -131,7 +131,19 @@ func (q *queue) Accept() (net.Conn, error) {
 func (*queue) Close() error   { return nil }
 func (*queue) Addr() net.Addr { return &net.TCPAddr{} }
 
+// The API server on one port, and the kubelet on the other, keep their connections.
 func TestWhoOpensThousandsOfConnectionsEndsHisOwn(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	for port, most := range map[Port]int{PortWebhook: maxConnections, PortMetrics: maxMetricsConnections} {
+		t.Run(string(port), func(t *testing.T) { crowd(t, port, most, registry) })
+	}
+	if _, err := LimitConnections(&queue{}, &http.Server{}, "https", registry); err == nil { //nolint:gosec // never serves
+		t.Error("a port that there isn't is taken")
+	}
+}
+
+func crowd(t *testing.T, port Port, most int, registry *prometheus.Registry) {
+	t.Helper()
 	var all []*addressed
 	q := &queue{}
 	come := func(from string, n int) {
@@ -141,7 +153,7 @@ func TestWhoOpensThousandsOfConnectionsEndsHisOwn(t *testing.T) {
 		}
 	}
 	server := &http.Server{} //nolint:gosec // never serves
-	l, err := LimitConnections(q, server, prometheus.NewRegistry())
+	l, err := LimitConnections(q, server, port, registry)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,8 +178,8 @@ func TestWhoOpensThousandsOfConnectionsEndsHisOwn(t *testing.T) {
 			open[c.from]++
 		}
 	}
-	if open["10.0.0.1"] != 50 || open["10.0.0.9"] != maxConnections-50 {
-		t.Errorf("open are %v, want all 50 of the first and %d of the second", open, maxConnections-50)
+	if open["10.0.0.1"] != 50 || open["10.0.0.9"] != most-50 {
+		t.Errorf("open are %v, want all 50 of the first and %d of the second", open, most-50)
 	}
 	if first := all[25]; !first.closed {
 		t.Error("the oldest of the crowd is still open")

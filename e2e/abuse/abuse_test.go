@@ -116,7 +116,8 @@ func review(object string) string {
 	return `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u","operation":"CREATE","namespace":"nowhere","object":` + object + `}}`
 }
 
-func attacks() map[string]attack {
+// attacks returns the attacks on the webhook, and on the port of /metrics at that address.
+func attacks(metrics string) map[string]attack {
 	var reviews []string
 	for _, object := range bombs() {
 		reviews = append(reviews, review(object))
@@ -133,6 +134,24 @@ func attacks() map[string]attack {
 			if connection, err := dialer.NetDialer.DialContext(ctx, "tcp", address); err == nil {
 				hold(ctx, connection)
 			}
+		}),
+		"idle connections to the metrics port": each(*idle, func(ctx context.Context, _ *http.Client, dialer *tls.Dialer, _ string) {
+			if connection, err := dialer.NetDialer.DialContext(ctx, "tcp", metrics); err == nil {
+				hold(ctx, connection)
+			}
+		}),
+		"scrapes that nobody reads": each(*slow, func(ctx context.Context, _ *http.Client, dialer *tls.Dialer, _ string) {
+			connection, err := dialer.NetDialer.DialContext(ctx, "tcp", metrics)
+			if err != nil {
+				return
+			}
+			_ = connection.(*net.TCPConn).SetReadBuffer(1)
+			_, _ = io.WriteString(connection, strings.Repeat("GET /metrics HTTP/1.1\r\nHost: evenkeel\r\n\r\n", 100))
+			select {
+			case <-ctx.Done():
+			case <-time.After(2 * time.Second): // of not reading
+			}
+			_ = connection.Close()
 		}),
 		"slow requests": each(*slow, func(ctx context.Context, client *http.Client, _ *tls.Dialer, address string) {
 			body, write := io.Pipe()
@@ -205,7 +224,7 @@ func TestAbuseHarmsNobody(t *testing.T) {
 		}
 		time.Sleep(50 * time.Millisecond) // between two looks
 	}
-	for name, attack := range attacks() {
+	for name, attack := range attacks(evenkeel.MetricsAddress) {
 		t.Run(name, func(t *testing.T) {
 			attacking, stop := context.WithTimeout(ctx, *length)
 			defer stop()
@@ -214,7 +233,7 @@ func TestAbuseHarmsNobody(t *testing.T) {
 			log := len(evenkeel.Log())
 			done.Go(func() { tried.Store(attack(attacking, evenkeel.Address)) })
 			var took []time.Duration
-			bare := 0
+			bare, failed := 0, 0 // the latter: probes of the kubelet's, in a row
 			for attacking.Err() == nil {
 				begin := time.Now()
 				injected, err := create(ctx, c, namespace.Name)
@@ -222,6 +241,11 @@ func TestAbuseHarmsNobody(t *testing.T) {
 				took = append(took, time.Since(begin))
 				if !injected {
 					bare++
+				}
+				if err := probe(attacking, evenkeel.MetricsAddress); err == nil || attacking.Err() != nil {
+					failed = 0
+				} else if failed++; failed == 3 { // which would end the container, or leave it without traffic
+					t.Errorf("three probes in a row failed: %v", err)
 				}
 				time.Sleep(20 * time.Millisecond) // a modest cluster
 			}
@@ -255,6 +279,24 @@ func peak(group *cgroup.Group) string {
 		return err.Error()
 	}
 	return fmt.Sprintf("%d MiB", n>>20)
+}
+
+// probe asks as the kubelet does: over a connection of its own, for as long as deploy/ lets it.
+func probe(ctx context.Context, address string) error {
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/livez", nil)
+	if err != nil {
+		return err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	_ = response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return errors.New(response.Status)
+	}
+	return nil
 }
 
 func create(ctx context.Context, c *cluster.Cluster, namespace string) (injected bool, err error) {
