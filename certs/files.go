@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -101,7 +102,12 @@ func (f *Files) read() (changed bool, err error) {
 
 // Register registers the metric of when the certificate ends.
 func (f *Files) Register(registerer prometheus.Registerer) error {
-	return registerExpiry(registerer, f.pair.Load)
+	return registerExpiry(registerer, "evenkeel_certificate", "the serving certificate", 0, func() *x509.Certificate {
+		if pair := f.pair.Load(); pair != nil {
+			return pair.Leaf
+		}
+		return nil
+	})
 }
 
 // Certificate is a tls.Config.GetCertificate.

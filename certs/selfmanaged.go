@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -116,7 +117,7 @@ func NewSelfManaged(config SelfManagedConfig) (*SelfManaged, error) {
 
 func (s *SelfManaged) register() error {
 	s.writes = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "evenkeel_certificate_writes_total",
-		Help: "Writes of certificate authorities, by object (secret, bundle) and result (ok, conflict, error)."}, []string{"object", "result"})
+		Help: "Writes of certificate authorities, by object (secret, bundle) and result (ok, conflict, error); what can't even be read counts as an error."}, []string{"object", "result"})
 	for _, object := range []string{"secret", "bundle"} {
 		for _, result := range []string{"ok", "conflict", "error"} {
 			s.writes.WithLabelValues(object, result)
@@ -128,11 +129,28 @@ func (s *SelfManaged) register() error {
 	if err := s.config.Registerer.Register(s.writes); err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
-	return registerExpiry(s.config.Registerer, func() *tls.Certificate {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return s.replica.leaf
-	})
+	locked := func(of func(*replica) *x509.Certificate) func() *x509.Certificate {
+		return func() *x509.Certificate {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return of(&s.replica)
+		}
+	}
+	return errors.Join(
+		registerExpiry(s.config.Registerer, "evenkeel_certificate", "the serving certificate", backdate, locked(func(r *replica) *x509.Certificate {
+			if r.leaf == nil {
+				return nil
+			}
+			return r.leaf.Leaf
+		})),
+		registerExpiry(s.config.Registerer, "evenkeel_certificate_authority", "the authority that has signed it", backdate, locked(func(r *replica) *x509.Certificate {
+			i := slices.IndexFunc(r.memory, func(a authority) bool { return a.id() == r.signer })
+			if i < 0 {
+				return nil
+			}
+			return r.memory[i].cert
+		})),
+	)
 }
 
 // elapsed is the monotonic clock, which stands still while the machine does.
@@ -270,6 +288,7 @@ func (s *SelfManaged) step(ctx context.Context) (wake time.Duration, err error) 
 		configuration, err = &admissionregistrationv1.MutatingWebhookConfiguration{}, nil
 	}
 	if err != nil {
+		s.count("bundle", err)
 		return 0, fmt.Errorf("read webhook configuration: %w", err)
 	}
 	secret, err := s.client.CoreV1().Secrets(s.config.Namespace).Get(ctx, s.config.Secret, metav1.GetOptions{})
@@ -277,6 +296,7 @@ func (s *SelfManaged) step(ctx context.Context) (wake time.Duration, err error) 
 		secret, err = &corev1.Secret{}, nil
 	}
 	if err != nil {
+		s.count("secret", err)
 		return 0, fmt.Errorf("read Secret: %w", err)
 	}
 	bundles := bundlesOf(configuration)
@@ -358,13 +378,14 @@ func (s *SelfManaged) count(object string, err error) {
 	s.writes.WithLabelValues(object, result).Inc()
 }
 
-// registerExpiry registers metrics of when the serving certificate begins and ends:
+// registerExpiry registers metrics of when a certificate was made and when it ends:
 // what is left of its lifetime says whether its renewal is late, whoever renews it.
-func registerExpiry(registerer prometheus.Registerer, certificate func() *tls.Certificate) error {
+// One of our own begins before it was made, by backdated.
+func registerExpiry(registerer prometheus.Registerer, name, what string, backdated time.Duration, certificate func() *x509.Certificate) error {
 	gauge := func(name, help string, of func(*x509.Certificate) time.Time) error {
 		err := registerer.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
 			if c := certificate(); c != nil {
-				return float64(of(c.Leaf).Unix())
+				return float64(of(c).Unix())
 			}
 			return 0
 		}))
@@ -374,9 +395,9 @@ func registerExpiry(registerer prometheus.Registerer, certificate func() *tls.Ce
 		return nil
 	}
 	return errors.Join(
-		gauge("evenkeel_certificate_start_timestamp_seconds", "When the serving certificate begins, in seconds since 1970; 0 without one.",
-			func(c *x509.Certificate) time.Time { return c.NotBefore }),
-		gauge("evenkeel_certificate_expiry_timestamp_seconds", "When the serving certificate ends, in seconds since 1970; 0 without one.",
+		gauge(name+"_start_timestamp_seconds", "When "+what+" was made, in seconds since 1970; 0 without one.",
+			func(c *x509.Certificate) time.Time { return c.NotBefore.Add(backdated) }),
+		gauge(name+"_expiry_timestamp_seconds", "When "+what+" ends, in seconds since 1970; 0 without one.",
 			func(c *x509.Certificate) time.Time { return c.NotAfter }),
 	)
 }
