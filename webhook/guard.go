@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"google.golang.org/protobuf/encoding/protowire"
 	admissionv1 "k8s.io/api/admission/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -320,7 +321,24 @@ func (e *envelope) open(body []byte) error {
 	if len(e.subResource) > 0 {
 		e.operation = "" // a scale or status is no workload
 	}
-	slim := append(e.slimRoom[:0], `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":`...)
-	e.slim.Reset(append(scan.AppendString(slim, e.uid), `}}`...))
+	e.slim.Reset(appendSlim(e.slimRoom[:0], e.uid))
 	return nil
+}
+
+// appendSlim appends a review with nothing but a uid, which is all that kubewebhook needs
+// to answer one. It is in the API's own protobuf encoding (runtime.Unknown behind a magic
+// number, k8s.io/apimachinery/pkg/runtime/serializer/protobuf), which kubewebhook reads in
+// a tenth of the time that JSON takes it.
+func appendSlim(b, uid []byte) []byte {
+	const head = "k8s\x00" + "\x0a\x26" + "\x0a\x13admission.k8s.io/v1" + "\x12\x0fAdmissionReview" // typeMeta
+	open := func(field protowire.Number, size int) {
+		b = protowire.AppendVarint(protowire.AppendTag(b, field, protowire.BytesType), uint64(size)) //nolint:gosec // a length
+	}
+	request := protowire.SizeTag(1) + protowire.SizeBytes(len(uid))
+	review := protowire.SizeTag(1) + protowire.SizeBytes(request)
+	b = append(b, head...)
+	open(2, review)  // raw
+	open(1, request) // request
+	open(1, len(uid))
+	return append(b, uid...)
 }

@@ -7,6 +7,11 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"github.com/google/go-cmp/cmp"
+	admissionv1 "k8s.io/api/admission/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/types"
 	kjson "sigs.k8s.io/json"
 
 	"github.com/evenkeel/evenkeel/patches"
@@ -39,6 +44,8 @@ var envelopes = []string{
 	strings.Replace(reviewOf(podJSON), `"uid":"u-1"`, `"uid":"u-1","uid":"u-2"`, 1),
 	strings.Replace(reviewOf(podJSON), `"uid":"u-1"`, `"uid":"u\ud800\u0000<\u2028"`, 1),
 	strings.Replace(reviewOf(podJSON), `"uid":"u-1"`, "\"uid\":\"\xff\"", 1),
+	strings.Replace(reviewOf(podJSON), "u-1", strings.Repeat("u", 127), 1), strings.Replace(reviewOf(podJSON), "u-1", strings.Repeat("u", 128), 1),
+	strings.Replace(reviewOf(podJSON), "u-1", strings.Repeat("u", 256), 1), strings.Replace(reviewOf(podJSON), "u-1", strings.Repeat("u", 257), 1),
 	strings.Replace(reviewOf(podJSON), `"uid":"u-1"`, `"uid":null`, 1),
 	strings.Replace(reviewOf(podJSON), `"uid":"u-1"`, `"uid":1`, 1),
 	strings.Replace(reviewOf(podJSON), `"shop"`, `null`, 1),
@@ -100,11 +107,22 @@ func checkEnvelope(t *testing.T, body []byte) {
 	if !bytes.Equal(e.object.Raw(), r.Object) || !bytes.Equal(e.oldObject.Raw(), r.OldObject) {
 		t.Errorf("%.300q: object %.100q, old object %.100q; the API reads %.100q and %.100q", body, e.object.Raw(), e.oldObject.Raw(), r.Object, r.OldObject)
 	}
-	var slim apiReview
-	if err := kjson.UnmarshalCaseSensitivePreserveInts(slimOf(t, e), &slim); err != nil || slim.Request == nil || slim.Request.UID != r.UID {
-		t.Errorf("%.300q: kubewebhook is told of %+v, %v", body, slim.Request, err)
+	slim, _, err := apiDecoder.Decode(slimOf(t, e), nil, nil)
+	told := &admissionv1.AdmissionReview{Request: &admissionv1.AdmissionRequest{UID: types.UID(r.UID)}}
+	told.SetGroupVersionKind(admissionv1.SchemeGroupVersion.WithKind("AdmissionReview"))
+	if diff := cmp.Diff(runtime.Object(told), slim); err != nil || diff != "" {
+		t.Errorf("%.300q: kubewebhook is told of something else: %v\n%s", body, err, diff)
 	}
 }
+
+// apiDecoder reads what kubewebhook reads.
+var apiDecoder = func() runtime.Decoder {
+	scheme := runtime.NewScheme()
+	if err := admissionv1.AddToScheme(scheme); err != nil {
+		panic(err)
+	}
+	return serializer.NewCodecFactory(scheme).UniversalDeserializer()
+}()
 
 // slimOf returns what kubewebhook reads.
 func slimOf(t *testing.T, e *envelope) []byte {
