@@ -34,6 +34,7 @@ var (
 	length = flag.Duration("length", 4*time.Second, "how long each attack goes on; 60s is the long form")
 	idle   = flag.Int("idle", 1000, "idle connections; 10000 is the long form")
 	slow   = flag.Int("slow", 500, "slow requests at once; 2000 is the long form")
+	bound  = flag.Duration("p99", 5*time.Second, "in which 99 of 100 Deployments have to be created meanwhile")
 	large  = flag.Int("large", 50, "reviews of 8 MiB at once")
 )
 
@@ -261,6 +262,9 @@ func TestAbuseHarmsNobody(t *testing.T) {
 			const burst = 64 << 10
 			if allowed := burst + length.Minutes()*(1<<20-burst); float64(logged) > allowed {
 				t.Errorf("%d KiB of log in %v, want at most %d", logged>>10, *length, int(allowed)>>10)
+			}
+			if p99 := took[len(took)*99/100]; p99 > *bound {
+				t.Errorf("one Deployment in a hundred took longer than %v, want %v at most", p99, *bound)
 			}
 			if bare*20 > len(took) {
 				t.Errorf("%d of %d without defaults, want 5 %% at most", bare, len(took))

@@ -19,8 +19,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/yaml"
 
 	"github.com/evenkeel/evenkeel/e2e/cluster"
@@ -136,6 +139,15 @@ func TestValuesReachWhereTheyBelong(t *testing.T) {
 		"settings.pre-stop-sleep=15s":                    `"--pre-stop-sleep=15s"`,
 		"settings.allow-exec-sleep=true":                 `"--allow-exec-sleep=true"`,
 		"budgets=false":                                  "- --budgets=false",
+		"scanInterval=1m":                                "- --scan-interval=1m",
+		"extraArgs={--recycle-age=1m}":                   `- "--recycle-age=1m"`,
+		"certificates.lifetime=1h":                       "- --certificate-lifetime=1h",
+		"certificates.authorityLifetime=720h":            "- --authority-lifetime=720h",
+		"hostNetwork=true":                               "maxSurge: 0",
+		"ports.webhook=9443":                             "containerPort: 9443",
+		"ports.metrics=9080":                             "- --metrics-listen=:9080",
+		"replicas=20":                                    `pods: "42"`,
+		"affinity.nodeAffinity.x=yes":                    "affinity:\n        nodeAffinity:\n          x: \"yes\"\n      terminationGracePeriodSeconds:",
 		"logLevel=debug":                                 "- --log-level=debug",
 		"scalableKinds[0].group=apps.kruise.io,scalableKinds[0].resource=clonesets":          "resources: [clonesets/scale]",
 		"certificates.source=secret,certificates.caBundle=Y2E=":                              "caBundle: Y2E=",
@@ -176,6 +188,10 @@ func TestAValueThatCannotBeIsRefusedByItsName(t *testing.T) {
 		"settings.pre-stop-sleep=soon":          "pre-stop-sleep",
 		"budgets=perhaps":                       "budgets",
 		"logLevel=loud":                         "logLevel",
+		"scanInterval=often":                    "scanInterval",
+		"extraArgs={recycle-age}":               "extraArgs",
+		"certificates.lifetime=1d":              "lifetime",
+		"ports.webhook=443":                     "webhook",
 		"certificates.source=vault":             "source",
 		"certificates.source=secret":            "caBundle",
 		"resources.memoryLimitMiB=128Mi":        "memoryLimitMiB",
@@ -193,6 +209,85 @@ func TestAValueThatCannotBeIsRefusedByItsName(t *testing.T) {
 		} else if !strings.Contains(err.Error(), name) {
 			t.Errorf("the error for --set %s doesn't name %s:\n%v", values, name, err)
 		}
+	}
+}
+
+func TestTheChartIsRefusedInKubeSystem(t *testing.T) {
+	if _, err := template(t, "kube-system"); err == nil || !strings.Contains(err.Error(), "a namespace of its own") {
+		t.Errorf("want an error that says where to install it: %v", err)
+	}
+}
+
+// The webhook configuration decides which namespaces evenkeel is called for, and the flag for which it keeps budgets and
+// scans. Where they differ, a budget is one too many, or a workload counts as missed for ever.
+func TestTheProgramGoesByTheNamespacesOfItsWebhooks(t *testing.T) {
+	for name, stream := range map[string]func() (string, error){
+		"deploy":              func() (string, error) { return kustomized(t, "deploy"), nil },
+		"deploy/cert-manager": func() (string, error) { return kustomized(t, "deploy/cert-manager"), nil },
+		"deploy/opt-out":      func() (string, error) { return kustomized(t, "deploy/opt-out"), nil },
+		"deploy/fail":         func() (string, error) { return kustomized(t, "deploy/fail"), nil },
+		"chart":               func() (string, error) { return template(t, installation.Namespace) },
+		"chart, Fail":         func() (string, error) { return template(t, installation.Namespace, "--set=failurePolicy=Fail") },
+		"chart, Fail and more": func() (string, error) {
+			return template(t, installation.Namespace, "--set=failurePolicy=Fail,namespaces.exempt={storage}")
+		},
+		"chart, exempt": func() (string, error) {
+			return template(t, installation.Namespace, "--set=namespaces.exempt={storage}")
+		},
+		"chart, opt-out": func() (string, error) {
+			return template(t, installation.Namespace, "--set=failurePolicy=Fail,namespaces.mode=opt-out,namespaces.exempt={storage}")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out, err := stream()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var configuration admissionregistrationv1.MutatingWebhookConfiguration
+			flag := "evenkeel.dev/inject=enabled" // the default
+			for document := range strings.SplitSeq("\n"+out, "\n---\n") {
+				var own appsv1.Deployment
+				switch {
+				case strings.Contains(document, "\nkind: MutatingWebhookConfiguration\n"):
+					err = yaml.Unmarshal([]byte(document), &configuration)
+				case strings.Contains(document, "\nkind: Deployment\n"):
+					err = yaml.Unmarshal([]byte(document), &own)
+					for _, argument := range own.Spec.Template.Spec.Containers[0].Args {
+						if value, ok := strings.CutPrefix(argument, "--namespace-selector="); ok {
+							flag = value
+						}
+					}
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			program, err := labels.Parse(flag)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(configuration.Webhooks) != 2 {
+				t.Fatalf("%d webhooks, want 2", len(configuration.Webhooks))
+			}
+			for _, webhook := range configuration.Webhooks {
+				called, err := metav1.LabelSelectorAsSelector(webhook.NamespaceSelector)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, namespace := range []string{"shop", "kube-system", installation.Namespace, "kube-public", "kube-node-lease", "cert-manager", "storage"} {
+					for _, value := range []string{"", "enabled", "disabled"} {
+						set := labels.Set{corev1.LabelMetadataName: namespace}
+						if value != "" {
+							set["evenkeel.dev/inject"] = value
+						}
+						never := namespace == "kube-system" || namespace == installation.Namespace // says serve.go
+						if program := program.Matches(set) && !never; program != called.Matches(set) {
+							t.Errorf("%s with the label %q: the program goes by it: %v, and webhook %s is called for it: %v", namespace, value, program, webhook.Name, !program)
+						}
+					}
+				}
+			}
+		})
 	}
 }
 

@@ -46,13 +46,11 @@ matchExpressions:
 
 {{- /* The same as a flag, where it isn't the flag's default. */ -}}
 {{- define "evenkeel.namespaceSelectorFlag" -}}
-{{- $never := concat (list "kube-system" .Release.Namespace) .Values.namespaces.exempt | uniq -}}
+{{- $exempt := include "evenkeel.exempt" . | fromJsonArray -}}
+{{- $never := concat (list "kube-system" .Release.Namespace) $exempt | uniq -}}
 {{- if eq .Values.namespaces.mode "opt-out" -}}
-{{- if eq .Values.failurePolicy "Fail" -}}
-{{- $never = concat (list "kube-system" .Release.Namespace) (include "evenkeel.exempt" . | fromJsonArray) | uniq -}}
-{{- end -}}
 --namespace-selector=evenkeel.dev/inject!=disabled,kubernetes.io/metadata.name notin ({{ join "," $never }})
-{{- else if .Values.namespaces.exempt -}}
+{{- else if $exempt -}}
 --namespace-selector=evenkeel.dev/inject=enabled,kubernetes.io/metadata.name notin ({{ join "," $never }})
 {{- end -}}
 {{- end -}}
