@@ -38,7 +38,7 @@ func TestReviewsAreAnsweredOverTLS13AndHTTP1Alone(t *testing.T) {
 		t.Fatal(err)
 	}
 	go func() { _ = server.ServeTLS(listener, "", "") }()
-	defer server.Close() //nolint:errcheck // the test is over
+	defer server.Close()
 
 	for _, c := range []struct {
 		offered  []string
@@ -69,7 +69,7 @@ func TestReviewsAreAnsweredOverTLS13AndHTTP1Alone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer response.Body.Close() //nolint:errcheck // was read
+	defer response.Body.Close()
 	if body, _ := io.ReadAll(response.Body); string(body) != "HTTP/1.1" {
 		t.Errorf("a client that would like HTTP/2 was answered over %s", body)
 	}
