@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
@@ -95,6 +96,10 @@ func (g *generator) podSpec(template bool) corev1.PodSpec {
 	case 3:
 		spec.ShareProcessNamespace = ptr(true)
 	}
+	if g.chance(8) && (spec.OS == nil || spec.OS.Name != corev1.Windows) { // which has none
+		enough := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100"), corev1.ResourceMemory: resource.MustParse("100Gi")}
+		spec.Resources = &corev1.ResourceRequirements{Requests: enough, Limits: enough}
+	}
 	if g.chance(4) {
 		spec.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
 	}
@@ -164,6 +169,12 @@ func (g *generator) container(name string, spec *corev1.PodSpec, grace int64, in
 			c.Lifecycle.PreStop = g.hook(&c, grace)
 		}
 	}
+	if spec.OS != nil && g.chance(3) { // without an OS it is invalid
+		if c.Lifecycle == nil {
+			c.Lifecycle = &corev1.Lifecycle{}
+		}
+		c.Lifecycle.StopSignal = ptr(corev1.SIGTERM)
+	}
 	if g.chance(3) {
 		c.LivenessProbe = g.probe(&c, 1)
 		if g.chance(4) {
@@ -180,8 +191,8 @@ func (g *generator) container(name string, spec *corev1.PodSpec, grace int64, in
 }
 
 func (g *generator) hook(c *corev1.Container, grace int64) *corev1.LifecycleHandler {
-	if g.chance(2) && grace >= 1 {
-		return &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 1 + g.Int64N(min(grace, 100))}}
+	if g.chance(2) {
+		return &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: g.Int64N(min(grace, 100) + 1)}}
 	}
 	h := g.handler(c)
 	h.GRPC = nil // hooks have none
@@ -238,6 +249,9 @@ func (g *generator) pod() *corev1.Pod {
 			Kind: pick(g, "ReplicaSet", "ReplicaSet", "StatefulSet", "DaemonSet", "Job"), Controller: ptr(!g.chance(4))}
 		pod.OwnerReferences = []metav1.OwnerReference{owner}
 	}
+	if g.chance(6) {
+		pod.Name, pod.GenerateName = "", "web-"
+	}
 	return pod
 }
 
@@ -269,4 +283,20 @@ func (g *generator) statefulSet() *appsv1.StatefulSet {
 	selector, template := g.selected()
 	return &appsv1.StatefulSet{TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "StatefulSet"}, ObjectMeta: g.metadata("web"),
 		Spec: appsv1.StatefulSetSpec{ServiceName: "web", Selector: selector, Template: template}}
+}
+
+// manifest makes a workload of a kind that inject alone looks at.
+func (g *generator) manifest() runtime.Object {
+	selector, template := g.selected()
+	switch meta := g.metadata("web"); g.IntN(3) {
+	case 0:
+		return &appsv1.DaemonSet{TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "DaemonSet"}, ObjectMeta: meta,
+			Spec: appsv1.DaemonSetSpec{Selector: selector, Template: template}}
+	case 1:
+		return &appsv1.ReplicaSet{TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "ReplicaSet"}, ObjectMeta: meta,
+			Spec: appsv1.ReplicaSetSpec{Replicas: ptr(g.Int32N(5)), Selector: selector, Template: template}}
+	default:
+		return &corev1.ReplicationController{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ReplicationController"}, ObjectMeta: meta,
+			Spec: corev1.ReplicationControllerSpec{Replicas: ptr(g.Int32N(5)), Selector: selector.MatchLabels, Template: &template}}
+	}
 }

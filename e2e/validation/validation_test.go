@@ -16,6 +16,7 @@ import (
 	applier "gopkg.in/evanphx/json-patch.v4"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
@@ -60,6 +61,9 @@ func accepted(raw []byte) error {
 	if err != nil {
 		return err
 	}
+	if m, ok := object.(metav1.Object); ok && m.GetName() == "" && m.GetGenerateName() != "" {
+		m.SetName(m.GetGenerateName() + "x7k2p") // as the API server does before it validates
+	}
 	switch o := object.(type) {
 	case *api.Pod:
 		selectByMatchLabelKeys(o)
@@ -70,6 +74,12 @@ func accepted(raw []byte) error {
 		return appsvalidation.ValidateDeployment(o, podutil.GetValidationOptionsFromPodTemplate(&o.Spec.Template, nil)).ToAggregate()
 	case *apps.StatefulSet:
 		return appsvalidation.ValidateStatefulSet(o, podutil.GetValidationOptionsFromPodTemplate(&o.Spec.Template, nil)).ToAggregate()
+	case *apps.DaemonSet:
+		return appsvalidation.ValidateDaemonSet(o, podutil.GetValidationOptionsFromPodTemplate(&o.Spec.Template, nil)).ToAggregate()
+	case *apps.ReplicaSet:
+		return appsvalidation.ValidateReplicaSet(o, podutil.GetValidationOptionsFromPodTemplate(&o.Spec.Template, nil)).ToAggregate()
+	case *api.ReplicationController:
+		return validation.ValidateReplicationController(o, podutil.GetValidationOptionsFromPodTemplate(o.Spec.Template, nil)).ToAggregate()
 	}
 	return fmt.Errorf("can't validate a %T", object)
 }
@@ -134,6 +144,7 @@ func acceptedDebugging(raw []byte) error {
 		return err
 	}
 	was, pod := before.(*api.Pod), after.(*api.Pod)
+	was.Name, pod.Name = "web", "web" // which may still have to be generated
 	pod.ResourceVersion, was.ResourceVersion = "1", "1"
 	pod.Spec.EphemeralContainers = []api.EphemeralContainer{{EphemeralContainerCommon: api.EphemeralContainerCommon{Name: "debug", Image: "debug",
 		ImagePullPolicy: api.PullIfNotPresent, TerminationMessagePolicy: api.TerminationMessageReadFile}}}
@@ -207,7 +218,7 @@ func TestPatchedWorkloadsAreValid(t *testing.T) {
 	t.Logf("seen: %v", seen)
 	for _, what := range []string{
 		"Pod", "Deployment", "StatefulSet", "added anti-affinity", "added pre-stop-sleep", "added readiness-probe", "not patched",
-		"raised, and invalid without", "with an ephemeral container", "update", "update that is invalid without", "problem", "kept",
+		"DaemonSet", "ReplicaSet", "ReplicationController", "manifest", "raised, and invalid without", "with an ephemeral container", "update", "update that is invalid without", "problem", "kept",
 	} {
 		if uint64(seen[what]) < count/1000 {
 			t.Errorf("%s: only %d of %d workloads; the generator does not reach it", what, seen[what], count)
@@ -219,18 +230,25 @@ func TestPatchedWorkloadsAreValid(t *testing.T) {
 // it.
 func (g *generator) check(t *testing.T, seen map[string]int) error {
 	injector, cluster := g.injector(t)
+	offline := g.chance(5) // as inject sees it: without the API's defaults, and of more kinds
 	var object runtime.Object
-	switch g.IntN(4) {
-	case 0:
+	switch n := g.IntN(8); {
+	case n < 2:
 		object = g.deployment()
-	case 1:
+	case n < 4:
 		object = g.statefulSet()
+	case n < 6 && offline:
+		object = g.manifest()
 	default:
 		object = g.pod()
 	}
 	kind := object.GetObjectKind().GroupVersionKind().Kind
 	seen[kind]++
 	raw, err := admitted(object)
+	if offline {
+		seen["manifest"]++
+		raw, err = json.Marshal(object)
+	}
 	if err != nil {
 		return fmt.Errorf("encode: %w", err)
 	}
@@ -242,7 +260,7 @@ func (g *generator) check(t *testing.T, seen map[string]int) error {
 		key, value := g.annotation()
 		namespace[key] = value
 	}
-	result := injector.Review(patches.Request{Operation: patches.Create, Object: raw, Namespace: namespace, Cluster: cluster})
+	result := injector.Review(patches.Request{Operation: patches.Create, Object: raw, Namespace: namespace, Cluster: cluster, Offline: offline})
 	if result.Err != nil {
 		return fmt.Errorf("review: %w\n%s", result.Err, raw)
 	}
@@ -272,7 +290,7 @@ func (g *generator) check(t *testing.T, seen map[string]int) error {
 		seen["raised, and invalid without"]++ // the validation sees what it is here for
 	}
 	if kind == "Pod" {
-		if acceptedDebugging(raw) == nil {
+		if !offline && acceptedDebugging(raw) == nil {
 			seen["with an ephemeral container"]++
 			if err := acceptedDebugging(patched); err != nil {
 				return fmt.Errorf("the patch keeps an ephemeral container out: %w\n%s\n%s", err, result.Patch, raw)
@@ -288,6 +306,9 @@ func (g *generator) check(t *testing.T, seen map[string]int) error {
 		if err := accepted(pod); err != nil {
 			return fmt.Errorf("its pod is invalid %s the patch: %w\n%s\n%s", what, err, result.Patch, raw)
 		}
+	}
+	if offline {
+		return nil
 	}
 	return g.checkUpdate(injector, cluster, object, patched, seen)
 }
@@ -375,15 +396,22 @@ func (g *generator) checkUpdate(injector *patches.Injector, cluster patches.Clus
 	if result.Err != nil {
 		return fmt.Errorf("review update: %w\n%s", result.Err, raw)
 	}
-	for _, d := range result.Decisions {
-		if d.Detail == "kept as it was" {
-			seen["kept"]++
-			break
-		}
-	}
 	patched, err := apply(result.Patch, raw)
 	if err != nil {
 		return fmt.Errorf("apply %s: %w\n%s", result.Patch, err, raw)
+	}
+	for _, d := range result.Decisions {
+		if d.Detail == "kept as it was" {
+			seen["kept"]++
+			same, err := sameTemplate(patched, old)
+			if err != nil {
+				return err
+			}
+			if !same {
+				return fmt.Errorf("the template was not kept as it was: %s\n%s\n%s", result.Patch, raw, old)
+			}
+			break
+		}
 	}
 	err = acceptedUpdate(patched, old)
 	if again := injector.Review(patches.Request{Operation: patches.Update, Object: patched, Old: old, Cluster: cluster}); len(again.Operations) > 0 && err == nil {
@@ -396,6 +424,25 @@ func (g *generator) checkUpdate(injector *patches.Injector, cluster patches.Clus
 		return fmt.Errorf("the patch makes the update invalid: %w\n%s\n%s\n%s", err, result.Patch, raw, old)
 	}
 	return nil
+}
+
+// sameTemplate reports whether two workloads have the same pod template to the API
+// server, and so no pods to restart.
+func sameTemplate(a, b []byte) (bool, error) {
+	var templates [2]any
+	for i, raw := range [][]byte{a, b} {
+		object, err := decode(raw)
+		if err != nil {
+			return false, err
+		}
+		switch o := object.(type) {
+		case *apps.Deployment:
+			templates[i] = o.Spec.Template
+		case *apps.StatefulSet:
+			templates[i] = o.Spec.Template
+		}
+	}
+	return apiequality.Semantic.DeepEqual(templates[0], templates[1]), nil
 }
 
 // TestTheValidationHasTeeth shows that what evenkeel must not send is rejected.
