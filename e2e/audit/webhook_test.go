@@ -53,6 +53,13 @@ func TestAuditSaysWhatTheWebhookThenDoes(t *testing.T) {
 		}
 		before[o.GetKind()+"/"+stored.GetName()] = stored
 	}
+	var budgets []string // that audit says are missing, which the controller makes as soon as the namespace is opted in
+	for _, w := range audit(t, "-n", ns).Workloads {
+		if slices.ContainsFunc(w.Defaults, func(d report.Default) bool { return d.Default == "disruption-budget" && d.State == report.StateMissing }) {
+			budgets = append(budgets, w.Kind+"/"+w.Name)
+		}
+	}
+	slices.Sort(budgets)
 	optIn(t, ns)
 
 	audited := map[string][]string{}
@@ -85,6 +92,21 @@ func TestAuditSaysWhatTheWebhookThenDoes(t *testing.T) {
 	if len(before) < 20 || added < 50 {
 		t.Errorf("%d workloads with %d defaults show little", len(before), added)
 	}
+	check.Eventually(t, "the budgets that audit said were missing", func() error {
+		list, err := shared.Client.PolicyV1().PodDisruptionBudgets(ns).List(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		var made []string
+		for _, b := range list.Items {
+			made = append(made, b.OwnerReferences[0].Kind+"/"+b.OwnerReferences[0].Name)
+		}
+		slices.Sort(made)
+		if diff := cmp.Diff(made, budgets); diff != "" || len(made) < 5 {
+			return fmt.Errorf("%d budgets (-controller +audit):\n%s", len(made), diff)
+		}
+		return nil
+	})
 	check.Eventually(t, "audit of what the webhook has done", func() error {
 		for _, w := range audit(t, "-n", ns).Workloads {
 			for _, d := range w.Defaults {
