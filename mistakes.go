@@ -79,9 +79,12 @@ func misnamed(o *object) string {
 // that the API's types of this release don't have are passed over.
 func mistyped(o *object) error {
 	_, t := apiType(o.Kind)
-	value, err := decodeJSON(o.value)
-	if t == nil || err != nil {
+	if t == nil {
 		return nil
+	}
+	value, err := decodeJSON(o.value)
+	if err != nil {
+		return lineError{o.line(), err}
 	}
 	pointer, problem := mistake(value, t, "")
 	if problem == "" {
