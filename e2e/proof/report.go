@@ -279,12 +279,12 @@ td:not(:first-child):not(.causes){white-space:nowrap}details{overflow-x:auto}img
 			}
 			s := row.sides[side]
 			fmt.Fprintf(&page, "<tr><td>%s<td>%s<td>%d<td>%s<td style=\"color:%s;font-weight:bold\">%s<td>%s<td>%s<td>%s<td>%s<td>%s<td>%s<td class=causes>%s</tr>\n", title, side, len(row.runs), number(s.Sent), s.colour(), number(s.Failed), number(s.Cut), number(s.Raced), number(s.Undone),
-				outage(s), milliseconds(s.P99), row.tookAtMost(side), html.EscapeString(causes(s.Causes)))
+				html.EscapeString(outage(s)), milliseconds(s.P99), row.tookAtMost(side), html.EscapeString(causes(s.Causes)))
 		}
 	}
 	page.WriteString("</table>\n<p>Outage, p99 and time are the worst of all runs. Three kinds of failures are counted like all others, and named, where connection and pod give the evidence: <em>cut</em> are requests on persistent connections to a server " +
 		"that is gone with SIGTERM, which takes them with it however long it slept before; <em>raced</em> are requests that were on their way over HTTP/1.1 while a server's shutdown closed the connection as idle; <em>GOAWAY</em> are requests over HTTP/2 or gRPC that were on their way while a server said that it drains: " +
-		"it has not processed them, and the protocol has clients send them again, which these don't. Numbers are green where nothing failed, amber where nothing else did, red otherwise. <a href=\"proof.md\">proof.md</a> says what counts as evidence, and what to do about them.</p>\n")
+		"it has not processed them, and the protocol has clients send them again, which these don't. Numbers are green where nothing failed, amber where only these did, red otherwise. <a href=\"proof.md\">proof.md</a> says what counts as evidence, and what to do about them.</p>\n")
 	for _, row := range r.rows() {
 		plot := timeline(row.shown)
 		if err := os.WriteFile(filepath.Join(dir, "proof-"+row.ID+".svg"), []byte(plot), 0o644); err != nil {
