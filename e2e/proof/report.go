@@ -380,7 +380,7 @@ func (r *row) writeFailures(page *strings.Builder) {
 	page.WriteString("<details open><summary>The failures with evenkeel of all runs</summary>\n<table><tr><th>run<th>at<th>server<th>client<th>cause<th>exception<th>connection's age<th>pod<th>node<th>terminating for<th>SIGTERM before<th>what happened</tr>\n")
 	for _, o := range r.runs {
 		if o.Sides[with].Failed > mostListed {
-			fmt.Fprintf(page, "<tr><td>%d<td colspan=11 class=causes>%s</tr>\n", o.Repetition, html.EscapeString(strings.Join(o.explain(with), "; ")))
+			fmt.Fprintf(page, "<tr><td>%d<td colspan=11 class=causes>%s</tr>\n", o.Repetition, strings.ReplaceAll(html.EscapeString(strings.Join(o.explain(with), "\n")), "\n", "<br>"))
 			continue
 		}
 		for _, record := range o.Records {
