@@ -1,12 +1,15 @@
 package admission
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -19,6 +22,7 @@ import (
 
 	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/installation"
+	"github.com/evenkeel/evenkeel/patches"
 )
 
 func TestPatchesWorkloadsOfOptedInNamespacesOnly(t *testing.T) {
@@ -58,22 +62,58 @@ func TestPatchesWorkloadsOfOptedInNamespacesOnly(t *testing.T) {
 }
 
 func TestAnOptOutLabelMeansNotEvenCalled(t *testing.T) {
-	namespace := optedIn(t, nil)
-	before := reviews(t)
-	_, err := shared.Client.AppsV1().Deployments(namespace).Create(t.Context(), deployment("out", 3, func(d *appsv1.Deployment) {
-		d.Spec.Template.Labels["evenkeel.dev/inject"] = "disabled"
-		d.Labels = map[string]string{"evenkeel.dev/inject": "disabled"}
-	}), metav1.CreateOptions{})
-	check.Must(t, err)
-	waitPods(t, namespace, 3)
-	if after := reviews(t); after != before {
-		t.Errorf("%v reviews for an opted-out Deployment and its pods, want none", after-before)
+	optOut := map[string]string{"evenkeel.dev/inject": "disabled"}
+	for _, kind := range []string{"Deployment", "StatefulSet"} {
+		for _, c := range []struct {
+			name               string
+			labelled, template bool
+			calls              float64
+		}{
+			{"on itself and its pod template", true, true, 0},
+			{"on its pod template alone", false, true, 1}, // for itself, which has no label, and not for its pods
+			{"nowhere: the counter does count", false, false, 1},
+		} {
+			t.Run(kind+" with the label "+c.name, func(t *testing.T) {
+				namespace := optedIn(t, nil)
+				object, template := workload(kind, "web", 3)
+				if c.labelled {
+					object.SetLabels(optOut)
+				}
+				if c.template {
+					maps.Copy(template.Labels, optOut)
+				}
+				before := reviews(t)
+				kubectl(t, object, "create", "-n", namespace, "-f", "-")
+				waitPods(t, namespace, 3)
+				if calls := reviews(t) - before; calls != c.calls {
+					t.Errorf("%v reviews of it and its pods, want %v", calls, c.calls)
+				}
+				_, now := stored(t, namespace, kind, "web")
+				if got := missing(now.ObjectMeta, now.Spec); (got == everything) != c.template {
+					t.Errorf("it lacks %q", got)
+				}
+			})
+		}
 	}
-	_, err = shared.Client.AppsV1().Deployments(namespace).Create(t.Context(), deployment("in", 1), metav1.CreateOptions{})
-	check.Must(t, err)
-	if after := reviews(t); after != before+1 { // the control: the counter does count
-		t.Errorf("%v reviews for a Deployment that takes part, want 1", after-before)
-	}
+	t.Run("Pod", func(t *testing.T) {
+		namespace := optedIn(t, nil)
+		spec, labels := bare()
+		for _, labelled := range []bool{true, false} {
+			if delete(labels, "evenkeel.dev/inject"); labelled {
+				maps.Copy(labels, optOut)
+			}
+			before := reviews(t)
+			p, err := shared.Client.CoreV1().Pods(namespace).Create(t.Context(), &corev1.Pod{
+				ObjectMeta: metav1.ObjectMeta{GenerateName: "alone-", Labels: labels}, Spec: spec}, metav1.CreateOptions{})
+			check.Must(t, err)
+			if called := reviews(t) != before; called == labelled {
+				t.Errorf("called: %v, with the label: %v", called, labelled)
+			}
+			if got := missing(p.ObjectMeta, p.Spec); (got == everything) != labelled {
+				t.Errorf("it lacks %q, with the label: %v", got, labelled)
+			}
+		}
+	})
 }
 
 // TestAnOptOutLabelOnTheWorkloadHoldsForItsPods has the label on the Deployment alone: its pods don't carry it.
@@ -150,28 +190,144 @@ func TestBadAnnotationsAreWarnedOfAndAdmitted(t *testing.T) {
 		"a broken duration":       {"evenkeel.dev/pre-stop-sleep", "ten", []string{`"ten"`, "whole seconds"}},
 		"a clamped duration":      {"evenkeel.dev/pre-stop-sleep", "1h", []string{`"1h"`, "at most 1m0s"}},
 		"a broken probe":          {"evenkeel.dev/readiness-probe", "http", []string{`"http"`, "http:PORT/PATH"}},
-		"a port nobody declares":  {"evenkeel.dev/readiness-probe", "tcp:http", []string{"tcp:http", "port"}},
-		"a broken budget":         {"evenkeel.dev/disruption-budget", "maxUnavailable=0", []string{"maxUnavailable=0", "minAvailable=N"}},
-		"a container not there":   {"evenkeel.dev/containers", "wbe", []string{`"wbe"`, "allowed: web"}},
+		"a port nobody declares":  {"evenkeel.dev/readiness-probe", "tcp:http", []string{"readiness-probe", "port", "unknown-port"}},
+		"a broken budget":         {"evenkeel.dev/disruption-budget", "maxUnavailable=0", []string{"disruption-budget"}},
+		"a container not there":   {"evenkeel.dev/containers", "wbe", []string{"evenkeel.dev/containers"}},
 		"a broken topology key":   {"evenkeel.dev/topology-keys", "a b", []string{`"a b"`, "label keys"}},
 		"a label as annotation":   {"evenkeel.dev/inject", "disabled", []string{"inject", "as a label"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			client := newWarned(t)
-			d, err := client.AppsV1().Deployments(namespace).Create(t.Context(), deployment("web-"+fmt.Sprint(len(name))+"-"+strings.ReplaceAll(name, " ", "-"), 1,
-				func(d *appsv1.Deployment) { d.Annotations = map[string]string{c.key: c.value} }), metav1.CreateOptions{})
-			check.Must(t, err)
-			if d.Spec.Template.Labels["evenkeel.dev/defaulted"] != "true" {
-				t.Error("the other defaults are missing")
-			}
-			text := strings.Join(client.warnings(), "\n")
-			if len(client.warnings()) == 0 {
-				t.Fatal("no warning")
-			}
-			for _, want := range c.want {
-				if !strings.Contains(text, want) {
-					t.Errorf("warnings %q don't name %q", text, want)
+			bad := map[string]string{c.key: c.value}
+			for place, create := range places(t, namespace) {
+				client := newWarned(t)
+				meta := create(client, bad, nil)
+				if meta.Labels["evenkeel.dev/defaulted"] != "true" {
+					t.Errorf("%s: the other defaults are missing", place)
 				}
+				text := strings.Join(client.warnings(), "\n")
+				for _, want := range c.want {
+					if !strings.Contains(text, want) {
+						t.Errorf("%s: warnings %q don't name %q", place, text, want)
+					}
+				}
+			}
+		})
+	}
+	for name, c := range map[string]struct {
+		key, value string
+		want       []string
+	}{
+		"a value of the opt-out that has no effect": {"evenkeel.dev/inject", "Disabled", []string{`"Disabled"`, "has no effect", "disabled"}},
+		"an annotation as label":                    {"evenkeel.dev/pre-stop-sleep", "5s", []string{"pre-stop-sleep", "as an annotation"}},
+		"an unknown key":                            {"evenkeel.dev/injekt", "disabled", []string{"injekt", "is not known"}},
+	} {
+		t.Run(name+", as a label", func(t *testing.T) {
+			for place, create := range places(t, namespace) {
+				if place == "Namespace" { // its labels are for the API server's selector, and never sent to us
+					continue
+				}
+				client := newWarned(t)
+				create(client, nil, map[string]string{c.key: c.value})
+				text := strings.Join(client.warnings(), "\n")
+				for _, want := range c.want {
+					if !strings.Contains(text, want) {
+						t.Errorf("%s: warnings %q don't name %q", place, text, want)
+					}
+				}
+			}
+		})
+	}
+}
+
+// places are where annotations and labels can stand. Each creates a workload with them there, or in a Namespace with
+// them, without storing it, and returns the metadata of its pods.
+func places(t *testing.T, namespace string) map[string]func(client *warned, annotations, labels map[string]string) metav1.ObjectMeta {
+	dry := metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
+	create := func(client *warned, namespace string, change func(*appsv1.Deployment)) metav1.ObjectMeta {
+		t.Helper()
+		d, err := client.AppsV1().Deployments(namespace).Create(t.Context(), deployment("web", 1, change), dry)
+		check.Must(t, err)
+		return d.Spec.Template.ObjectMeta
+	}
+	set := func(meta *metav1.ObjectMeta, annotations, labels map[string]string) {
+		for key, value := range annotations {
+			metav1.SetMetaDataAnnotation(meta, key, value)
+		}
+		for key, value := range labels {
+			metav1.SetMetaDataLabel(meta, key, value)
+		}
+	}
+	return map[string]func(*warned, map[string]string, map[string]string) metav1.ObjectMeta{
+		"workload": func(client *warned, annotations, labels map[string]string) metav1.ObjectMeta {
+			return create(client, namespace, func(d *appsv1.Deployment) { set(&d.ObjectMeta, annotations, labels) })
+		},
+		"pod template": func(client *warned, annotations, labels map[string]string) metav1.ObjectMeta {
+			return create(client, namespace, func(d *appsv1.Deployment) {
+				set(&d.Spec.Template.ObjectMeta, annotations, labels)
+			})
+		},
+		"Pod": func(client *warned, annotations, labels map[string]string) metav1.ObjectMeta {
+			spec, own := bare()
+			pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "alone", Labels: own}, Spec: spec}
+			set(&pod.ObjectMeta, annotations, labels)
+			p, err := client.CoreV1().Pods(namespace).Create(t.Context(), pod, dry)
+			check.Must(t, err)
+			return p.ObjectMeta
+		},
+		"Namespace": func(client *warned, annotations, _ map[string]string) metav1.ObjectMeta {
+			other := optedIn(t, annotations)
+			var meta metav1.ObjectMeta
+			check.Eventually(t, "evenkeel has heard of the Namespace", func() error {
+				if meta = create(client, other, func(*appsv1.Deployment) {}); len(client.warnings()) == 0 {
+					return errors.New("no warning")
+				}
+				return nil
+			})
+			return meta
+		},
+	}
+}
+
+// TestEverySkipCodeThatWarnsIsHeardOf has kubectl's users, through client-go's warning handler, hear of each code that the
+// README marks as a warning; of internal-error in TestABrokenPatchNeverLeaves.
+func TestEverySkipCodeThatWarnsIsHeardOf(t *testing.T) {
+	namespace := optedIn(t, nil)
+	cases := map[string]func(*appsv1.Deployment){
+		"ambiguous-port": func(d *appsv1.Deployment) {
+			d.Spec.Template.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 81}, {ContainerPort: 82}}
+		},
+		"unknown-port": func(d *appsv1.Deployment) {
+			d.Annotations = map[string]string{"evenkeel.dev/readiness-probe": "tcp:nobody"}
+		},
+		"short-grace-period": func(d *appsv1.Deployment) { d.Spec.Template.Spec.TerminationGracePeriodSeconds = ptr[int64](0) },
+		"selector-too-large": func(d *appsv1.Deployment) {
+			values := []string{"selector-too-large"}
+			for n := range 400 {
+				values = append(values, fmt.Sprintf("a-value-that-is-as-long-as-a-label-may-be-%08d", n))
+			}
+			d.Spec.Selector.MatchExpressions = []metav1.LabelSelectorRequirement{{Key: "app", Operator: metav1.LabelSelectorOpIn, Values: values}}
+		},
+		"unreadable-object": func(d *appsv1.Deployment) { // more containers than evenkeel reads
+			for n := range 2000 {
+				d.Spec.Template.Spec.Containers = append(d.Spec.Template.Spec.Containers, corev1.Container{Name: fmt.Sprint("c", n), Image: "c"})
+			}
+		},
+	}
+	for _, reason := range patches.Reasons() {
+		change, ok := cases[string(reason.Code)]
+		if ok != reason.Warn && reason.Code != patches.SkipInternalError {
+			t.Errorf("%s has a case: %v, want one: %v", reason.Code, ok, reason.Warn)
+		}
+		if !ok {
+			continue
+		}
+		t.Run(string(reason.Code), func(t *testing.T) {
+			client := newWarned(t)
+			d := deployment(string(reason.Code), 1, change)
+			_, err := client.AppsV1().Deployments(namespace).Create(t.Context(), d, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+			check.Must(t, err)
+			if text := strings.Join(client.warnings(), "\n"); !strings.Contains(text, "("+string(reason.Code)+"): "+reason.Text) {
+				t.Errorf("warnings %q don't say %s", text, reason.Code)
 			}
 		})
 	}
@@ -210,48 +366,69 @@ func TestHostileValuesAreAdmittedAndRefused(t *testing.T) {
 	}
 }
 
-// TestNothingMovesWhenTheSameIsAppliedAgain sends the same manifest in all the ways there are.
+// TestNothingMovesWhenTheSameIsAppliedAgain sends the same manifests in all the ways there are.
 func TestNothingMovesWhenTheSameIsAppliedAgain(t *testing.T) {
-	grace := int64(60)
-	for name, manifest := range map[string]*appsv1.Deployment{
-		"bare":                      deployment("web", 1),
-		"with its own grace period": deployment("web", 1, func(d *appsv1.Deployment) { d.Spec.Template.Spec.TerminationGracePeriodSeconds = &grace }),
-		"with half an own opinion": deployment("web", 1, func(d *appsv1.Deployment) {
-			d.Spec.Template.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{}}
-		}),
-		"with annotations of its own": deployment("web", 1, func(d *appsv1.Deployment) { d.Spec.Template.Annotations = map[string]string{"a": "b"} }),
+	var manifests []metav1.Object
+	for name, change := range map[string]func(*corev1.PodTemplateSpec){
+		"bare":                      func(*corev1.PodTemplateSpec) {},
+		"with-its-own-grace-period": func(t *corev1.PodTemplateSpec) { t.Spec.TerminationGracePeriodSeconds = ptr[int64](60) },
+		"with-a-short-grace-period": func(t *corev1.PodTemplateSpec) { t.Spec.TerminationGracePeriodSeconds = ptr[int64](5) },
+		"with-half-an-own-opinion": func(t *corev1.PodTemplateSpec) {
+			t.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{}}
+		},
+		"with-annotations-of-its-own": func(t *corev1.PodTemplateSpec) { t.Annotations = map[string]string{"a": "b"} },
 	} {
-		for how, again := range map[string][]string{
-			"apply":                      {"apply", "-f", "-"},
-			"replace":                    {"replace", "-f", "-"},
-			"server-side apply":          {"apply", "--server-side", "--force-conflicts", "-f", "-"},
-			"dry run":                    {"apply", "--dry-run=server", "-f", "-"},
-			"apply to a dry-run replace": {"replace", "--dry-run=server", "-f", "-"},
-		} {
-			t.Run(how+" of a Deployment "+name, func(t *testing.T) {
-				namespace := optedIn(t, nil)
-				first := again
-				if again[0] == "replace" || strings.HasSuffix(how, "dry run") {
-					first = []string{"apply", "-f", "-"}
-				}
-				kubectl(t, manifest, append(first, "-n", namespace)...)
-				stored := func() *appsv1.Deployment {
-					d, err := shared.Client.AppsV1().Deployments(namespace).Get(t.Context(), "web", metav1.GetOptions{})
-					check.Must(t, err)
-					return d
-				}
-				before := stored()
-				if before.Spec.Template.Labels["evenkeel.dev/defaulted"] != "true" {
-					t.Fatal("nothing was injected at first")
-				}
-				for range 2 {
-					kubectl(t, manifest, append(again, "-n", namespace)...)
-				}
-				if diff := cmp.Diff(before.Spec.Template, stored().Spec.Template); diff != "" {
-					t.Errorf("the pod template moved (-before +after):\n%s", diff)
-				}
-			})
+		for _, kind := range []string{"Deployment", "StatefulSet"} {
+			manifest, template := workload(kind, name, 1)
+			change(template)
+			manifests = append(manifests, manifest)
 		}
+	}
+	for how, args := range map[string]struct {
+		first, again []string
+		// annotations is set where the way changes annotations of the workload, which are a part of a Deployment's generation
+		// (k8s.io/kubernetes/pkg/registry/apps/deployment/strategy.go).
+		annotations bool
+	}{
+		"apply":                      {first: applies["apply"], again: applies["apply"]},
+		"server-side apply":          {first: applies["server-side apply"], again: applies["server-side apply"]}, // without --force-conflicts
+		"server-side apply by force": {applies["apply"], []string{"apply", "--server-side", "--force-conflicts", "-f", "-"}, true},
+		"replace":                    {applies["apply"], []string{"replace", "-f", "-"}, true},
+		"dry run":                    {first: applies["apply"], again: []string{"apply", "--dry-run=server", "-f", "-"}},
+		"dry run of replace":         {first: applies["apply"], again: []string{"replace", "--dry-run=server", "-f", "-"}},
+	} {
+		t.Run(how, func(t *testing.T) {
+			namespace := optedIn(t, nil)
+			type state struct {
+				Generation int64
+				Template   corev1.PodTemplateSpec
+			}
+			states := func() map[string]state {
+				all := map[string]state{}
+				for _, m := range manifests {
+					kind := reflect.TypeOf(m).Elem().Name()
+					meta, template := stored(t, namespace, kind, m.GetName())
+					if args.annotations && kind == "Deployment" {
+						meta.Generation = 0
+					}
+					all[kind+" "+m.GetName()] = state{meta.Generation, template}
+				}
+				return all
+			}
+			kubectl(t, list(manifests...), append(args.first, "-n", namespace)...)
+			before := states()
+			for name, s := range before {
+				if s.Template.Labels["evenkeel.dev/defaulted"] != "true" {
+					t.Fatalf("nothing was injected into %s at first", name)
+				}
+			}
+			for range 2 {
+				kubectl(t, list(manifests...), append(args.again, "-n", namespace)...)
+			}
+			if diff := cmp.Diff(before, states()); diff != "" {
+				t.Errorf("something moved (-before +after):\n%s", diff)
+			}
+		})
 	}
 }
 
@@ -275,6 +452,52 @@ func TestReinvocationAddsNothing(t *testing.T) {
 	}
 	if p, u := reviews(t, `kind="Deployment"`, `outcome="patched"`)-patched, reviews(t, `kind="Deployment"`, `outcome="unchanged"`)-unchanged; p != 1 || u != 1 {
 		t.Errorf("%v reviews with a patch and %v without, want 1 and, from the reinvocation, 1", p, u)
+	}
+}
+
+// TestReinvocationSeesASidecarOfAnotherWebhook lets another webhook add a container with a port after us: what we added stands, a
+// workload's sidecar gets its own, and the grace period is raised once.
+func TestReinvocationSeesASidecarOfAnotherWebhook(t *testing.T) {
+	ours(t) // the API server of another cluster can't reach a webhook of ours
+	const sidecar = `{"name":"sidecar","image":"proxy","ports":[{"containerPort":9000}]}`
+	other := startFake(t, func(r review) string {
+		switch {
+		case bytes.Contains(r.object, []byte(`"name":"sidecar"`)):
+			return r.answer(`[]`)
+		case bytes.Contains(r.object, []byte(`"kind":"Pod"`)):
+			return r.answer(`[{"op":"add","path":"/spec/containers/-","value":` + sidecar + `}]`)
+		}
+		return r.answer(`[{"op":"add","path":"/spec/template/spec/containers/-","value":` + sidecar + `}]`)
+	})
+	other.register(t, "zz-other", func(c *admissionregistrationv1.MutatingWebhookConfiguration) {
+		for i := range c.Webhooks {
+			c.Webhooks[i].ObjectSelector = nil // or it would not see Pods that we have labelled
+		}
+	})
+	namespace := optedIn(t, nil)
+	d, p, errs := createBoth(t, namespace)
+	check.Must(t, errors.Join(errs[:]...))
+	for name, got := range map[string]corev1.PodTemplateSpec{
+		"Deployment": d.Spec.Template,
+		"Pod":        {ObjectMeta: p.ObjectMeta, Spec: p.Spec},
+	} {
+		if lacks := missing(got.ObjectMeta, got.Spec); lacks != "" {
+			t.Errorf("%s: lacks %q", name, lacks)
+		}
+		if len(got.Spec.Containers) != 2 {
+			t.Fatalf("%s: %d containers, want 2: the other webhook was not called", name, len(got.Spec.Containers))
+		}
+		c := got.Spec.Containers[1]
+		if name == "Pod" { // whose label keeps the API server from asking again
+			if c.Lifecycle != nil || c.ReadinessProbe != nil {
+				t.Errorf("Pod: the sidecar has hook %v and readiness probe %v, want none", c.Lifecycle, c.ReadinessProbe)
+			}
+			continue
+		}
+		if c.Lifecycle == nil || c.Lifecycle.PreStop.Sleep == nil || c.Lifecycle.PreStop.Sleep.Seconds != 10 ||
+			c.ReadinessProbe == nil || c.ReadinessProbe.TCPSocket == nil || c.ReadinessProbe.TCPSocket.Port.IntValue() != 9000 {
+			t.Errorf("%s: the sidecar has hook %v and readiness probe %v, want a sleep of 10 s and its port", name, c.Lifecycle, c.ReadinessProbe)
+		}
 	}
 }
 

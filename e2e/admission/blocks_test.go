@@ -10,6 +10,7 @@ import (
 	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -17,41 +18,28 @@ import (
 	"github.com/evenkeel/evenkeel/e2e/installation"
 )
 
-// createBoth creates a Deployment and a Pod, and returns the first error.
-func createBoth(t *testing.T, namespace string) error {
+// createBoth creates a Deployment and a Pod, and returns what the API server stores of them, or the error of each.
+func createBoth(t *testing.T, namespace string) (d *appsv1.Deployment, p *corev1.Pod, errs [2]error) {
 	t.Helper()
-	if _, err := shared.Client.AppsV1().Deployments(namespace).Create(t.Context(), deployment("web", 0), metav1.CreateOptions{}); err != nil {
-		return err
-	}
+	d, errs[0] = shared.Client.AppsV1().Deployments(namespace).Create(t.Context(), deployment("web", 0), metav1.CreateOptions{})
 	spec, labels := bare()
-	_, err := shared.Client.CoreV1().Pods(namespace).Create(t.Context(),
+	p, errs[1] = shared.Client.CoreV1().Pods(namespace).Create(t.Context(),
 		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "alone", Labels: labels}, Spec: spec}, metav1.CreateOptions{})
-	return err
+	return d, p, errs
 }
 
-// TestNeverBlocks has evenkeel, or something in its place, fail in every way there is: objects are created all the same.
-func TestNeverBlocks(t *testing.T) {
-	evenkeel := ours(t)
-	restore := func() {
-		evenkeel.Stop()
-		check.Must(t, evenkeel.Start(context.Background()))
+// failures are webhooks that fail in every way there is, with the lifetimes of their certificates.
+func failures() map[string]func(*testing.T) *fake {
+	failures := map[string]func(*testing.T) *fake{
+		"when its certificate has expired": func(t *testing.T) *fake { return startHandler(t, -time.Hour, http.NotFoundHandler()) },
+		"when its certificate is of another CA": func(t *testing.T) *fake {
+			f := startHandler(t, 24*time.Hour, http.NotFoundHandler())
+			var err error
+			f.ca, err = ours(t).CA(t.Context())
+			check.Must(t, err)
+			return f
+		},
 	}
-	created := func(t *testing.T) {
-		t.Helper()
-		if err := createBoth(t, optedIn(t, nil)); err != nil {
-			t.Errorf("not created: %v", err)
-		}
-	}
-	t.Run("when it is down", func(t *testing.T) {
-		evenkeel.Stop()
-		t.Cleanup(restore)
-		created(t)
-	})
-	t.Run("when it hangs", func(t *testing.T) {
-		check.Must(t, evenkeel.Signal(syscall.SIGSTOP))
-		t.Cleanup(func() { check.Must(t, evenkeel.Signal(syscall.SIGCONT)) })
-		created(t)
-	})
 	for name, handler := range map[string]http.HandlerFunc{
 		"when its answer is garbage": func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "\x00garbage{") },
 		"when its answer is empty":   func(http.ResponseWriter, *http.Request) {},
@@ -63,79 +51,145 @@ func TestNeverBlocks(t *testing.T) {
 		},
 		"when its answer is redirected": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) },
 	} {
+		failures[name] = func(t *testing.T) *fake { return startHandler(t, 24*time.Hour, handler) }
+	}
+	return failures
+}
+
+// TestNeverBlocks has evenkeel, or something beside it, fail in every way there is: objects are created all the same, and
+// the API server says that it did call, and went on without.
+func TestNeverBlocks(t *testing.T) {
+	evenkeel := ours(t)
+	restore := func() {
+		evenkeel.Stop()
+		check.Must(t, evenkeel.Start(context.Background()))
+	}
+	// created wants both objects without lacks, after the webhooks whose names begin so have failed for each.
+	created := func(t *testing.T, webhooks, lacks string) {
+		t.Helper()
+		failed := func(webhook string) float64 {
+			return samples(t, "apiserver_admission_webhook_fail_open_count", `name="`+webhooks+webhook+`.evenkeel.dev"`)
+		}
+		namespace := optedIn(t, nil)
+		workloads, pods := failed("workloads"), failed("pods")
+		d, p, errs := createBoth(t, namespace)
+		for _, err := range errs {
+			if err != nil {
+				t.Fatalf("not created: %v", err)
+			}
+		}
+		if w, p := failed("workloads")-workloads, failed("pods")-pods; w < 1 || p < 1 {
+			t.Errorf("the API server went on without %v answers for the Deployment and %v for the Pod, want at least 1 each", w, p)
+		}
+		if got := missing(d.Spec.Template.ObjectMeta, d.Spec.Template.Spec); got != lacks {
+			t.Errorf("the Deployment lacks %q, want %q", got, lacks)
+		}
+		if got := missing(p.ObjectMeta, p.Spec); got != lacks {
+			t.Errorf("the Pod lacks %q, want %q", got, lacks)
+		}
+	}
+	t.Run("when it is down", func(t *testing.T) {
+		evenkeel.Stop()
+		t.Cleanup(restore)
+		created(t, "", everything)
+	})
+	t.Run("when it hangs", func(t *testing.T) {
+		check.Must(t, evenkeel.Signal(syscall.SIGSTOP))
+		t.Cleanup(func() { check.Must(t, evenkeel.Signal(syscall.SIGCONT)) })
+		created(t, "", everything)
+	})
+	for name, start := range failures() {
 		t.Run(name, func(t *testing.T) {
-			startHandler(t, 24*time.Hour, handler).register(t, "evenkeel-in-its-place", func(*admissionregistrationv1.MutatingWebhookConfiguration) {})
-			created(t)
+			f := start(t)
+			f.register(t, "beside-evenkeel", func(*admissionregistrationv1.MutatingWebhookConfiguration) {})
+			created(t, f.service+".", "")
 		})
 	}
-	t.Run("when its certificate has expired", func(t *testing.T) {
-		startHandler(t, -time.Hour, http.NotFoundHandler()).register(t, "evenkeel-in-its-place", func(*admissionregistrationv1.MutatingWebhookConfiguration) {})
-		created(t)
-	})
-	t.Run("when its certificate is of another CA", func(t *testing.T) {
-		f := startHandler(t, 24*time.Hour, http.NotFoundHandler())
-		var err error
-		f.ca, err = evenkeel.CA(t.Context())
-		check.Must(t, err)
-		f.register(t, "evenkeel-in-its-place", func(*admissionregistrationv1.MutatingWebhookConfiguration) {})
-		created(t)
-	})
 }
 
 // TestOnlyAReplacementTakesTheDefaultsAwayWhileAway sends the manifest of a workload again while evenkeel is down: what applies it keeps
-// the defaults, what replaces it as a whole doesn't, as the README's known limits say.
+// the defaults, but for a grace period that the manifest says itself; what replaces it as a whole doesn't. So say the README's known limits.
 func TestOnlyAReplacementTakesTheDefaultsAwayWhileAway(t *testing.T) {
 	evenkeel := ours(t)
-	for name, c := range map[string]struct {
-		how  []string
-		want string // what is missing afterwards
-	}{
-		"apply":             {[]string{"apply", "-f", "-"}, ""},
-		"server-side apply": {[]string{"apply", "--server-side", "-f", "-"}, ""},
-		"replace":           {[]string{"replace", "-f", "-"}, everything},
-	} {
-		t.Run(name, func(t *testing.T) {
-			namespace := optedIn(t, nil)
-			manifest := deployment("web", 1)
-			first := c.how
-			if first[0] == "replace" {
-				first = []string{"apply", "-f", "-"}
+	ways := map[string][]string{
+		"apply":             {"apply", "-f", "-"},
+		"server-side apply": {"apply", "--server-side", "-f", "-"},
+		"replace":           {"replace", "-f", "-"},
+	}
+	type sent struct{ way, kind, namespace string }
+	var all []sent
+	const written = 60 // seconds, the grace period in the manifest named "own"
+	manifest := func(kind, name string) metav1.Object {
+		object, template := workload(kind, name, 1)
+		if name == "own" {
+			template.Spec.TerminationGracePeriodSeconds = ptr[int64](written)
+		}
+		return object
+	}
+	for way, args := range ways {
+		for _, kind := range []string{"Deployment", "StatefulSet"} {
+			if way == "replace" {
+				args = ways["apply"]
 			}
-			kubectl(t, manifest, append(first, "-n", namespace)...)
-			evenkeel.Stop()
-			t.Cleanup(func() { check.Must(t, evenkeel.Start(context.Background())) })
-			manifest.Labels = map[string]string{"changed": "yes"}
-			kubectl(t, manifest, append(c.how, "-n", namespace)...)
-			d, err := shared.Client.AppsV1().Deployments(namespace).Get(t.Context(), "web", metav1.GetOptions{})
-			check.Must(t, err)
-			if got := missing(d.Spec.Template.ObjectMeta, d.Spec.Template.Spec); got != c.want {
-				t.Errorf("it lacks %q, want %q", got, c.want)
+			s := sent{way, kind, optedIn(t, nil)}
+			for _, name := range []string{"web", "own"} {
+				kubectl(t, manifest(kind, name), append(args, "-n", s.namespace)...)
+			}
+			all = append(all, s)
+		}
+	}
+	evenkeel.Stop()
+	t.Cleanup(func() { check.Must(t, evenkeel.Start(context.Background())) })
+	for _, s := range all {
+		t.Run(s.way+" of a "+s.kind, func(t *testing.T) {
+			for _, name := range []string{"web", "own"} {
+				before, had := stored(t, s.namespace, s.kind, name)
+				kubectl(t, manifest(s.kind, name), append(ways[s.way], "-n", s.namespace)...)
+				after, has := stored(t, s.namespace, s.kind, name)
+				want := ""
+				switch {
+				case s.way == "replace":
+					want = everything
+				case name == "own":
+					if grace := *had.Spec.TerminationGracePeriodSeconds; grace != written+10 {
+						t.Errorf("the grace period was %d s, want it to be raised to %d", grace, written+10)
+					}
+					if grace := *has.Spec.TerminationGracePeriodSeconds; grace != written {
+						t.Errorf("the grace period is %d s, want the %d that are written", grace, written)
+					}
+					*has.Spec.TerminationGracePeriodSeconds = 40 // nothing else is missing
+				}
+				if got := missing(has.ObjectMeta, has.Spec); got != want {
+					t.Errorf("%s lacks %q, want %q", name, got, want)
+				}
+				if rolls := before.Generation != after.Generation; rolls != (s.way == "replace" || name == "own") {
+					t.Errorf("%s has generation %d after %d", name, after.Generation, before.Generation)
+				}
 			}
 		})
 	}
 }
 
-// TestAFailureIsAFailureWithoutIgnore is the control of TestNeverBlocks: the failures there are real ones.
+// TestAFailureIsAFailureWithoutIgnore is the control of TestNeverBlocks: each of the failures there is a real one.
 func TestAFailureIsAFailureWithoutIgnore(t *testing.T) {
 	ours(t) // the API server of another cluster can't reach us
 	fail := admissionregistrationv1.Fail
-	startHandler(t, 24*time.Hour, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })).
-		register(t, "evenkeel-in-its-place", func(c *admissionregistrationv1.MutatingWebhookConfiguration) {
-			for i := range c.Webhooks {
-				c.Webhooks[i].FailurePolicy = &fail
+	for name, start := range failures() {
+		t.Run(name, func(t *testing.T) {
+			f := start(t)
+			f.register(t, "beside-evenkeel", func(c *admissionregistrationv1.MutatingWebhookConfiguration) {
+				for i := range c.Webhooks {
+					c.Webhooks[i].FailurePolicy = &fail
+				}
+			})
+			_, _, errs := createBoth(t, optedIn(t, nil))
+			for i, webhook := range []string{"workloads", "pods"} {
+				if want := `failed calling webhook "` + f.service + "." + webhook; errs[i] == nil || !strings.Contains(errs[i].Error(), want) {
+					t.Errorf("created, or refused for another reason than %s: %v", want, errs[i])
+				}
 			}
 		})
-	namespace := optedIn(t, nil)
-	check.Eventually(t, "the configuration is in force", func() error {
-		if err := createBoth(t, namespace); err == nil {
-			check.Must(t, shared.Client.AppsV1().Deployments(namespace).Delete(t.Context(), "web", metav1.DeleteOptions{}))
-			check.Must(t, shared.Client.CoreV1().Pods(namespace).Delete(t.Context(), "alone", metav1.DeleteOptions{}))
-			return io.EOF
-		} else if !strings.Contains(err.Error(), "webhook") {
-			t.Fatal(err)
-		}
-		return nil
-	})
+	}
 }
 
 // TestABrokenPatchNeverLeaves builds evenkeel with a generator that breaks every patch. The control is a build that has
@@ -165,6 +219,9 @@ func TestABrokenPatchNeverLeaves(t *testing.T) {
 			_, err = client.AppsV1().Deployments(namespace).Create(ctx, deployment("web", 0), metav1.CreateOptions{})
 			if created := err == nil; created != c.created {
 				t.Fatalf("created: %v (%v), want %v", created, err, c.created)
+			}
+			if !c.created && !strings.Contains(err.Error(), "add operation does not apply") {
+				t.Errorf("refused because of %v, want the broken patch to be the reason", err)
 			}
 			if text := strings.Join(client.warnings(), "\n"); c.created && !strings.Contains(text, "internal-error") {
 				t.Errorf("warnings %q don't say internal-error", text)

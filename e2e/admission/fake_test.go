@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -31,7 +32,10 @@ type fake struct {
 }
 
 // review is a request to a fake.
-type review struct{ uid string }
+type review struct {
+	uid    string
+	object []byte
+}
 
 // answer returns an AdmissionReview that allows the request with a patch.
 func (r review) answer(patch string) string {
@@ -48,7 +52,7 @@ func startFake(t *testing.T, respond func(review) string) *fake {
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
-		_, _ = io.WriteString(w, respond(review{uid: string(body.Request.UID)}))
+		_, _ = io.WriteString(w, respond(review{string(body.Request.UID), body.Request.Object.Raw}))
 	}))
 }
 
@@ -71,16 +75,33 @@ func startHandler(t *testing.T, lifetime time.Duration, handler http.Handler) *f
 }
 
 // register lets the API server call the fake as it calls evenkeel, in a configuration and a Service of its own, until
-// the test ends.
+// the test ends. When it returns, the API server has called it.
 func (f *fake) register(t *testing.T, name string, change func(*admissionregistrationv1.MutatingWebhookConfiguration)) {
 	t.Helper()
 	ctx := t.Context()
 	configuration, err := installation.Configuration(ctx, shared.Cluster)
 	check.Must(t, err)
 	configuration.Name = name
+	for w := range configuration.Webhooks {
+		configuration.Webhooks[w].Name = f.service + "." + configuration.Webhooks[w].Name // so that metrics tell it from evenkeel
+	}
 	change(configuration)
 	check.Must(t, installation.Register(ctx, shared.Cluster, configuration, installation.Target{Service: f.service, Address: f.server.Listener.Addr().String(), CA: f.ca}))
 	t.Cleanup(func() {
 		check.Must(t, shared.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Delete(context.Background(), name, metav1.DeleteOptions{}))
 	})
+	namespace := optedIn(t, nil)
+	check.Eventually(t, "the API server calls the fake", func() error {
+		_, err := shared.Client.AppsV1().Deployments(namespace).Create(ctx, deployment("web", 0), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		if f.calls(t) == 0 {
+			return fmt.Errorf("it has not, and the request got: %w", errors.Join(err, errors.New("no answer of the fake")))
+		}
+		return nil
+	})
+}
+
+// calls returns how often the API server has called the fake, whatever came of it.
+func (f *fake) calls(t *testing.T) float64 {
+	t.Helper()
+	return samples(t, "apiserver_admission_webhook_request_total", `name="`+f.service+".")
 }

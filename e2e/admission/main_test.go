@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"strings"
 	"sync"
@@ -113,7 +114,7 @@ func deployment(name string, replicas int32, change ...func(*appsv1.Deployment))
 	labels["app"] = name
 	d := &appsv1.Deployment{TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"},
 		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec: appsv1.DeploymentSpec{Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: labels},
+		Spec: appsv1.DeploymentSpec{Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: maps.Clone(labels)},
 			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: spec}}}
 	for _, f := range change {
 		f(d)
@@ -121,15 +122,58 @@ func deployment(name string, replicas int32, change ...func(*appsv1.Deployment))
 	return d
 }
 
-// missing returns what a pod or pod template lacks of the three defaults and their record, as one line.
+func statefulSet(name string, replicas int32, change ...func(*appsv1.StatefulSet)) *appsv1.StatefulSet {
+	spec, labels := bare()
+	labels["app"] = name
+	s := &appsv1.StatefulSet{TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "StatefulSet"},
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: appsv1.StatefulSetSpec{Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: maps.Clone(labels)},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: spec}}}
+	for _, f := range change {
+		f(s)
+	}
+	return s
+}
+
+// workload returns a Deployment or StatefulSet, and its template for a test to change.
+func workload(kind, name string, replicas int32) (object metav1.Object, template *corev1.PodTemplateSpec) {
+	if kind == "StatefulSet" {
+		s := statefulSet(name, replicas)
+		return s, &s.Spec.Template
+	}
+	d := deployment(name, replicas)
+	return d, &d.Spec.Template
+}
+
+// stored reads a Deployment or StatefulSet, and its template.
+func stored(t *testing.T, namespace, kind, name string) (metav1.ObjectMeta, corev1.PodTemplateSpec) {
+	t.Helper()
+	if kind == "StatefulSet" {
+		s, err := shared.Client.AppsV1().StatefulSets(namespace).Get(t.Context(), name, metav1.GetOptions{})
+		check.Must(t, err)
+		return s.ObjectMeta, s.Spec.Template
+	}
+	d, err := shared.Client.AppsV1().Deployments(namespace).Get(t.Context(), name, metav1.GetOptions{})
+	check.Must(t, err)
+	return d.ObjectMeta, d.Spec.Template
+}
+
+func ptr[T any](value T) *T { return &value }
+
+// missing returns what a pod or pod template lacks of the three defaults and their record, as one line. The grace period
+// of a Pod that no controller made is not raised.
 func missing(meta metav1.ObjectMeta, spec corev1.PodSpec) string {
 	var lacks []string
+	grace := int64(40)
+	if meta.Name != "" && len(meta.OwnerReferences) == 0 {
+		grace = 30
+	}
 	if spec.Affinity == nil || spec.Affinity.PodAntiAffinity == nil || len(spec.Affinity.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution) != 2 {
 		lacks = append(lacks, "anti-affinity")
 	}
 	c := spec.Containers[0]
 	if c.Lifecycle == nil || c.Lifecycle.PreStop == nil || c.Lifecycle.PreStop.Sleep == nil || c.Lifecycle.PreStop.Sleep.Seconds != 10 ||
-		spec.TerminationGracePeriodSeconds == nil || *spec.TerminationGracePeriodSeconds != 40 {
+		spec.TerminationGracePeriodSeconds == nil || *spec.TerminationGracePeriodSeconds != grace {
 		lacks = append(lacks, "pre-stop-sleep")
 	}
 	if c.ReadinessProbe == nil || c.ReadinessProbe.TCPSocket == nil || c.ReadinessProbe.TCPSocket.Port.IntValue() != 80 {
@@ -147,6 +191,16 @@ const everything = "anti-affinity,pre-stop-sleep,readiness-probe,record"
 func reviews(t *testing.T, parts ...string) float64 {
 	t.Helper()
 	n, err := ours(t).Metric(t.Context(), "evenkeel_admission_reviews_total", parts...)
+	check.Must(t, err)
+	return n
+}
+
+// samples returns the sum of the samples of a metric of the API server whose line holds all of the parts.
+func samples(t *testing.T, name string, parts ...string) float64 {
+	t.Helper()
+	text, err := shared.Client.RESTClient().Get().AbsPath("/metrics").DoRaw(t.Context())
+	check.Must(t, err)
+	n, err := installation.Sum(string(text), name, parts...)
 	check.Must(t, err)
 	return n
 }
@@ -183,6 +237,11 @@ func newWarned(t *testing.T) *warned {
 }
 
 var _ rest.WarningHandler = &warned{}
+
+// list puts objects into one manifest.
+func list[T any](items ...T) map[string]any {
+	return map[string]any{"apiVersion": "v1", "kind": "List", "items": items}
+}
 
 // kubectl runs the command with an object as its input. What another one wrote between the read and the write of kubectl replace
 // is no failure of ours: it is asked again, as the API server advises.

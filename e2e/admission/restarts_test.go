@@ -2,8 +2,11 @@ package admission
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -15,8 +18,8 @@ import (
 	"github.com/evenkeel/evenkeel/e2e/check"
 )
 
-// TestNeverRestarts follows 200 Deployments that were there before evenkeel through everything that may happen to
-// evenkeel, and to them but for their template.
+// TestNeverRestarts follows 200 Deployments and 50 StatefulSets that were there before evenkeel, half of them with a grace
+// period of their own, through everything that may happen to evenkeel, and to them but for their template.
 func TestNeverRestarts(t *testing.T) {
 	ctx := t.Context()
 	evenkeel := ours(t)
@@ -27,7 +30,7 @@ func TestNeverRestarts(t *testing.T) {
 		check.Must(t, evenkeel.Register(context.Background()))
 	})
 
-	const old, since = 200, 20
+	const old, since = 250, 20
 	namespace := optedIn(t, nil)
 	each := func(prefix string, n int, do func(name string) error) {
 		t.Helper()
@@ -48,37 +51,105 @@ func TestNeverRestarts(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	deployments := shared.Client.AppsV1().Deployments(namespace)
+	deployments, sets := shared.Client.AppsV1().Deployments(namespace), shared.Client.AppsV1().StatefulSets(namespace)
+	// manifest returns what the author of a workload has: one of five is a StatefulSet, and every other one says
+	// its grace period.
+	manifest := func(name string, replicas int32) metav1.Object {
+		number, err := strconv.Atoi(name[strings.LastIndex(name, "-")+1:])
+		check.Must(t, err)
+		kind := "Deployment"
+		if number%10 < 2 { // with an even and an odd number
+			kind = "StatefulSet"
+		}
+		object, template := workload(kind, name, replicas)
+		if number%2 == 0 {
+			template.Spec.TerminationGracePeriodSeconds = ptr[int64](60)
+		}
+		return object
+	}
 	create := func(name string) error {
-		_, err := deployments.Create(ctx, deployment(name, 1), metav1.CreateOptions{})
+		var err error
+		switch o := manifest(name, 1).(type) {
+		case *appsv1.Deployment:
+			_, err = deployments.Create(ctx, o, metav1.CreateOptions{})
+		case *appsv1.StatefulSet:
+			_, err = sets.Create(ctx, o, metav1.CreateOptions{})
+		}
+		return err
+	}
+	send := func(name string, how types.PatchType, body []byte, options metav1.PatchOptions) error {
+		var err error
+		switch manifest(name, 1).(type) {
+		case *appsv1.Deployment:
+			_, err = deployments.Patch(ctx, name, how, body, options)
+		case *appsv1.StatefulSet:
+			_, err = sets.Patch(ctx, name, how, body, options)
+		}
 		return err
 	}
 	patch := func(body string) func(string) error {
-		return func(name string) error {
-			_, err := deployments.Patch(ctx, name, types.MergePatchType, []byte(body), metav1.PatchOptions{})
+		return func(name string) error { return send(name, types.MergePatchType, []byte(body), metav1.PatchOptions{}) }
+	}
+	// An operator, or kubectl replace, sends the whole manifest again, without what was injected.
+	replace := func(name string) error {
+		var err error
+		switch o := manifest(name, 2).(type) {
+		case *appsv1.Deployment:
+			_, err = deployments.Update(ctx, o, metav1.UpdateOptions{})
+		case *appsv1.StatefulSet:
+			_, err = sets.Update(ctx, o, metav1.UpdateOptions{})
+		}
+		return err
+	}
+	// apply does the same as a server-side apply does it, which merges it into what stands.
+	apply := func(name string) error {
+		body, err := json.Marshal(manifest(name, 2))
+		if err != nil {
 			return err
 		}
+		return send(name, types.ApplyPatchType, body, metav1.PatchOptions{FieldManager: "author", Force: ptr(true)})
 	}
-	// revisions maps each ReplicaSet's UID to its template's hash; one that a template change made would add to it.
+	// kubectlApply does it as kubectl does, for some of the workloads: it reads and patches one after another.
+	kubectlApply := func() {
+		var some []metav1.Object
+		for n := range since {
+			some = append(some, manifest(fmt.Sprintf("old-%d", n), 2), manifest(fmt.Sprintf("new-%d", n), 2))
+		}
+		kubectl(t, list(some...), "apply", "-n", namespace, "-f", "-")
+	}
+	// revisions maps the UID of each ReplicaSet and ControllerRevision to its template's hash; one that a template change
+	// made would add to it.
 	revisions := func(want int) map[string]string {
 		t.Helper()
 		found := map[string]string{}
 		check.Eventually(t, "the controllers have seen every Deployment", func() error {
-			list, err := deployments.List(ctx, metav1.ListOptions{})
+			all, err := deployments.List(ctx, metav1.ListOptions{})
 			check.Must(t, err)
-			for _, d := range list.Items {
+			for _, d := range all.Items {
 				if d.Status.ObservedGeneration < d.Generation {
 					return fmt.Errorf("deployment %s has generation %d, observed %d", d.Name, d.Generation, d.Status.ObservedGeneration)
 				}
 			}
-			sets, err := shared.Client.AppsV1().ReplicaSets(namespace).List(ctx, metav1.ListOptions{})
+			allSets, err := sets.List(ctx, metav1.ListOptions{})
+			check.Must(t, err)
+			for _, s := range allSets.Items {
+				if s.Status.ObservedGeneration < s.Generation {
+					return fmt.Errorf("stateful set %s has generation %d, observed %d", s.Name, s.Generation, s.Status.ObservedGeneration)
+				}
+			}
+			replicaSets, err := shared.Client.AppsV1().ReplicaSets(namespace).List(ctx, metav1.ListOptions{})
+			check.Must(t, err)
+			controllerRevisions, err := shared.Client.AppsV1().ControllerRevisions(namespace).List(ctx, metav1.ListOptions{})
 			check.Must(t, err)
 			found = map[string]string{}
-			for _, s := range sets.Items {
+			for _, s := range replicaSets.Items {
 				found[string(s.UID)] = s.Labels[appsv1.DefaultDeploymentUniqueLabelKey]
 			}
+			for _, r := range controllerRevisions.Items {
+				found[string(r.UID)] = r.Labels[appsv1.ControllerRevisionHashLabelKey]
+			}
 			if len(found) < want {
-				return fmt.Errorf("%d ReplicaSets, want %d", len(found), want)
+				return fmt.Errorf("%d revisions, want %d", len(found), want)
 			}
 			return nil
 		})
@@ -91,7 +162,7 @@ func TestNeverRestarts(t *testing.T) {
 		t.Helper()
 		now := revisions(len(before))
 		if !maps.Equal(before, now) {
-			t.Fatalf("after %s there are other ReplicaSets than before:\n%s", after, cmp.Diff(before, now))
+			t.Fatalf("after %s there are other revisions than before:\n%s", after, cmp.Diff(before, now))
 		}
 	}
 
@@ -119,12 +190,12 @@ func TestNeverRestarts(t *testing.T) {
 		everyone(patch(`{"spec":{"replicas":1}}`))
 		everyone(patch(`{"spec":{"replicas":2}}`))
 		unmoved("scaling under changed flags")
-		// An operator, or kubectl replace, sends the whole manifest again, without what was injected.
-		everyone(func(name string) error {
-			_, err := deployments.Update(ctx, deployment(name, 2), metav1.UpdateOptions{})
-			return err
-		})
+		everyone(replace)
 		unmoved("sending the whole manifest again under changed flags")
+		everyone(apply)
+		unmoved("applying the manifest again under changed flags")
+		kubectlApply()
+		unmoved("kubectl apply under changed flags")
 	}
 	check.Must(t, evenkeel.Uninstall(ctx))
 	everyone(patch(`{"spec":{"replicas":1}}`))
@@ -133,14 +204,16 @@ func TestNeverRestarts(t *testing.T) {
 	// The control: a change of the template is seen, and it is the moment at which an old Deployment gets its defaults.
 	check.Must(t, evenkeel.Start(ctx))
 	check.Must(t, evenkeel.Register(ctx))
-	check.Must(t, patch(`{"spec":{"template":{"metadata":{"annotations":{"restarted":"now"}}}}}`)("old-0"))
-	now := revisions(len(before) + 1)
-	if added := len(now) - len(before); added != 1 {
-		t.Errorf("%d new ReplicaSets after one template change, want 1", added)
-	}
-	d, err := deployments.Get(ctx, "old-0", metav1.GetOptions{})
-	check.Must(t, err)
-	if lacks := missing(d.Spec.Template.ObjectMeta, d.Spec.Template.Spec); lacks != "" {
-		t.Errorf("after its template changed the old Deployment lacks %q", lacks)
+	for kind, name := range map[string]string{"Deployment": "old-2", "StatefulSet": "old-0"} {
+		before := revisions(1)
+		check.Must(t, patch(`{"spec":{"template":{"metadata":{"annotations":{"restarted":"now"}}}}}`)(name))
+		now := revisions(len(before) + 1)
+		if added := len(now) - len(before); added != 1 {
+			t.Errorf("%d new revisions after one template change of a %s, want 1", added, kind)
+		}
+		_, template := stored(t, namespace, kind, name)
+		if template.Labels["evenkeel.dev/defaulted"] != "true" || template.Spec.Containers[0].Lifecycle == nil {
+			t.Errorf("after its template changed the old %s still lacks its defaults", kind)
+		}
 	}
 }

@@ -208,6 +208,11 @@ func (i *Installation) Metric(ctx context.Context, name string, parts ...string)
 	if err != nil {
 		return 0, err
 	}
+	return Sum(text, name, parts...)
+}
+
+// Sum returns the sum of the samples of a metric, in a page of metrics, whose line holds all of the parts.
+func Sum(text, name string, parts ...string) (float64, error) {
 	sum := 0.0
 line:
 	for line := range strings.Lines(text) {
