@@ -170,9 +170,12 @@ func TestTheBundleHealsAndNothingElseIsOwned(t *testing.T) {
 	start(t, "bundle", "--settle-time=1s")
 	want := configuration(t)
 	client := shared.Client.AdmissionregistrationV1().MutatingWebhookConfigurations()
+	ca, err := installation.WriteCertificate(t.TempDir(), "example.com", time.Hour)
+	check.Must(t, err)
 	for name, spoil := range map[string]string{
-		"removed from one webhook": `[{"op":"remove","path":"/webhooks/1/clientConfig/caBundle"}]`,
-		"emptied":                  `[{"op":"replace","path":"/webhooks/0/clientConfig/caBundle","value":""}]`,
+		"replaced by a good one of somebody else's": string(fmt.Appendf(nil, `[{"op":"replace","path":"/webhooks/0/clientConfig/caBundle","value":%[1]s},{"op":"replace","path":"/webhooks/1/clientConfig/caBundle","value":%[1]s}]`, quoted(t, ca))),
+		"removed from one webhook":                  `[{"op":"remove","path":"/webhooks/1/clientConfig/caBundle"}]`,
+		"emptied":                                   `[{"op":"replace","path":"/webhooks/0/clientConfig/caBundle","value":""}]`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := client.Patch(t.Context(), "evenkeel", types.JSONPatchType, []byte(spoil), metav1.PatchOptions{})
@@ -190,7 +193,7 @@ func TestTheBundleHealsAndNothingElseIsOwned(t *testing.T) {
 		})
 	}
 	// A user changes something else with each tool, and it stays.
-	_, err := client.Patch(t.Context(), "evenkeel", types.JSONPatchType, []byte(`[{"op":"replace","path":"/webhooks/0/timeoutSeconds","value":3}]`), metav1.PatchOptions{})
+	_, err = client.Patch(t.Context(), "evenkeel", types.JSONPatchType, []byte(`[{"op":"replace","path":"/webhooks/0/timeoutSeconds","value":3}]`), metav1.PatchOptions{})
 	check.Must(t, err)
 	got := configuration(t)
 	for i := range got.Webhooks {
