@@ -240,7 +240,7 @@ func (i *injection) addObject(state *audit.State, m *manifest, o *object) error 
 		h.Namespace = namespace
 		state.Autoscalers = append(state.Autoscalers, h)
 	default:
-		if i.injector.Review(patches.Request{Operation: patches.Create, Object: o.value, Offline: true}).Decisions[0].Skip == patches.SkipKind {
+		if _, t := apiType(o.Kind); t == nil || i.injector.Review(patches.Request{Operation: patches.Create, Object: o.value, Offline: true}).Decisions[0].Skip == patches.SkipKind {
 			return nil
 		}
 		workload, err := audit.NewObject(namespace, m.name+":"+strconv.Itoa(o.line()), o.value)

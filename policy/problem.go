@@ -93,7 +93,7 @@ func nearest(key string) string {
 		return ""
 	}
 	best, bestDistance := "", len(name)/3+2
-	for _, candidate := range names() {
+	for _, candidate := range append(names(), strings.TrimPrefix(InjectLabel, Prefix)) {
 		if len(name) >= 4 && strings.Contains(candidate, name) {
 			return Prefix + candidate
 		}
