@@ -126,6 +126,9 @@ func plain(o corpus.Object, name string) *unstructured.Unstructured {
 	object.SetGenerateName("")
 	object.SetName(name)
 	object.SetOwnerReferences(nil)
+	if o.GetKind() == "DaemonSet" { // or a restart goes through thirty nodes one after the other
+		object.Object["spec"].(map[string]any)["updateStrategy"] = map[string]any{"type": "RollingUpdate", "rollingUpdate": map[string]any{"maxUnavailable": "100%"}}
+	}
 	for _, path := range [][]string{{"spec"}, {"spec", "template", "spec"}} {
 		unstructured.RemoveNestedField(object.Object, append(slices.Clone(path), "serviceAccountName")...)
 		unstructured.RemoveNestedField(object.Object, append(slices.Clone(path), "serviceAccount")...)
