@@ -128,6 +128,18 @@ func TestEveryQueryHasDataAfterARealRun(t *testing.T) {
 		}
 	}
 
+	// Whatever evenkeel exports stands in a panel; of a histogram the buckets do.
+	var panels strings.Builder
+	for _, q := range queries(t) {
+		panels.WriteString(q.expr + "\n")
+	}
+	for _, name := range names.Data {
+		family := regexp.MustCompile(`_(bucket|sum|count)$`).ReplaceAllString(name, "")
+		if strings.HasPrefix(name, "evenkeel_") && !regexp.MustCompile(`\b`+family+`(_bucket)?\b`).MatchString(panels.String()) {
+			t.Errorf("no panel of the dashboard shows %s", name)
+		}
+	}
+
 	// The rules load and can be worked out; of the two that the outage is a reason for, the one that waits for nothing
 	// fires, and no other does.
 	var loaded struct {
