@@ -88,6 +88,7 @@ func newAuditCommand(program string) *cobra.Command {
 	fs.StringSliceVar(&o.failOn, "fail-on", nil, "Exit with 1 when one of these `CODES`, comma-separated, is found.")
 	fs.StringVar(&o.kubeVersion, "kube-version", defaultKubeVersion, "Kubernetes `VERSION` of the oldest API server or node that the manifests are for.")
 	o.cluster.register(fs)
+	o.cluster.instead = ", or name manifests with -f"
 	o.policy.register(fs)
 	_ = command.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(auditFormats, cobra.ShellCompDirectiveNoFileComp)) // fails for an unknown flag only
 	_ = command.RegisterFlagCompletionFunc("fail-on", cobra.FixedCompletions(auditCodes(), cobra.ShellCompDirectiveNoFileComp))
@@ -208,6 +209,9 @@ func (i *injection) auditState() (*audit.State, error) {
 	for _, m := range i.manifests {
 		for _, d := range m.documents {
 			for _, o := range d.objects() {
+				if wrong := misnamed(o); wrong != "" {
+					state.Warnings = append(state.Warnings, fmt.Sprintf("%s:%d: %s: %s", m.name, o.line(), title(o), wrong))
+				}
 				if err := i.addObject(state, m, o); err != nil {
 					return nil, fmt.Errorf("%s:%d: %s: %w", m.name, o.line(), title(o), err)
 				}

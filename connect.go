@@ -25,6 +25,7 @@ import (
 type clusterFlags struct {
 	rules     *clientcmd.ClientConfigLoadingRules
 	overrides clientcmd.ConfigOverrides
+	instead   string // what to do without a cluster, for the error; "" for nothing
 }
 
 // register adds the flags to fs. Those of kubectl that few need work and aren't listed.
@@ -101,7 +102,7 @@ func (c *clusterFlags) connect(ctx context.Context, own *policyFlags) (*connecti
 // configError says what is wrong with the kubeconfig.
 func (c *clusterFlags) configError(err error) error {
 	if clientcmd.IsEmptyConfig(err) {
-		return errors.New("no cluster is configured; set KUBECONFIG or --kubeconfig, or name manifests with -f")
+		return errors.New("no cluster is configured; set KUBECONFIG or --kubeconfig" + c.instead)
 	}
 	if raw, loadErr := c.rules.Load(); loadErr == nil && clientcmd.IsContextNotFound(err) {
 		return notFound("context", c.overrides.CurrentContext, slices.Collect(maps.Keys(raw.Contexts)))

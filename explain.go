@@ -76,6 +76,10 @@ func parseKindName(args []string) (kind, name string, err error) {
 		known = append(known, names[1:]...)
 	}
 	hint := "allowed: deploy, sts, ds, rs, rc, po, and their long names"
+	switch word {
+	case "job", "jobs", "cronjob", "cronjobs", "cj":
+		return "", "", usageError{fmt.Errorf("the pods of kind %q run to completion and serve nobody, so nothing is added to them; %s", kind, hint)}
+	}
 	if near := nearest(word, known); near != "" {
 		hint = "did you mean " + near + "?"
 	}

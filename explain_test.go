@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -34,6 +35,20 @@ func TestExplainBudget(t *testing.T) {
 		e.budget(func(format string, args ...any) { fmt.Fprintf(&said, format, args...) })
 		if got := said.String(); got != "\nBudget:\n  "+want+"\n" {
 			t.Errorf("generation 2, observed %d: said %q, want %q", observed, got, want)
+		}
+	}
+}
+
+func TestWithoutAClusterOnlyWhatTheCommandTakesIsAdvised(t *testing.T) {
+	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	for command, want := range map[string]string{
+		"audit":              "Error: no cluster is configured; set KUBECONFIG or --kubeconfig, or name manifests with -f\n",
+		"explain deploy/web": "Error: no cluster is configured; set KUBECONFIG or --kubeconfig\n",
+	} {
+		_, stderr, code := cli(t, "", append([]string{"evenkeel"}, strings.Fields(command)...)...)
+		if stderr != want || code != exitFailed {
+			t.Errorf("%s: exit code %d, %q, want %q", command, code, stderr, want)
 		}
 	}
 }

@@ -62,8 +62,16 @@ func knownKind(kind string) string {
 // the same name is that group's business.
 func misnamed(o *object) string {
 	kind := knownKind(o.Kind)
-	apiVersion, _ := apiType(kind)
 	group, _, _ := strings.Cut(o.APIVersion, "/")
+	if kind == "" && o.Kind != "ControllerRevision" { // the one kind of these groups that apiType doesn't know
+		switch group {
+		case "apps":
+			kind = nearest(o.Kind, []string{"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"})
+		case "batch":
+			kind = nearest(o.Kind, []string{"Job", "CronJob"})
+		}
+	}
+	apiVersion, _ := apiType(kind)
 	if kind == "" || kind == o.Kind && apiVersion == o.APIVersion || !slices.Contains([]string{"", "v1", "v1beta1", "core", "apps", "batch", "extensions"}, group) {
 		return ""
 	}

@@ -31,6 +31,9 @@ type Rules struct {
 	Budgets  pdb.Rules
 }
 
+// offlineSource is what State.Source and Report.Source are where Offline is set.
+const offlineSource = "manifests"
+
 // State is what an audit looks at.
 type State struct {
 	// Source says where it comes from, for people: a kubeconfig's context, or

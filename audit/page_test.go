@@ -1,7 +1,9 @@
 package audit
 
 import (
+	"math"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -35,4 +37,74 @@ func TestThePageNeedsNothingElse(t *testing.T) {
 			t.Errorf("the page lacks %q", want)
 		}
 	}
+}
+
+// Of manifests nothing is ready: what they say is how many replicas are asked for.
+func TestThePageOfManifestsSpeaksOfReplicas(t *testing.T) {
+	for source, want := range map[string]string{offlineSource: "<th>Replicas</th>", "context test": "<th>Ready</th>"} {
+		s := state()
+		deploy(t, &s, "out", "web", 2)
+		s.Source, s.Offline = source, source == offlineSource
+		html, err := Page(Run(s, rules(t)), time.Time{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(html), want) {
+			t.Errorf("the page of %s lacks %s", source, want)
+		}
+	}
+}
+
+// The contrast of every text with its ground, in both color schemes, is at least the 4.5 of WCAG 2, level AA.
+func TestThePageCanBeReadInBothColorSchemes(t *testing.T) {
+	scheme := regexp.MustCompile(`:root \{[^}]*\}`)
+	color := regexp.MustCompile(`--([a-z-]+): (#[0-9a-f]+);`)
+	schemes := scheme.FindAllString(styleSheet, -1)
+	if len(schemes) != 2 {
+		t.Fatalf("%d color schemes, want 2", len(schemes))
+	}
+	for i, text := range schemes {
+		luminance := map[string]float64{}
+		for _, c := range color.FindAllStringSubmatch(text, -1) {
+			luminance[c[1]] = relativeLuminance(t, c[2])
+		}
+		for _, pair := range [][2]string{{"ink", "ground"}, {"ink", "panel"}, {"soft", "ground"}, {"soft", "panel"},
+			{"bad", "panel"}, {"warn", "panel"}, {"good", "panel"}, {"bad", "bad-ground"}, {"warn", "warn-ground"}, {"good", "good-ground"}} {
+			a, foreground := luminance[pair[0]]
+			b, background := luminance[pair[1]]
+			if !foreground || !background {
+				t.Fatalf("scheme %d lacks one of the colors %v", i, pair)
+			}
+			if contrast := (max(a, b) + .05) / (min(a, b) + .05); contrast < 4.5 {
+				t.Errorf("scheme %d: %s on %s has a contrast of %.2f, want 4.5", i, pair[0], pair[1], contrast)
+			}
+		}
+	}
+}
+
+// relativeLuminance is that of WCAG 2 for a color such as #fff or #1c2430.
+func relativeLuminance(t *testing.T, color string) float64 {
+	t.Helper()
+	digits := strings.TrimPrefix(color, "#")
+	if len(digits) == 3 {
+		digits = strings.Join([]string{digits[:1], digits[:1], digits[1:2], digits[1:2], digits[2:], digits[2:]}, "")
+	}
+	if len(digits) != 6 {
+		t.Fatalf("%s is no color", color)
+	}
+	sum := 0.0
+	for i, weight := range []float64{.2126, .7152, .0722} {
+		value, err := strconv.ParseUint(digits[2*i:2*i+2], 16, 8)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := float64(value) / 255
+		if c <= .04045 {
+			c /= 12.92
+		} else {
+			c = math.Pow((c+.055)/1.055, 2.4)
+		}
+		sum += weight * c
+	}
+	return sum
 }

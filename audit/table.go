@@ -36,7 +36,11 @@ type cell struct{ text, color string }
 func (t Table) Text(r *Report) []byte {
 	var b bytes.Buffer
 	if len(r.Workloads) > 0 {
-		rows := [][]cell{{{"WORKLOAD", ""}, {"READY", ""}, {"SPREAD", ""}, {"STOP", ""}, {"PROBE", ""}, {"BUDGET", ""}, {"FINDINGS", ""}}}
+		ready := "READY"
+		if r.Source == offlineSource {
+			ready = "REPLICAS" // as asked for; nothing is known of pods
+		}
+		rows := [][]cell{{{"WORKLOAD", ""}, {ready, ""}, {"SPREAD", ""}, {"STOP", ""}, {"PROBE", ""}, {"BUDGET", ""}, {"FINDINGS", ""}}}
 		for _, w := range r.Workloads {
 			rows = append(rows, t.row(w))
 		}
