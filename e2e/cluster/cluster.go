@@ -49,7 +49,8 @@ type Config struct {
 
 	// APIServerVersion is the version of the API server, such as "v1.33.13"; empty means Version. Another one takes minutes to
 	// build, the first time. The other components are always of Version, which a controller manager newer than its API server
-	// isn't supported for: what they do to workloads is enough to test admission.
+	// isn't supported for: what they do to workloads is enough to test admission. The scheduler acts as that of the API
+	// server's version, since it would wait for ever for kinds that an older one doesn't serve (resource.k8s.io/v1 before 1.34).
 	APIServerVersion string
 
 	// Address is an address of this machine, other than a loopback one, at which real nodes and their pods reach the API
@@ -238,6 +239,9 @@ func (c *Cluster) startOthers() error {
 			flags = []string{
 				"--config=" + c.path("scheduler.yaml"), "--authentication-kubeconfig=" + config, "--authorization-kubeconfig=" + config,
 				"--bind-address=127.0.0.1", "--secure-port=" + c.ports.take(), "--cert-dir=" + c.path("certs-scheduler"),
+			}
+			if parts := strings.Split(strings.TrimPrefix(c.config.APIServerVersion, "v"), "."); len(parts) > 1 {
+				flags = append(flags, "--emulated-version="+parts[0]+"."+parts[1])
 			}
 		case Kwok:
 			file := c.path("kwok.yaml")
