@@ -229,7 +229,7 @@ func TestAColdStartNeedsNobody(t *testing.T) {
 		t.Errorf("%v; want no failure; first: %.400q", r, r.calls[:min(len(r.calls), 3)])
 	}
 	for i := range s.replicas {
-		s.up[i].Store(false)
+		s.route(t, i, false)
 		check.Must(t, s.replicas[i].Signal(syscall.SIGKILL))
 		s.replicas[i].Stop()
 	}
@@ -245,7 +245,7 @@ func TestAColdStartNeedsNobody(t *testing.T) {
 	begin := time.Now()
 	for i := range s.replicas {
 		check.Must(t, s.replicas[i].StartUnready()) // none waits for another
-		s.up[i].Store(true)
+		s.route(t, i, true)
 	}
 	check.Eventually(t, "evenkeel adds defaults again", func() error {
 		name, injected, err := load.create(t.Context())

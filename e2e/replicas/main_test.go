@@ -3,14 +3,15 @@
 package replicas
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
+	"io/fs"
 	"maps"
-	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,7 +27,11 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"github.com/evenkeel/evenkeel/audit"
 	"github.com/evenkeel/evenkeel/e2e/check"
@@ -36,7 +41,8 @@ import (
 
 var (
 	shared  *cluster.Cluster
-	program string // evenkeel
+	client  *kubernetes.Clientset // of shared, for the load: it speaks protobuf, which costs both sides less than JSON
+	program string                // evenkeel
 )
 
 // A busy machine is no failure of what is tested, and so that nothing has to be excused, the API server waits longer for an
@@ -53,14 +59,25 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "KUBECONFIG is set: an existing cluster can't call evenkeel here; nothing of this package is tested")
 		return 0
 	}
-	// Nothing but the API server: what is created stays what it is.
-	c, err := cluster.Start(context.Background(), cluster.Config{Log: os.Stderr, Components: []string{}})
+	// etcd and the API server inherit it, evenkeel does not: what collecting garbage less often saves is there for reviews.
+	_ = os.Setenv("GOGC", "400")
+	// Nothing but the API server: what is created stays what it is. It chooses among the endpoints of a Service itself, as it does
+	// where no kube-proxy runs beside it.
+	c, err := cluster.Start(context.Background(), cluster.Config{Log: os.Stderr, Components: []string{}, Flags: map[string][]string{
+		cluster.APIServer: {"--enable-aggregator-routing"}}})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	defer func() { _ = c.Stop() }()
+	_ = os.Unsetenv("GOGC")
 	shared = c
+	config := c.RESTConfig()
+	config.ContentType, config.WarningHandler = runtime.ContentTypeProtobuf, rest.NoWarnings{}
+	if client, err = kubernetes.NewForConfig(config); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	if program, err = installation.Build(context.Background(), c.Dir); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -68,24 +85,17 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// service is several replicas behind one address, as pods behind a Service.
+// service is several replicas behind one Service. The API server itself chooses among the endpoints that are ready and
+// connects to one of them, with nothing in between that would take CPU time.
 type service struct {
-	listener net.Listener
 	replicas []*installation.Installation
-	up       []atomic.Bool
-	open     []atomic.Int64 // connections
-	next     atomic.Int64
 }
 
 // start starts replicas with the flags, registers them, and waits until all are ready. They end with the test.
 func start(t *testing.T, name string, flags ...string) *service {
 	t.Helper()
 	const n = 3
-	s := &service{up: make([]atomic.Bool, n), open: make([]atomic.Int64, n)}
-	var err error
-	s.listener, err = net.Listen("tcp4", "127.0.0.1:0")
-	check.Must(t, err)
-	t.Cleanup(func() { _ = s.listener.Close() })
+	s := new(service)
 	for i := range n {
 		replica, err := installation.Prepare(t.Context(), shared, installation.Options{Name: fmt.Sprintf("%s-%d", name, i), Program: program, Flags: append([]string{
 			"--lease-duration=2s", "--budgets=false"}, flags...)})
@@ -99,46 +109,55 @@ func start(t *testing.T, name string, flags ...string) *service {
 		seconds := int32(*timeout) //nolint:gosec // 30 at most, or the API server refuses it
 		configuration.Webhooks[i].TimeoutSeconds = &seconds
 	}
-	check.Must(t, installation.Register(t.Context(), shared, configuration, installation.Target{Service: installation.Service, Address: s.listener.Addr().String()}))
+	check.Must(t, installation.Register(t.Context(), shared, configuration, installation.Target{Service: installation.Service, Address: s.replicas[0].Address}))
 	t.Cleanup(func() {
 		check.Must(t, shared.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Delete(context.Background(), configuration.Name, metav1.DeleteOptions{}))
 	})
+	s.publish(t)
 	for i := range n {
 		check.Must(t, s.replicas[i].Start(t.Context()))
-		s.up[i].Store(true)
+		s.route(t, i, true)
 	}
-	go func() {
-		for {
-			client, err := s.listener.Accept()
-			if err != nil {
-				return
-			}
-			go s.pass(client)
-		}
-	}()
 	return s
 }
 
-func (s *service) pass(client net.Conn) {
-	defer func() { _ = client.Close() }()
-	for range 100 * len(s.replicas) {
-		i := int(s.next.Add(1)) % len(s.replicas)
-		s.open[i].Add(1)
-		if !s.up[i].Load() {
-			s.open[i].Add(-1)
-			continue
-		}
-		defer s.open[i].Add(-1)
-		server, err := net.Dial("tcp", s.replicas[i].Address)
-		if err != nil {
-			return
-		}
-		var both sync.WaitGroup
-		both.Go(func() { _, _ = io.Copy(server, client); _ = server.(*net.TCPConn).CloseWrite() })
-		both.Go(func() { _, _ = io.Copy(client, server); _ = client.(*net.TCPConn).CloseWrite() })
-		both.Wait()
-		_ = server.Close()
-		return
+// publish makes the Service, which leads to this machine by its name, one with an endpoint for each replica. None is ready.
+func (s *service) publish(t *testing.T) {
+	t.Helper()
+	services := client.CoreV1().Services(installation.Namespace)
+	object, err := services.Get(t.Context(), installation.Service, metav1.GetOptions{})
+	check.Must(t, err)
+	object.Spec = corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: object.Spec.Ports[0].Port}}}
+	_, err = services.Update(t.Context(), object, metav1.UpdateOptions{})
+	check.Must(t, err)
+	slices := client.DiscoveryV1().EndpointSlices(installation.Namespace)
+	for i := range s.replicas {
+		_, err := slices.Create(t.Context(), s.endpoint(t, i, false), metav1.CreateOptions{})
+		check.Must(t, err)
+		t.Cleanup(func() {
+			check.Must(t, slices.Delete(context.Background(), s.endpoint(t, i, false).Name, metav1.DeleteOptions{}))
+		})
+	}
+}
+
+// route makes the endpoint of a replica ready or takes that back. The API server hears of it a moment later.
+func (s *service) route(t *testing.T, i int, ready bool) {
+	t.Helper()
+	_, err := client.DiscoveryV1().EndpointSlices(installation.Namespace).Update(t.Context(), s.endpoint(t, i, ready), metav1.UpdateOptions{})
+	check.Must(t, err)
+}
+
+// endpoint returns the EndpointSlice of a replica. Each has its own, as each has another port.
+func (s *service) endpoint(t *testing.T, i int, ready bool) *discoveryv1.EndpointSlice {
+	t.Helper()
+	address, err := netip.ParseAddrPort(s.replicas[i].Address)
+	check.Must(t, err)
+	port := int32(address.Port())
+	return &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Name: fmt.Sprintf("%s-%d", installation.Service, i), Labels: map[string]string{discoveryv1.LabelServiceName: installation.Service}},
+		AddressType: discoveryv1.AddressTypeFQDN, // as an IPv4 address, a loopback one would be refused
+		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{address.Addr().String()}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}}},
+		Ports:       []discoveryv1.EndpointPort{{Port: &port}},
 	}
 }
 
@@ -148,12 +167,23 @@ func newConnections(flags ...string) []string {
 }
 
 // kill kills a replica that has no connection any more, whatever else it does, starts another in its place, and waits
-// until that one is ready.
+// until that one is ready. Each review has to come over a connection of its own.
 func (s *service) kill(t *testing.T, i int) {
 	t.Helper()
-	s.up[i].Store(false)
+	s.route(t, i, false)
+	// Where the others had so many connections and this one had none, the API server knows: else it would have chosen this one
+	// for a third of them.
+	const enough = 60
+	mine, others := s.closed(t, i)
 	check.Eventually(t, "the replica has no connection", func() error {
-		if n := s.open[i].Load(); n > 0 {
+		m, o := s.closed(t, i)
+		if m != mine {
+			mine, others = m, o
+		}
+		if o-others < enough {
+			return fmt.Errorf("connections come: %v, and %v to others", m, o-others)
+		}
+		if n := connections(t, s.replicas[i].Address); n > 0 {
 			return fmt.Errorf("%d left", n)
 		}
 		return nil
@@ -161,13 +191,55 @@ func (s *service) kill(t *testing.T, i int) {
 	check.Must(t, s.replicas[i].Signal(syscall.SIGKILL))
 	s.replicas[i].Stop()
 	check.Must(t, s.replicas[i].Start(t.Context()))
-	s.up[i].Store(true)
+	s.route(t, i, true)
+}
+
+// closed returns how many connections of a replica and of all others have ended.
+func (s *service) closed(t *testing.T, i int) (mine, others float64) {
+	t.Helper()
+	for n, replica := range s.replicas {
+		count, err := replica.Metric(t.Context(), "evenkeel_connections_closed_total")
+		check.Must(t, err)
+		if n == i {
+			mine = count
+		} else {
+			others += count
+		}
+	}
+	return mine, others
+}
+
+// connections returns how many connections to the address the kernel holds that have not ended on either side, accepted or not.
+// Elsewhere than on Linux it knows of none.
+func connections(t *testing.T, address string) int {
+	t.Helper()
+	at, err := netip.ParseAddrPort(address)
+	check.Must(t, err)
+	table, err := os.ReadFile("/proc/net/tcp")
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0
+	}
+	check.Must(t, err)
+	const local, state = 1, 3 // columns
+	const timeWait, listening = "06", "0A"
+	n, port := 0, fmt.Appendf(nil, ":%04X ", at.Port())
+	for line := range bytes.Lines(table) {
+		if !bytes.Contains(line, port) { // most of them
+			continue
+		}
+		f := strings.Fields(string(line))
+		if strings.HasSuffix(f[local], strings.TrimSpace(string(port))) && f[state] != timeWait && f[state] != listening {
+			n++
+		}
+	}
+	return n
 }
 
 // load creates Deployments in an opted-in namespace at a fixed rate.
 type load struct {
 	cancel    context.CancelFunc
 	done      sync.WaitGroup
+	begin     time.Time
 	sent      atomic.Int64
 	late      atomic.Int64 // that took longer than deploy/ gives evenkeel for an answer
 	mu        sync.Mutex
@@ -196,7 +268,7 @@ func startLoad(t *testing.T, rate int, stored bool) *load {
 	l.stored = stored
 	info, err := os.Stat(filepath.Join(shared.LogDir, cluster.APIServer+".log"))
 	check.Must(t, err)
-	l.log = info.Size()
+	l.log, l.begin = info.Size(), time.Now()
 	l.done.Go(func() {
 		ticker := time.NewTicker(time.Second / time.Duration(rate))
 		defer ticker.Stop()
@@ -234,7 +306,7 @@ func (l *load) one(ctx context.Context) {
 		l.late.Add(1)
 	}
 	if n := l.sent.Add(1); l.stored && injected && n%50 != 0 {
-		err = shared.Client.AppsV1().Deployments(l.namespace).Delete(ctx, name, metav1.DeleteOptions{})
+		err = client.AppsV1().Deployments(l.namespace).Delete(ctx, name, metav1.DeleteOptions{})
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -252,7 +324,7 @@ func (l *load) create(ctx context.Context) (name string, injected bool, err erro
 	if !l.stored {
 		options.DryRun = []string{metav1.DryRunAll}
 	}
-	d, err := shared.Client.AppsV1().Deployments(l.namespace).Create(ctx, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{GenerateName: "web-"},
+	d, err := client.AppsV1().Deployments(l.namespace).Create(ctx, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{GenerateName: "web-"},
 		Spec: appsv1.DeploymentSpec{Selector: &metav1.LabelSelector{MatchLabels: labels},
 			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels},
 				Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web", Ports: []corev1.ContainerPort{{ContainerPort: 80}}}}}}}},
@@ -265,6 +337,7 @@ func (l *load) create(ctx context.Context) (name string, injected bool, err erro
 
 // result is what became of a load.
 type result struct {
+	length     time.Duration
 	sent, late int64
 	bare       []string
 	failed     []error
@@ -273,8 +346,8 @@ type result struct {
 }
 
 func (r result) String() string {
-	return fmt.Sprintf("%d created, %d failed, %d without defaults (%.3f %%), %d took more than 2 s; %d calls failed in the API server's log, %d of them for the certificate",
-		r.sent, len(r.failed), len(r.bare), 100*float64(len(r.bare))/float64(max(r.sent, 1)), r.late, len(r.calls), r.distrust)
+	return fmt.Sprintf("%d created, %.0f per second, %d failed, %d without defaults (%.3f %%), %d took more than 2 s; %d calls failed in the API server's log, %d of them for the certificate",
+		r.sent, float64(r.sent)/r.length.Seconds(), len(r.failed), len(r.bare), 100*float64(len(r.bare))/float64(max(r.sent, 1)), r.late, len(r.calls), r.distrust)
 }
 
 // harmed reports whether anything failed or went without defaults, for whatever reason.
@@ -285,7 +358,7 @@ func (l *load) stop(t *testing.T) result {
 	t.Helper()
 	l.cancel()
 	l.done.Wait()
-	r := result{sent: l.sent.Load(), late: l.late.Load(), bare: l.bare, failed: l.failed}
+	r := result{length: time.Since(l.begin), sent: l.sent.Load(), late: l.late.Load(), bare: l.bare, failed: l.failed}
 	content, err := os.ReadFile(filepath.Join(shared.LogDir, cluster.APIServer+".log"))
 	check.Must(t, err)
 	for line := range strings.Lines(string(content[l.log:])) {

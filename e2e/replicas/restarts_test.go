@@ -52,10 +52,10 @@ func TestRollingRestartsLeaveNothingOut(t *testing.T) {
 	begin := time.Now()
 	for range *rolling {
 		for i, replica := range s.replicas {
-			s.up[i].Store(false) // the endpoint goes first; the preStop sleep is there for that
+			s.route(t, i, false) // the endpoint goes first; the preStop sleep is there for that
 			replica.Stop()
 			check.Must(t, replica.Start(t.Context()))
-			s.up[i].Store(true)
+			s.route(t, i, true)
 		}
 	}
 	r := load.stop(t)
