@@ -521,3 +521,98 @@ func TestTheChartInstallsUpgradesAndUninstalls(t *testing.T) {
 		}
 	}
 }
+
+// The way from evenkeel's own certificates to those of a Secret, and back, by the commands of docs/operations.md. The
+// process with its own goes on beside them for as long as its pods would during the rollout: it mustn't take the bundle
+// back, and has to be trusted until it is gone.
+func TestTheChartSwitchesToACertificateOfASecretAndBack(t *testing.T) {
+	ctx := t.Context()
+	if _, err := helm(t, "version"); err != nil { // builds it
+		t.Fatal(err)
+	}
+	c := start(t)
+	u := newUser(t, c)
+	u.run(t, "kubectl create namespace shop")
+	u.run(t, commands(t, "install chart"))
+	u.run(t, commands(t, "opt in"))
+	first := freeAddress(t)
+	serve(ctx, t, c, first)
+	before := trusted(ctx, t, c)
+
+	ca, err := installation.WriteCertificate(u.dir, installation.Host(installation.Service), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(u.dir, "ca.crt"), ca, 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	// Without --force-conflicts helm refuses, and says what is in whose hands. What it has changed until then a rollback
+	// takes back.
+	there := commandsOf(t, "docs/operations.md", "to a Secret")
+	bare := strings.Replace(there, " --force-conflicts", "", 1)
+	if bare == there {
+		t.Fatal("the documented command has no --force-conflicts")
+	}
+	out, err := u.try(t, bare)
+	if err == nil || !strings.Contains(out, "caBundle") || !strings.Contains(out, "evenkeel-certificates") {
+		t.Errorf("without --force-conflicts helm doesn't refuse, or doesn't say why: %v\n%s", err, out)
+	}
+	if !bytes.Equal(trusted(ctx, t, c), before) {
+		t.Error("an upgrade that was refused changed the bundle")
+	}
+	u.run(t, commandsOf(t, "docs/operations.md", "roll back"))
+	if arguments := own(ctx, t, c).Spec.Template.Spec.Containers[0].Args; slices.Contains(arguments, "--tls-cert-file=/etc/evenkeel/tls/tls.crt") {
+		t.Errorf("after the rollback evenkeel still serves with files: %v", arguments)
+	}
+	u.run(t, "kubectl -n evenkeel-system delete secret evenkeel-tls") // the commands make it
+	route(ctx, t, c, first)
+	reachable(ctx, t, c, first)
+	unroute(ctx, t, c)
+
+	// With it, the bundle is the one given, and stays so although the process that wrote the other one still runs, and
+	// tries. Both are in it: the API server goes on calling that process, until the one with the files is there.
+	u.run(t, there)
+	both := slices.Concat(before, ca)
+	poll(ctx, t, "evenkeel has tried to take the bundle back", func(context.Context) (bool, error) {
+		log, err := os.ReadFile(filepath.Join(c.LogDir, "evenkeel.log"))
+		return bytes.Contains(log, []byte("certificate authorities not written")), err
+	})
+	if !bytes.Equal(trusted(ctx, t, c), both) {
+		t.Fatalf("the bundle isn't the one given:\n%s", trusted(ctx, t, c))
+	}
+	if arguments := own(ctx, t, c).Spec.Template.Spec.Containers[0].Args; !slices.Contains(arguments, "--tls-cert-file=/etc/evenkeel/tls/tls.crt") {
+		t.Errorf("evenkeel doesn't serve with the files: %v", arguments)
+	}
+	route(ctx, t, c, first)
+	reachable(ctx, t, c, first)
+	c.StopProgram("evenkeel", syscall.SIGTERM, time.Minute)
+	second := freeAddress(t)
+	serveAs(ctx, t, c, "evenkeel-files", second, "--tls-cert-file="+filepath.Join(u.dir, "tls.crt"), "--tls-key-file="+filepath.Join(u.dir, "tls.key"))
+	route(ctx, t, c, second)
+	reachable(ctx, t, c, second)
+
+	// Then without the authority that nobody signs with any more, and without force: helm owns the bundle.
+	unroute(ctx, t, c)
+	u.run(t, commandsOf(t, "docs/operations.md", "Secret alone"))
+	if !bytes.Equal(trusted(ctx, t, c), ca) {
+		t.Errorf("the bundle isn't the one given:\n%s", trusted(ctx, t, c))
+	}
+	left := u.run(t, "kubectl get clusterrolebinding,rolebinding -A -o name")
+	if strings.Contains(left, "evenkeel-certificates") {
+		t.Errorf("with a Secret's certificate evenkeel still has the rights to make its own:\n%s", left)
+	}
+	route(ctx, t, c, second)
+	reachable(ctx, t, c, second)
+
+	// And back.
+	unroute(ctx, t, c)
+	u.run(t, commandsOf(t, "docs/operations.md", "to its own"))
+	c.StopProgram("evenkeel-files", syscall.SIGTERM, time.Minute) // as its pods have been
+	serve(ctx, t, c, first)
+	if after := trusted(ctx, t, c); bytes.Equal(after, ca) || bytes.Equal(after, both) {
+		t.Error("evenkeel didn't write its own bundle")
+	}
+	route(ctx, t, c, first)
+	reachable(ctx, t, c, first)
+}

@@ -43,14 +43,20 @@ func root(t *testing.T) string {
 // commands returns the shell commands between the markers of that name in README.md.
 func commands(t *testing.T, name string) string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(root(t), "README.md"))
+	return commandsOf(t, "README.md", name)
+}
+
+// commandsOf returns those of another document.
+func commandsOf(t *testing.T, document, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(root(t), document))
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, rest, _ := strings.Cut(string(text), "<!-- "+name+" -->\n```sh\n")
 	script, _, found := strings.Cut(rest, "```\n<!-- /"+name+" -->")
 	if !found {
-		t.Fatalf("README.md has no commands between <!-- %s --> and <!-- /%s -->", name, name)
+		t.Fatalf("%s has no commands between <!-- %s --> and <!-- /%s -->", document, name, name)
 	}
 	return script
 }
@@ -72,6 +78,16 @@ func newUser(t *testing.T, c *cluster.Cluster) *user {
 
 func (u *user) run(t *testing.T, script string) string {
 	t.Helper()
+	out, err := u.try(t, script)
+	if err != nil {
+		t.Fatalf("%v\n%s\n%s", err, script, out)
+	}
+	return out
+}
+
+// try returns what the commands print, and an error where one of them fails.
+func (u *user) try(t *testing.T, script string) (string, error) {
+	t.Helper()
 	kubectl, err := u.cluster.KubectlCommand(t.Context(), "version", "--client")
 	if err != nil {
 		t.Fatal(err)
@@ -80,10 +96,7 @@ func (u *user) run(t *testing.T, script string) string {
 	shell.Dir = u.dir
 	shell.Env = slices.Concat(kubectl.Env, []string{"PATH=" + filepath.Dir(kubectl.Path) + string(os.PathListSeparator) + os.Getenv("PATH")})
 	out, err := shell.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s\n%s", err, script, out)
-	}
-	return string(out)
+	return string(out), err
 }
 
 func TestTheREADMEsCommandsInstallUpgradeAndUninstall(t *testing.T) {
@@ -207,6 +220,12 @@ func spreadOverZones(ctx context.Context, t *testing.T, c *cluster.Cluster) {
 // serve runs evenkeel, with the rights that deploy/ gives it, in place of its pods, which fake nodes only claim to run.
 func serve(ctx context.Context, t *testing.T, c *cluster.Cluster, address string) {
 	t.Helper()
+	serveAs(ctx, t, c, "evenkeel", address)
+}
+
+// serveAs does the same under another name of the process, and with flags.
+func serveAs(ctx context.Context, t *testing.T, c *cluster.Cluster, name, address string, flags ...string) {
+	t.Helper()
 	dir := t.TempDir()
 	program, err := installation.Build(ctx, dir)
 	if err != nil {
@@ -216,7 +235,7 @@ func serve(ctx context.Context, t *testing.T, c *cluster.Cluster, address string
 	if err := installation.WriteKubeconfig(ctx, c, kubeconfig); err != nil {
 		t.Fatal(err)
 	}
-	err = c.StartProgram("evenkeel", program, "serve", "--listen="+address, "--metrics-listen=127.0.0.1:0", "--kubeconfig="+kubeconfig)
+	err = c.StartProgram(name, append([]string{program, "serve", "--listen=" + address, "--metrics-listen=127.0.0.1:0", "--kubeconfig=" + kubeconfig}, flags...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,11 +255,26 @@ func route(ctx context.Context, t *testing.T, c *cluster.Cluster, address string
 	if err := c.WebhookService(ctx, installation.Namespace, installation.Service, port); err != nil {
 		t.Fatal(err)
 	}
+	aim(ctx, t, c, port)
+}
+
+// aim sets the port of the Service that the webhooks name: 443 is what deploy/ has.
+func aim(ctx context.Context, t *testing.T, c *cluster.Cluster, port int) {
+	t.Helper()
 	body := fmt.Appendf(nil, `[{"op":"replace","path":"/webhooks/0/clientConfig/service/port","value":%[1]d},
 		{"op":"replace","path":"/webhooks/1/clientConfig/service/port","value":%[1]d}]`, port)
 	if _, err := c.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Patch(ctx, "evenkeel", types.JSONPatchType, body, metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// unroute takes back what route did to objects of helm's, which helm would stumble over: it makes the Service anew.
+func unroute(ctx context.Context, t *testing.T, c *cluster.Cluster) {
+	t.Helper()
+	if err := c.Client.CoreV1().Services(installation.Namespace).Delete(ctx, installation.Service, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	aim(ctx, t, c, 443)
 }
 
 // freeAddress returns a loopback address that nobody listens on now.
