@@ -67,7 +67,11 @@ func newServeCommand() *cobra.Command {
 Reviews are answered over HTTPS at /mutate. /livez, /readyz and /metrics are
 answered over plain HTTP on a port of their own. On SIGTERM the server reports
 that it is not ready, goes on answering, asks its clients to go, and exits when no
-connection is left.`,
+connection is left.
+
+With OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, reviews
+that the API server traces are traced, over OTLP in protobuf over HTTP. The other
+standard variables of OpenTelemetry apply.`,
 		Args: noArguments,
 		RunE: func(command *cobra.Command, _ []string) error {
 			return o.run(command.Context(), command.ErrOrStderr())
@@ -190,8 +194,16 @@ func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
 		serving, keepServing = own, own.Run
 		lead = append(lead, own.Lead)
 	}
-	handler, err := webhook.Handler(webhook.Config{Injector: injector, Namespace: facts.Namespace, OptedOut: facts.OptedOut, Cluster: facts.Cluster,
-		Log: log, Registerer: registry})
+	reviews := webhook.Config{Injector: injector, Namespace: facts.Namespace, OptedOut: facts.OptedOut, Cluster: facts.Cluster,
+		Log: log, Registerer: registry}
+	traces, err := newTraces(ctx, log)
+	if err != nil {
+		return usageError{err}
+	}
+	if traces != nil {
+		reviews.Tracer = traces.Tracer("github.com/evenkeel/evenkeel/webhook")
+	}
+	handler, err := webhook.Handler(reviews)
 	if err != nil {
 		return err
 	}
@@ -295,6 +307,13 @@ func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
 		return err
 	})
 	err = group.Wait()
+	if traces != nil {
+		flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
+		defer cancel()
+		if err := traces.Shutdown(flush); err != nil {
+			log.WithError(err).Warning("spans dropped")
+		}
+	}
 	log.Info("stopped")
 	return err
 }

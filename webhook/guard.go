@@ -62,6 +62,7 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		no = &rejection{"unreadable-body", http.StatusBadRequest, "body can't be read"}
 	}
 	g.metrics.rejected(no.reason)
+	traceRejection(r.Context(), no)
 	switch no.status {
 	case http.StatusMethodNotAllowed:
 		w.Header().Set("Allow", http.MethodPost)
@@ -108,6 +109,7 @@ func (g *guard) pass(w http.ResponseWriter, r *http.Request, e *envelope) {
 			return
 		}
 		g.metrics.panicked()
+		tracePanic(r.Context())
 		g.log.WithFields(logrus.Fields{"cause": clip(fmt.Sprint(failure)), "stack": string(debug.Stack())}).Error("panic in review")
 		patchType := admissionv1.PatchTypeJSONPatch
 		answer, err := json.Marshal(admissionv1.AdmissionReview{

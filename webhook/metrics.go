@@ -86,26 +86,40 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 	return m, nil
 }
 
-// observe counts one review.
-func (m *metrics) observe(operation patches.Operation, result *patches.Result, took time.Duration) {
-	kind := "other"
+// The outcomes of a review.
+const (
+	patched   = "patched"
+	unchanged = "unchanged"
+	failed    = "failed"
+)
+
+// reviewFacts say of a review what metrics and traces tell apart. Each value comes from a
+// closed set.
+type reviewFacts struct{ kind, operation, outcome string }
+
+func factsOf(operation patches.Operation, result *patches.Result) reviewFacts {
+	f := reviewFacts{kind: "other", operation: "other", outcome: unchanged}
 	switch result.Kind {
 	case "Pod", "Deployment", "StatefulSet":
-		kind = result.Kind
+		f.kind = result.Kind
 	}
-	if operation != patches.Create && operation != patches.Update {
-		operation = "other"
+	if operation == patches.Create || operation == patches.Update {
+		f.operation = string(operation)
 	}
-	outcome := "unchanged"
 	switch {
 	case result.Err != nil:
-		outcome = "failed"
+		f.outcome = failed
 	case len(result.Operations) > 0:
-		outcome = "patched"
+		f.outcome = patched
 	}
-	m.reviews.with([3]string{kind, string(operation), outcome}).Inc()
+	return f
+}
+
+// observe counts one review.
+func (m *metrics) observe(facts reviewFacts, result *patches.Result, took time.Duration) {
+	m.reviews.with([3]string{facts.kind, facts.operation, facts.outcome}).Inc()
 	for _, d := range result.Decisions {
-		m.defaults.with([3]string{d.Default, kind, string(d.Skip)}).Inc()
+		m.defaults.with([3]string{d.Default, facts.kind, string(d.Skip)}).Inc()
 	}
 	for _, p := range result.Problems {
 		m.problems.WithLabelValues(string(p.Code)).Inc()

@@ -20,6 +20,7 @@ import (
 	"github.com/sirupsen/logrus"
 	kwhttp "github.com/slok/kubewebhook/v2/pkg/http"
 	"github.com/slok/kubewebhook/v2/pkg/model"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/evenkeel/evenkeel/patches"
 )
@@ -37,6 +38,8 @@ type Config struct {
 	Cluster    func() patches.Cluster
 	Log        *logrus.Entry
 	Registerer prometheus.Registerer
+	// Tracer makes a span of each request; nil makes none.
+	Tracer trace.Tracer
 }
 
 // Handler returns the handler of admission reviews (admission.k8s.io/v1), or an
@@ -53,7 +56,11 @@ func Handler(config Config) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make review handler: %w", err)
 	}
-	return &guard{next: inner, log: config.Log, metrics: metrics}, nil
+	handler := &guard{next: inner, log: config.Log, metrics: metrics}
+	if config.Tracer == nil {
+		return handler, nil
+	}
+	return &traced{next: handler, tracer: config.Tracer}, nil
 }
 
 // reviewer implements kubewebhook's webhook.Webhook.
@@ -85,7 +92,11 @@ func (r *reviewer) Review(ctx context.Context, review model.AdmissionReview) (mo
 		request.Namespace = r.config.Namespace(ctx, namespace)
 	}
 	result := r.config.Injector.Review(request)
-	r.metrics.observe(request.Operation, &result, time.Since(start))
+	facts := factsOf(request.Operation, &result)
+	r.metrics.observe(facts, &result, time.Since(start))
+	if r.config.Tracer != nil {
+		traceReview(ctx, facts, namespace, result.Name)
+	}
 	r.log(review.ID, namespace, request.Operation, &result)
 	return &model.MutatingAdmissionResponse{JSONPatchPatch: result.Patch, Warnings: warnings(&result)}, nil
 }
