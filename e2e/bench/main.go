@@ -105,8 +105,8 @@ func parse(args []string) (*options, error) {
 	fs.StringVar(&o.serve, "serve", "", "serve reviews as this `contestant` until stdin is closed (bench starts itself so)")
 	fs.StringVar(&o.directory, "o", "", "`directory` to write speed.md and its plots to")
 	fs.IntVar(&o.rounds, "rounds", 10, "number of rounds")
-	fs.IntVar(&o.pods, "pods", 150, "Pods that are created per contestant and round")
-	fs.IntVar(&o.deployments, "deployments", 24, "Deployments that are created per contestant and round")
+	fs.IntVar(&o.pods, "pods", 100, "Pods that are created per contestant and round")
+	fs.IntVar(&o.deployments, "deployments", 12, "Deployments that are created per contestant and round")
 	fs.DurationVar(&o.each, "each", 500*time.Millisecond, "time of reviews over TLS per contestant and round")
 	fs.Func("parts", "what to measure, `PART,…` of "+strings.Join(allParts(), ", ")+" (default all)", func(text string) error {
 		o.parts = strings.Split(text, ",")
@@ -170,7 +170,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	if o.serve != "" {
 		return serveReviews(o.serve, os.Stdin, stdout)
 	}
-	r := &report{plots: map[string]string{}, command: o.command(),
+	r := &report{began: time.Now(), plots: map[string]string{}, command: o.command(),
 		machine: fmt.Sprintf("%s, %s, %d CPUs, %s, Kubernetes %s", time.Now().Format(time.DateOnly), runtime.Version(), runtime.NumCPU(), processor(), cluster.Version)}
 	if slices.Contains(o.parts, creates) || slices.Contains(o.parts, rollouts) {
 		if err := o.inServer(ctx, r); err != nil {

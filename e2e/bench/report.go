@@ -8,11 +8,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // report is what a run has measured, as Markdown with plots.
 type report struct {
 	command, machine string
+	began            time.Time
 	sections         strings.Builder
 	plots            map[string]string // by file name
 	aims             []aim
@@ -70,7 +72,7 @@ func share(own, other float64) float64 {
 // text is the whole report.
 func (r *report) text() string {
 	var t strings.Builder
-	fmt.Fprintf(&t, "# What an admission costs\n\nWritten by `%s` on %s. All that is compared was measured in one run, in turns. Ratios carry over to other machines, times don't.\n", r.command, r.machine)
+	fmt.Fprintf(&t, "# What an admission costs\n\nWritten by `%s` in %v on %s. All that is compared was measured in one run, in turns. Ratios carry over to other machines, times don't.\n", r.command, time.Since(r.began).Round(time.Second), r.machine)
 	if len(r.aims) > 0 {
 		t.WriteString("\n## Aims\n\n| evenkeel's ratio | aim | measured | reached | with a constant patch instead |\n|---|---|---|---|---|\n")
 		for _, a := range r.aims {
@@ -83,6 +85,9 @@ func (r *report) text() string {
 
 // write writes speed.md and its plots into a directory.
 func (r *report) write(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
 	for name, plot := range r.plots {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(plot), 0o644); err != nil {
 			return err
