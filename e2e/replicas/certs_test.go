@@ -117,9 +117,13 @@ func quoted(t *testing.T, b []byte) []byte {
 
 // TestTheSecretHealsUnderLoad spoils the Secret in every way, while replicas serve.
 func TestTheSecretHealsUnderLoad(t *testing.T) {
+	secrets := shared.Client.CoreV1().Secrets(installation.Namespace)
+	// What another test left in it would be rotated out in the meantime, and the Secret not hold again what it held.
+	if err := secrets.Delete(t.Context(), "evenkeel-authority", metav1.DeleteOptions{}); !apierrors.IsNotFound(err) {
+		check.Must(t, err)
+	}
 	start(t, "secret", newConnections("--settle-time=1s")...)
 	load := startLoad(t, *creates, false)
-	secrets := shared.Client.CoreV1().Secrets(installation.Namespace)
 	patch := func(body string) error {
 		_, err := secrets.Patch(t.Context(), "evenkeel-authority", types.MergePatchType, []byte(body), metav1.PatchOptions{})
 		return err
