@@ -205,7 +205,7 @@ func writeReport(w io.Writer, format string, report *audit.Report) error {
 
 // auditState returns what an audit looks at in manifests.
 func (i *injection) auditState() (*audit.State, error) {
-	state := &audit.State{Source: "manifests", Offline: true, Cluster: i.cluster, Namespaces: map[string]audit.Namespace{}}
+	state := &audit.State{Source: audit.SourceManifests, Offline: true, Cluster: i.cluster, Namespaces: map[string]audit.Namespace{}}
 	for _, m := range i.manifests {
 		for _, d := range m.documents {
 			for _, o := range d.objects() {

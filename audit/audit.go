@@ -31,13 +31,13 @@ type Rules struct {
 	Budgets  pdb.Rules
 }
 
-// offlineSource is what State.Source and Report.Source are where Offline is set.
-const offlineSource = "manifests"
+// SourceManifests is what State.Source and Report.Source are where Offline is set.
+const SourceManifests = "manifests"
 
 // State is what an audit looks at.
 type State struct {
 	// Source says where it comes from, for people: a kubeconfig's context, or
-	// "manifests".
+	// SourceManifests.
 	Source string
 	// Offline is set for manifests: then nothing is known of pods and nodes.
 	Offline bool

@@ -66,7 +66,7 @@ func (p *page) markup() g.Node {
 						h.Td(h.Div(h.Class("bar"), h.Title(fmt.Sprintf("%d %% of those that can have it", c.Percent)), h.I(h.Style(fmt.Sprintf("width:%d%%", c.Percent))))))
 				})),
 			h.H2(g.Text("All workloads")),
-			table(h.Tr(h.Th(g.Text("Workload")), h.Th(g.Text(p.ReadyTitle)), h.Th(g.Text("Spread")), h.Th(g.Text("Stop")), h.Th(g.Text("Probe")), h.Th(g.Text("Budget")), h.Th(g.Text("Findings"))),
+			table(h.Tr(h.Th(g.Text("Workload")), h.Th(g.Text(readyTitle(p.Report))), h.Th(g.Text("Spread")), h.Th(g.Text("Stop")), h.Th(g.Text("Probe")), h.Th(g.Text("Budget")), h.Th(g.Text("Findings"))),
 				g.Map(p.Rows, func(r pageRow) g.Node {
 					return h.Tr(h.Td(h.Class("name"), g.Text(r.Name), g.If(r.Source != "", g.Group{h.Br(), h.Span(h.Class("soft"), g.Text(r.Source))})), h.Td(g.Text(r.Ready)),
 						g.Map(r.States, func(t tag) g.Node { return h.Td(t.node()) }),

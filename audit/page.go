@@ -45,7 +45,6 @@ type blocked struct {
 type page struct {
 	*Report
 	Headline, Time, Scope string
-	ReadyTitle            string
 	Offline               bool
 	Figures               []figure
 	BlockedOffline        []blocked
@@ -58,13 +57,9 @@ type page struct {
 // Page returns the report as one HTML page that needs nothing else: for people who
 // decide, with the summary first. The time is left out where it is zero.
 func Page(r *Report, now time.Time) ([]byte, error) {
-	p := page{Report: r, Offline: r.Source == offlineSource, Headline: headline(r)}
+	p := page{Report: r, Offline: r.Source == SourceManifests, Headline: headline(r)}
 	if !now.IsZero() {
 		p.Time = now.UTC().Format("2 January 2006, 15:04 UTC")
-	}
-	p.ReadyTitle = "Ready"
-	if p.Offline {
-		p.ReadyTitle = "Replicas"
 	}
 	p.Scope = plural(r.Summary.Workloads, "workload") + "."
 	if r.Summary.Nodes > 0 {

@@ -41,10 +41,10 @@ func TestThePageNeedsNothingElse(t *testing.T) {
 
 // Of manifests nothing is ready: what they say is how many replicas are asked for.
 func TestThePageOfManifestsSpeaksOfReplicas(t *testing.T) {
-	for source, want := range map[string]string{offlineSource: "<th>Replicas</th>", "context test": "<th>Ready</th>"} {
+	for source, want := range map[string]string{SourceManifests: "<th>Replicas</th>", "context test": "<th>Ready</th>"} {
 		s := state()
 		deploy(t, &s, "out", "web", 2)
-		s.Source, s.Offline = source, source == offlineSource
+		s.Source, s.Offline = source, source == SourceManifests
 		html, err := Page(Run(s, rules(t)), time.Time{})
 		if err != nil {
 			t.Fatal(err)

@@ -36,11 +36,7 @@ type cell struct{ text, color string }
 func (t Table) Text(r *Report) []byte {
 	var b bytes.Buffer
 	if len(r.Workloads) > 0 {
-		ready := "READY"
-		if r.Source == offlineSource {
-			ready = "REPLICAS" // as asked for; nothing is known of pods
-		}
-		rows := [][]cell{{{"WORKLOAD", ""}, {ready, ""}, {"SPREAD", ""}, {"STOP", ""}, {"PROBE", ""}, {"BUDGET", ""}, {"FINDINGS", ""}}}
+		rows := [][]cell{{{"WORKLOAD", ""}, {strings.ToUpper(readyTitle(r)), ""}, {"SPREAD", ""}, {"STOP", ""}, {"PROBE", ""}, {"BUDGET", ""}, {"FINDINGS", ""}}}
 		for _, w := range r.Workloads {
 			rows = append(rows, t.row(w))
 		}
@@ -266,4 +262,12 @@ func printable(text string) string {
 	}
 	quoted := strconv.Quote(text)
 	return quoted[1 : len(quoted)-1]
+}
+
+// readyTitle is the title of the replicas, in table and page.
+func readyTitle(r *Report) string {
+	if r.Source == SourceManifests {
+		return "Replicas" // as asked for; nothing is known of pods
+	}
+	return "Ready"
 }
