@@ -157,6 +157,7 @@ func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
 		return usageError{errors.New("--client-name without --client-ca-file: nothing says who may give out that name")}
 	}
 
+	webhook.KeepHeap(ctx, webhook.MinHeap)
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 

@@ -163,18 +163,15 @@ func matchLabels(room []byte, labels []label) json.RawMessage {
 		return nil
 	}
 	slices.SortFunc(labels, func(a, b label) int { return bytes.Compare(a.key, b.key) })
-	out := output{patch: room}
-	out.write(`{"matchLabels":{`)
+	selector := append(room, `{"matchLabels":{`...)
 	for i, l := range labels {
 		if i > 0 {
-			out.write(`,`)
+			selector = append(selector, ',')
 		}
-		out.text(l.key)
-		out.write(`:`)
-		out.text(l.value)
+		selector = append(scan.AppendString(selector, l.key), ':')
+		selector = scan.AppendString(selector, l.value)
 	}
-	out.write(`}}`)
-	return out.patch
+	return append(selector, `}}`...)
 }
 
 // mayName reports whether the raw selector may have a requirement on label, which
