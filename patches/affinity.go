@@ -163,15 +163,15 @@ func matchLabels(room []byte, labels []label) json.RawMessage {
 		return nil
 	}
 	slices.SortFunc(labels, func(a, b label) int { return bytes.Compare(a.key, b.key) })
-	selector := append(room, `{"matchLabels":{`...)
+	room = append(room, `{"matchLabels":{`...)
 	for i, l := range labels {
 		if i > 0 {
-			selector = append(selector, ',')
+			room = append(room, ',')
 		}
-		selector = append(scan.AppendString(selector, l.key), ':')
-		selector = scan.AppendString(selector, l.value)
+		room = append(scan.AppendString(room, l.key), ':')
+		room = scan.AppendString(room, l.value)
 	}
-	return append(selector, `}}`...)
+	return append(room, `}}`...)
 }
 
 // mayName reports whether the raw selector may have a requirement on label, which

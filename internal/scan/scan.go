@@ -88,6 +88,13 @@ func (s *Scanner) Next() byte {
 
 // next returns the position of the first byte from i on that is no white space.
 func next(data []byte, i int) int {
+	if i < len(data) && data[i] > ' ' { // as nearly always, since the API server writes none
+		return i
+	}
+	return afterBlanks(data, i)
+}
+
+func afterBlanks(data []byte, i int) int {
 	const blanks = 1<<' ' | 1<<'\t' | 1<<'\n' | 1<<'\r'
 	for i < len(data) && uint64(1)<<data[i]&blanks != 0 {
 		i++
@@ -218,16 +225,14 @@ func (s *Scanner) colon() error {
 
 // String returns the text of a string.
 func (s *Scanner) String() ([]byte, error) {
-	s.Next()
-	start := s.pos
-	escaped, err := s.skipString()
-	if err != nil {
+	start, escaped, err := s.skipString()
+	switch {
+	case err != nil:
 		return nil, err
+	case escaped:
+		return unquote(s.data[start:s.pos])
 	}
-	if !escaped {
-		return s.data[start+1 : s.pos-1], nil
-	}
-	return unquote(s.data[start:s.pos])
+	return s.data[start+1 : s.pos-1], nil
 }
 
 // unquote returns the text of a string with escapes.
@@ -239,57 +244,58 @@ func unquote(raw []byte) ([]byte, error) {
 	return []byte(text), nil
 }
 
-// skipString consumes a string and reports whether it has escapes.
-func (s *Scanner) skipString() (escaped bool, err error) {
-	s.Next()
-	end, escaped := stringEnd(s.data, s.pos)
+// skipString consumes a string and returns where it starts and whether it has escapes.
+func (s *Scanner) skipString() (start int, escaped bool, err error) {
+	start = next(s.data, s.pos)
+	end, escaped := stringEnd(s.data, start)
 	if end == 0 {
-		return false, s.bad()
+		return 0, false, s.badAt(start)
 	}
 	s.pos = end
-	return escaped, nil
+	return start, escaped, nil
 }
 
 // stringEnd returns the position after the string that starts at i and whether it has
 // escapes, or 0 when there is none.
 func stringEnd(data []byte, i int) (end int, escaped bool) {
-	if i == len(data) || data[i] != '"' {
+	if i >= len(data) || data[i] != '"' {
 		return 0, false
 	}
-	for i++; ; i++ {
-		i = plain(data, i)
-		if i == len(data) {
-			return 0, false
+	for i++; i < len(data); {
+		if i <= len(data)-8 { // most of an object is inside of strings
+			found := special(binary.LittleEndian.Uint64(data[i:]))
+			if found == 0 {
+				i += 8
+				continue
+			}
+			i += bits.TrailingZeros64(found) / 8
 		}
-		if data[i] == '"' {
+		switch c := data[i]; {
+		case c == '"':
 			return i + 1, escaped
-		}
-		length := escape(data[i:])
-		if length == 0 {
+		case c == '\\':
+			length := escape(data[i:])
+			if length == 0 {
+				return 0, false
+			}
+			i, escaped = i+1+length, true
+		case c < ' ':
 			return 0, false
+		default:
+			i++
 		}
-		i, escaped = i+length, true
 	}
+	return 0, false
 }
 
-// plain returns the position of the first quote, backslash or control character from i
-// on. Most of an object is inside of strings, so eight bytes are looked at at a time:
-// subtracting from each byte of a word borrows from its top bit where the byte is
-// smaller. Bytes that have that bit set already are none of these.
-func plain(data []byte, i int) int {
+// special returns the top bit of the first byte of a word that is a quote, a backslash or
+// a control character, and maybe those of bytes after it; 0 where there is none. Subtracting
+// from each byte borrows from its top bit where it is smaller. Bytes that have that bit
+// set already are none of these.
+func special(word uint64) uint64 {
 	const ones, tops = 0x0101010101010101, 0x8080808080808080
-	for ; i <= len(data)-8; i += 8 {
-		word := binary.LittleEndian.Uint64(data[i:])
-		quote, backslash, control := word^'"'*ones-ones, word^'\\'*ones-ones, word-' '*ones
-		found := (quote | backslash | control) &^ word & tops
-		if found != 0 {
-			return i + bits.TrailingZeros64(found)/8
-		}
-	}
-	for i < len(data) && data[i] != '"' && data[i] != '\\' && data[i] >= ' ' {
-		i++
-	}
-	return i
+	quote, backslash, control := word^'"'*ones-ones, word^'\\'*ones-ones, word-' '*ones
+	return (quote | backslash | control) &^ word & tops
 }
 
 // escape returns how many bytes of an escape follow its backslash, or 0 when text
@@ -381,7 +387,7 @@ func (s *Scanner) value() error {
 	case '{', '[':
 		return s.nested(c)
 	case '"':
-		_, err := s.skipString()
+		_, _, err := s.skipString()
 		return err
 	case 't':
 		return s.literal("true")
@@ -403,8 +409,14 @@ func (s *Scanner) nested(bracket byte) error {
 	data, i, outside := s.data, s.pos, s.depth-1
 	for first := true; ; {
 		i = next(data, i)
+		if i == len(data) {
+			return s.badAt(i)
+		}
 		object := objects&1 == 1
-		if i < len(data) && (object && data[i] == '}' || !object && data[i] == ']') {
+		switch c := data[i]; {
+		case c == ',' && !first:
+			i = next(data, i+1)
+		case object && c == '}', !object && c == ']':
 			i++
 			if s.depth--; s.depth == outside {
 				s.pos = i
@@ -413,12 +425,8 @@ func (s *Scanner) nested(bracket byte) error {
 			objects >>= 1
 			first = false
 			continue
-		}
-		if !first {
-			if i == len(data) || data[i] != ',' {
-				return s.badAt(i)
-			}
-			i = next(data, i+1)
+		case !first:
+			return s.badAt(i)
 		}
 		if object {
 			end, _ := stringEnd(data, i)
