@@ -172,7 +172,7 @@ soak: packages ## Rotate, kill, restart and attack evenkeel for long (root for t
 SPEED ?= docs
 
 .PHONY: bench
-bench: ## Measure what an admission costs beside other webhooks and policies (about 14 minutes; BENCH: more flags, such as a contestant by URL)
+bench: ## Measure what an admission costs beside other webhooks and policies (about 10 minutes; BENCH: more flags, such as a contestant by URL)
 	@cd e2e/bench
 	go run . -o "$(abspath $(SPEED))" $(BENCH)
 	go test -run '^$$' -bench . -benchtime 0.5s .

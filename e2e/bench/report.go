@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -114,15 +113,20 @@ func (c cost) minus(o cost) cost {
 	return cost{p50: c.p50 - o.p50, p99: c.p99 - o.p99, server: c.server - o.server, webhook: c.webhook - o.webhook, allocated: c.allocated - o.allocated, memory: c.memory}
 }
 
-// cost returns what the creates of a side took. perByte is what the API server's garbage collector takes.
-func (s *side) cost(atOnce int, perByte float64) cost {
-	var p50, p99 []float64
+// cost returns what the creates of a side took. all is what they used, and perByte what the API server's garbage collector
+// takes.
+func (s *side) cost(atOnce int, all []used, perByte float64) cost {
+	var latencies []time.Duration
 	for _, r := range s.creates[atOnce] {
-		slices.Sort(r.latencies)
-		at := func(q float64) float64 { return r.latencies[int(q*float64(len(r.latencies)-1))].Seconds() * 1e3 }
+		latencies = append(latencies, r.latencies...)
+	}
+	var p50, p99 []float64
+	for hundred := range slices.Chunk(latencies, 100) {
+		slices.Sort(hundred)
+		at := func(q float64) float64 { return hundred[int(q*float64(len(hundred)-1))].Seconds() * 1e3 }
 		p50, p99 = append(p50, at(.5)), append(p99, at(.99))
 	}
-	u := typical(s.rounds(atOnce), perByte)
+	u := typical(all, perByte)
 	return cost{p50: median(p50), p99: median(p99), server: u.server, webhook: u.webhook, allocated: u.allocated, memory: u.memory}
 }
 
@@ -135,42 +139,38 @@ func (s *side) rounds(atOnce int) []used {
 	return all
 }
 
-// quiet returns what the API server takes in a round in which it collects no garbage, which hardly varies: the lower
-// quartile.
-func quiet(all []used) float64 {
-	var server []float64
-	for _, u := range all {
-		server = append(server, u.server)
-	}
-	slices.Sort(server)
-	return server[len(server)/4]
-}
-
-// collecting returns what the API server's garbage collector takes, in ms of CPU for a byte that is allocated. One
-// collection takes as much as a hundred creations, and some rounds have none: so what all rounds took beyond a quiet one
-// is shared out over all that they allocated.
-func collecting(groups [][]used) float64 {
-	beyond, allocated := 0.0, 0.0
-	for _, all := range groups {
-		least := quiet(all)
-		for _, u := range all {
-			beyond += u.server - least
-			allocated += u.allocated
+// evened returns what sides used round by round as if the machine had been as fast in all rounds. What others take from
+// it slows all sides of a round down alike, by tens of percent.
+func evened(sides map[*side][]used) map[*side][]used {
+	var totals []float64
+	for _, all := range sides {
+		totals = append(totals, make([]float64, len(all)-min(len(totals), len(all)))...)
+		for i, u := range all {
+			totals[i] += u.server + u.webhook
 		}
 	}
-	return beyond / allocated
+	mean := sum(totals) / float64(len(totals))
+	evened := map[*side][]used{}
+	for side, all := range sides {
+		for i, u := range all {
+			u.server, u.webhook = u.server*mean/totals[i], u.webhook*mean/totals[i]
+			evened[side] = append(evened[side], u)
+		}
+	}
+	return evened
 }
 
-// typical returns what a side uses.
+// typical returns what a side uses, in rounds without a collection, and its share of the collections by the bytes that it
+// allocates.
 func typical(all []used, perByte float64) used {
-	var webhook, allocated []float64
+	var server, webhook, allocated []float64
 	u := used{}
 	for _, one := range all {
-		webhook, allocated = append(webhook, one.webhook), append(allocated, one.allocated)
+		server, webhook, allocated = append(server, one.server), append(webhook, one.webhook), append(allocated, one.allocated)
 		u.memory = max(u.memory, one.memory)
 	}
 	u.webhook, u.allocated = middle(webhook), middle(allocated)
-	u.server = quiet(all) + perByte*u.allocated
+	u.server = middle(server) + perByte*u.allocated
 	return u
 }
 
@@ -179,35 +179,33 @@ func (r *report) creates(s *servers, rounds, pods int, atOnce []int) {
 	fmt.Fprintf(&r.sections, `
 ## A Pod created in the API server
 
-A real kube-apiserver, asked to create a Pod of %s by as many clients at once, %d times each in %d rounds. What a webhook or policy *adds* is the
+A real kube-apiserver, asked to create a Pod of %s by as many clients at once, %d times each, %d or more in a round. What a webhook or policy *adds* is the
 difference to the creation of the same Pod where nothing is asked, on the first line of each group; CPU is that of kube-apiserver and of the webhook's process. Every
-Pod that was created is compared with one in which the defaults were written by hand. Webhooks are called over HTTP/1.1, as behind any Service. kube-apiserver's
-CPU is that of a round in which it collects no garbage, the lower quartile of all, and its share of the collections by the bytes that it allocates: one of them takes as
-much as a hundred creations and would decide over a round. Of latencies each round has its own percentiles, and the median of the rounds is stated. The webhook's CPU on the first line is evenkeel's: one of its replicas watches all Pods of the cluster, for
+Pod that was created is compared with one in which the defaults were written by hand. Webhooks are called over HTTP/1.1, as behind any Service. All sides take
+turns in each round; what they take in a round in which the machine was slow, with others on it, counts for less. kube-apiserver collects its garbage between rounds, when
+there is no room for the next one, since one collection takes as much CPU as a hundred creations and would decide over a round; its share of those is added to its CPU
+by the bytes that it allocates, %.1f ms of CPU for 100 MB (%s). Of latencies, each hundred has its own percentiles, and the median of those is stated: they hold no
+collections, of which there are the more, the more is allocated. The webhook's CPU on the first line is evenkeel's: one of its replicas watches all Pods of the cluster, for
 the budgets, and is told of each.
 
 | at once | asked | added p50 | added p99 | API server CPU | webhook CPU | together | to the floor | API server allocates | webhook memory |
 |---|---|--:|--:|--:|--:|--:|--:|--:|--:|
-`, size(len(s.pod)), pods, rounds)
+`, size(len(s.pod)), rounds*pods, pods, 1e8*s.garbage.perByte(), s.garbage.nonetheless())
 	c := chart{title: "What a webhook or policy adds to the creation of a Pod", panels: []panel{
 		{title: "added latency", unit: "ms", series: []string{"median", "to the 99th percentile"}, both: true, byGroup: true},
 		{title: "added CPU time", unit: "ms", series: []string{"API server", "webhook"}}}}
 	ratios := map[[3]string][]float64{} // of whom, to whom, in what
-	var groups [][]used
-	for _, side := range s.sides {
-		for _, n := range atOnce {
-			if side.pods {
-				groups = append(groups, side.rounds(n))
-			}
-		}
-	}
-	perByte := collecting(groups)
+	perByte := s.garbage.perByte()
 	for _, n := range atOnce {
-		costs := map[string]cost{}
+		rounds := map[*side][]used{}
 		for _, side := range s.sides {
 			if side.pods {
-				costs[side.name] = side.cost(n, perByte)
+				rounds[side] = side.rounds(n)
 			}
+		}
+		costs := map[string]cost{}
+		for side, all := range evened(rounds) {
+			costs[side.name] = side.cost(n, all, perByte)
 		}
 		bare := costs[nothing]
 		watching := bare.webhook
@@ -286,11 +284,11 @@ func (r *report) rollouts(s *servers, times, deployments int) {
 
 A Deployment of %d replicas is created, %d times in %d rounds, and kube-controller-manager makes its Pods. evenkeel is asked once, for the Deployment: its own metrics
 are counted, and every Pod is looked at. Policies on Pods are asked for each. With its budgets evenkeel also writes a PodDisruptionBudget and an Event, which the others have no
-counterpart of. CPU is shared out as above; the first line has evenkeel's for watching Deployments and Pods.
+counterpart of. Rounds are evened, and collections shared out, as above (%s); the first line has evenkeel's for watching Deployments and Pods.
 
 | asked | reviews | until all Pods are there | added | API server CPU | added | webhook CPU | added together |
 |---|--:|--:|--:|--:|--:|--:|--:|
-`, replicas, times*deployments, times)
+`, replicas, times*deployments, times, s.garbage.nonetheless())
 	type totals struct{ took, server, webhook, reviews float64 }
 	rounds := map[*side][]used{}
 	for _, side := range s.sides {
@@ -298,7 +296,8 @@ counterpart of. CPU is shared out as above; the first line has evenkeel's for wa
 			rounds[side] = append(rounds[side], d.used)
 		}
 	}
-	perByte := collecting(slices.Collect(maps.Values(rounds)))
+	rounds = evened(rounds)
+	perByte := s.garbage.perByte()
 	of := func(side *side) totals {
 		var took []float64
 		for _, d := range side.deployments {

@@ -26,6 +26,9 @@ type rollout struct {
 // rollouts creates a number of Deployments in a side, one after another, sees each have all of its pods and every pod the
 // defaults, and deletes them all.
 func (s *servers) rollouts(ctx context.Context, side *side, deployments int) (rollout, error) {
+	if err := s.deletePods(ctx, side.namespace); err != nil { // that it has made nonetheless
+		return rollout{}, err
+	}
 	reviewed, err := s.evenkeel.Metric(ctx, "evenkeel_admission_reviews_total")
 	if err != nil {
 		return rollout{}, err
@@ -127,11 +130,13 @@ func (s *servers) deleteRollouts(ctx context.Context, namespace string) error {
 	if err != nil {
 		return fmt.Errorf("delete rollouts: %w", err)
 	}
+	time.Sleep(100 * time.Millisecond) // until kube-controller-manager knows, which else makes new pods for those that are deleted
 	return s.deletePods(ctx, namespace)
 }
 
 // measureRollouts goes through rounds of rollouts, in which the sides take turns, each round in another order. A first round is not counted.
 func (s *servers) measureRollouts(ctx context.Context, rounds, deployments int) error {
+	s.garbage = garbage{most: map[*side]float64{}}
 	var sides []*side
 	for _, side := range s.sides {
 		if side.rollouts {
