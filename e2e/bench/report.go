@@ -142,14 +142,16 @@ func (s *side) rounds(atOnce int) []used {
 // evened returns what sides used round by round as if the machine had been as fast in all rounds. What others take from
 // it slows all sides of a round down alike, by tens of percent.
 func evened(sides map[*side][]used) map[*side][]used {
-	var totals []float64
+	totals := map[int]float64{} // by round
 	for _, all := range sides {
-		totals = append(totals, make([]float64, len(all)-min(len(totals), len(all)))...)
 		for i, u := range all {
 			totals[i] += u.server + u.webhook
 		}
 	}
-	mean := sum(totals) / float64(len(totals))
+	mean := 0.0
+	for _, total := range totals {
+		mean += total / float64(len(totals))
+	}
 	evened := map[*side][]used{}
 	for side, all := range sides {
 		for i, u := range all {
