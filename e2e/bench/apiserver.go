@@ -438,8 +438,8 @@ func (s *servers) deletePods(ctx context.Context, namespace string) error {
 	}
 }
 
-// measureCreates goes through rounds of creates, in which the sides take turns, each round in another order. There are as
-// many creations however many are made at once, but fewer and longer rounds where a short one would be over before it has
+// measureCreates goes through rounds of creates, in which the sides take turns, each round in another order. There are about
+// as many creations however many are made at once, but fewer and longer rounds where a short one would be over before it has
 // begun. A first round is not counted.
 func (s *servers) measureCreates(ctx context.Context, rounds, pods int, atOnce []int) error {
 	s.garbage = garbage{most: map[*side]float64{}}

@@ -181,7 +181,7 @@ func (r *report) creates(s *servers, rounds, pods int, atOnce []int) {
 	fmt.Fprintf(&r.sections, `
 ## A Pod created in the API server
 
-A real kube-apiserver, asked to create a Pod of %s by as many clients at once, %d times each, %d or more in a round. What a webhook or policy *adds* is the
+A real kube-apiserver, asked to create a Pod of %s by as many clients at once, about %d times each, %d or more in a round. What a webhook or policy *adds* is the
 difference to the creation of the same Pod where nothing is asked, on the first line of each group; CPU is that of kube-apiserver and of the webhook's process. Every
 Pod that was created is compared with one in which the defaults were written by hand. Webhooks are called over HTTP/1.1, as behind any Service. All sides take
 turns in each round; what they take in a round in which the machine was slow, with others on it, counts for less. kube-apiserver collects its garbage between rounds, when

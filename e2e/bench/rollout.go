@@ -26,7 +26,7 @@ type rollout struct {
 // rollouts creates a number of Deployments in a side, one after another, sees each have all of its pods and every pod the
 // defaults, and deletes them all.
 func (s *servers) rollouts(ctx context.Context, side *side, deployments int) (rollout, error) {
-	if err := s.deletePods(ctx, side.namespace); err != nil { // that it has made nonetheless
+	if err := s.deletePods(ctx, side.namespace); err != nil { // that were made when those before were deleted, see deleteRollouts
 		return rollout{}, err
 	}
 	reviewed, err := s.evenkeel.Metric(ctx, "evenkeel_admission_reviews_total")
@@ -130,7 +130,7 @@ func (s *servers) deleteRollouts(ctx context.Context, namespace string) error {
 	if err != nil {
 		return fmt.Errorf("delete rollouts: %w", err)
 	}
-	time.Sleep(100 * time.Millisecond) // until kube-controller-manager knows, which else makes new pods for those that are deleted
+	time.Sleep(100 * time.Millisecond) // until kube-controller-manager has noticed, mostly: it makes new pods for those that are deleted
 	return s.deletePods(ctx, namespace)
 }
 
