@@ -87,7 +87,7 @@ func TestNoResponseFails(t *testing.T) {
 	report := func(t *testing.T, p *process, scheme string, least int64) {
 		t.Helper()
 		s := p.stats(t, scheme)
-		for deadline := time.Now().Add(2 * time.Second); s.recycled() < least && time.Now().Before(deadline); s = p.stats(t, scheme) {
+		for deadline := time.Now().Add(10 * time.Second); s.recycled() < least && time.Now().Before(deadline); s = p.stats(t, scheme) {
 			time.Sleep(50 * time.Millisecond) // they end half a second after their last answer
 		}
 		requests.Add(s.Requests)
@@ -157,7 +157,8 @@ func TestNoResponseFails(t *testing.T) {
 	})
 	t.Run("streams and uploads in flight", func(t *testing.T) {
 		for _, protocol := range []protocol{http1, http2, h2c} {
-			args, scheme := []string{"-max-requests=8", "-max-age=300ms"}, "http"
+			// 24 requests over eight connections at a time can't all stay below three, however fast the machine is.
+			args, scheme := []string{"-max-requests=3", "-max-age=300ms"}, "http"
 			if protocol == http2 {
 				args, scheme = append(args, "-tls"), "https"
 			}
