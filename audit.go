@@ -209,8 +209,8 @@ func (i *injection) auditState() (*audit.State, error) {
 	for _, m := range i.manifests {
 		for _, d := range m.documents {
 			for _, o := range d.objects() {
-				if wrong := misnamed(o); wrong != "" {
-					state.Warnings = append(state.Warnings, fmt.Sprintf("%s:%d: %s: %s", m.name, o.line(), title(o), wrong))
+				for _, doubt := range doubts(o) {
+					state.Warnings = append(state.Warnings, fmt.Sprintf("%s:%d: %s: %s", m.name, doubt.line, title(o), printable(doubt.Error())))
 				}
 				if err := i.addObject(state, m, o); err != nil {
 					return nil, fmt.Errorf("%s:%d: %s: %w", m.name, o.line(), title(o), err)

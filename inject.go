@@ -430,8 +430,8 @@ func (i *injection) reviewObject(w *workload, known namespaces) error {
 	if namespace == "" {
 		namespace = i.namespace
 	}
-	if wrong := misnamed(w.object); wrong != "" {
-		i.warnings = append(i.warnings, warning{w.manifest, w.line(), title(w.object) + ": " + wrong})
+	for _, doubt := range doubts(w.object) {
+		i.warnings = append(i.warnings, warning{w.manifest, doubt.line, title(w.object) + ": " + doubt.Error()})
 	}
 	if apiVersion, t := apiType(w.Kind); t == nil || apiVersion != w.APIVersion {
 		i.others++

@@ -12,8 +12,11 @@ import (
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
@@ -82,9 +85,94 @@ func misnamed(o *object) string {
 	return fmt.Sprintf("nothing is added, since clusters know no kind %q %s; allowed: kind %s in %s", shortened(o.Kind), where, kind, apiVersion)
 }
 
+// doubts returns what an object says that its author can hardly mean, with the lines:
+// what misnamed finds, and fields that its type doesn't have. They are no errors, since
+// a newer API may know them.
+func doubts(o *object) []lineError {
+	if wrong := misnamed(o); wrong != "" {
+		return []lineError{{o.line(), errors.New(wrong)}}
+	}
+	apiVersion, t := apiType(o.Kind)
+	switch o.APIVersion + " " + o.Kind {
+	case apiVersion + " " + o.Kind:
+	case "policy/v1 PodDisruptionBudget":
+		t = reflect.TypeFor[policyv1.PodDisruptionBudget]()
+	case "autoscaling/v1 HorizontalPodAutoscaler":
+		t = reflect.TypeFor[autoscalingv1.HorizontalPodAutoscaler]()
+	case "autoscaling/v2 HorizontalPodAutoscaler":
+		t = reflect.TypeFor[autoscalingv2.HorizontalPodAutoscaler]()
+	default:
+		return nil
+	}
+	value, err := decodeJSON(o.value)
+	if err != nil {
+		return nil // told by mistyped
+	}
+	var all []lineError
+	misspelt(value, t, "", func(pointer, instead string) {
+		text := pathOf(pointer) + " is no known field, so kubectl apply refuses it"
+		if instead != "" {
+			text += "; did you mean " + instead + "?"
+		}
+		line, _ := o.document.lineOf(o.path + pointer)
+		all = append(all, lineError{line, errors.New(text)})
+	})
+	return all
+}
+
+// misspelt reports the JSON pointer to each member of a decoded value that has no field
+// in the type that the API decodes it into, and the field that it resembles, if any.
+func misspelt(value any, t reflect.Type, pointer string, report func(pointer, instead string)) {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()) {
+		return
+	}
+	switch value := value.(type) {
+	case map[string]any:
+		fields := map[string]reflect.Type{}
+		if t.Kind() == reflect.Struct {
+			fields = fieldsOf(t)
+		}
+		for _, key := range slices.Sorted(maps.Keys(value)) {
+			inner, known := fields[key]
+			at := pointer + "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(key)
+			switch {
+			case t.Kind() == reflect.Map:
+				misspelt(value[key], t.Elem(), at, report)
+			case known:
+				misspelt(value[key], inner, at, report)
+			case t.Kind() == reflect.Struct:
+				report(at, nearest(key, slices.Sorted(maps.Keys(fields))))
+			}
+		}
+	case []any:
+		if t.Kind() == reflect.Slice {
+			for i := range value {
+				misspelt(value[i], t.Elem(), pointer+"/"+strconv.Itoa(i), report)
+			}
+		}
+	}
+}
+
+// fieldsOf returns the types of the fields of a struct, by the names that they have in
+// JSON, those of embedded structs too.
+func fieldsOf(t reflect.Type) map[string]reflect.Type {
+	fields := map[string]reflect.Type{}
+	for field := range t.Fields() {
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		if field.Anonymous && name == "" {
+			maps.Copy(fields, fieldsOf(field.Type))
+			continue
+		}
+		fields[name] = field.Type
+	}
+	return fields
+}
+
 // mistyped returns the first value of an object that the API server would refuse
-// because of its type, or that no pod can do without, as a lineError, or nil. Fields
-// that the API's types of this release don't have are passed over.
+// because of its type, or that no pod can do without, as a lineError, or nil.
 func mistyped(o *object) error {
 	_, t := apiType(o.Kind)
 	if t == nil {
@@ -178,14 +266,9 @@ func mistake(value any, t reflect.Type, pointer string) (at, problem string) {
 		if !ok {
 			return wrong("a mapping (key: value)")
 		}
-		for i := range t.NumField() {
-			field := t.Field(i)
-			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
-			member, inner := value, pointer
-			if !field.Anonymous || name != "" {
-				member, inner = members[name], pointer+"/"+name
-			}
-			if at, problem := mistake(member, field.Type, inner); problem != "" {
+		fields := fieldsOf(t)
+		for _, name := range slices.Sorted(maps.Keys(fields)) {
+			if at, problem := mistake(members[name], fields[name], pointer+"/"+name); problem != "" {
 				return at, problem
 			}
 		}
