@@ -196,8 +196,12 @@ func nearestFlag(command *cobra.Command, name string) string {
 }
 
 // nearest returns the candidate that name resembles most, or "" when none is close.
-// The measure is the one that cobra has for commands.
+// The measure is the one that cobra has for commands. A name of more than 64 bytes, which
+// would take long, is a slip of nothing.
 func nearest(name string, candidates []string) string {
+	if len(name) > 64 {
+		return ""
+	}
 	commands := &cobra.Command{}
 	for _, c := range candidates {
 		commands.AddCommand(&cobra.Command{Use: c, Run: func(*cobra.Command, []string) {}})
