@@ -273,7 +273,7 @@ Each webhook is a process of its own and is called as kube-apiserver calls it, o
 				took[w.name] = cpu
 				used, memory = fmt.Sprintf("%.0f µs", cpu), fmt.Sprintf("%.0f MiB", float64(f.memory)/1024)
 				ratio = fmt.Sprintf("%.2f", cpu/took[floor])
-				c.rows = append(c.rows, bar{group: fmt.Sprintf("%d connections", connections), label: w.name, values: [][]float64{{cpu}}})
+				c.rows = append(c.rows, bar{group: fmt.Sprintf("%d at once", connections), label: w.name, values: [][]float64{{cpu}}})
 			}
 			fmt.Fprintf(&r.sections, "| %d | %s | %s | %s | %.0f | %s | %s | %s | %s |\n", connections, w.name, used, ratio, median(f.rate), at(.5), at(.99), at(.999), memory)
 		}

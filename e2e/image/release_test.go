@@ -17,17 +17,14 @@ type workflow struct {
 	Permissions map[string]string
 	Jobs        map[string]struct {
 		Permissions map[string]string
+		Uses        string
 		Steps       []struct{ Uses, Run string }
 	}
 }
 
-// What a release runs can't change under it, and can do no more than it needs.
-func TestTheReleaseRunsNothingThatCouldChange(t *testing.T) {
+// What a workflow runs can't change under it, and can do no more than it needs.
+func TestWorkflowsRunNothingThatCouldChange(t *testing.T) {
 	root, err := installation.Root()
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := os.ReadFile(filepath.Join(root, ".github", "workflows", "release.yml"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,8 +32,25 @@ func TestTheReleaseRunsNothingThatCouldChange(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	files, err := filepath.Glob(filepath.Join(root, ".github", "workflows", "*"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no workflow is there: %v", err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkWorkflow(t, string(text), string(makefile))
+		})
+	}
+}
+
+func checkWorkflow(t *testing.T, text, makefile string) {
+	t.Helper()
 	var w workflow
-	if err := yaml.Unmarshal(text, &w); err != nil {
+	if err := yaml.Unmarshal([]byte(text), &w); err != nil {
 		t.Fatal(err)
 	}
 	if w.Permissions == nil || len(w.Permissions) > 0 {
@@ -51,12 +65,15 @@ func TestTheReleaseRunsNothingThatCouldChange(t *testing.T) {
 				t.Errorf("job %s may write %s", name, permission)
 			}
 		}
+		if job.Uses != "" && !strings.HasPrefix(job.Uses, "./") {
+			t.Errorf("job %s uses %s, want a workflow of this repository", name, job.Uses)
+		}
 		for _, step := range job.Steps {
-			if step.Uses != "" && !regexp.MustCompile(`(?m)`+regexp.QuoteMeta(step.Uses)+` # v\d+\.\d+\.\d+$`).Match(text) || step.Uses != "" && !regexp.MustCompile(`@[0-9a-f]{40}$`).MatchString(step.Uses) {
+			if step.Uses != "" && !regexp.MustCompile(`(?m)`+regexp.QuoteMeta(step.Uses)+` # v\d+\.\d+\.\d+$`).MatchString(text) || step.Uses != "" && !regexp.MustCompile(`@[0-9a-f]{40}$`).MatchString(step.Uses) {
 				t.Errorf("job %s uses %s, want OWNER/NAME@COMMIT # vX.Y.Z", name, step.Uses)
 			}
 			for _, target := range regexp.MustCompile(`(?m)^\s*make ([a-z-]+)`).FindAllStringSubmatch(step.Run, -1) {
-				if !strings.Contains(string(makefile), "\n"+target[1]+":") {
+				if !strings.Contains(makefile, "\n"+target[1]+":") {
 					t.Errorf("job %s runs make %s, which the Makefile doesn't have", name, target[1])
 				}
 			}
@@ -65,7 +82,7 @@ func TestTheReleaseRunsNothingThatCouldChange(t *testing.T) {
 			}
 		}
 	}
-	for _, tool := range regexp.MustCompile(`go (?:run|install) (\S+/\S+)`).FindAllStringSubmatch(string(text)+string(makefile), -1) {
+	for _, tool := range regexp.MustCompile(`go (?:run|install) (\S+/\S+)`).FindAllStringSubmatch(text+makefile, -1) {
 		if !strings.HasPrefix(tool[1], "./") && !regexp.MustCompile(`@v\d+\.\d+\.\d+$`).MatchString(tool[1]) {
 			t.Errorf("%s has no version", tool[1])
 		}
