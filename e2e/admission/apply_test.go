@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/evenkeel/evenkeel/e2e/check"
@@ -186,6 +188,50 @@ func TestAManifestWithItsOwnGracePeriodOutlivesEvenkeel(t *testing.T) {
 						t.Errorf("%s: after %s the grace period is %d s, want what is written", what, how, now)
 					}
 				})
+			}
+		})
+	}
+}
+
+// TestOneDefaultCanBeTakenBack does as the README says: the setting is off, and the field once null. The other defaults stay. Server-side
+// apply takes null for nothing.
+func TestOneDefaultCanBeTakenBack(t *testing.T) {
+	ways := maps.Clone(applies)
+	ways["patch"] = applies["apply"]
+	for how, args := range ways {
+		t.Run(how, func(t *testing.T) {
+			namespace := optedIn(t, nil)
+			for name, null := range map[string]func(spec, container map[string]any){
+				"anti-affinity":   func(spec, _ map[string]any) { spec["affinity"] = nil },
+				"pre-stop-sleep":  func(_, container map[string]any) { container["lifecycle"] = nil },
+				"readiness-probe": func(_, container map[string]any) { container["readinessProbe"] = nil },
+			} {
+				for _, kind := range []string{"Deployment", "StatefulSet"} {
+					object, template := workload(kind, name, 1)
+					kubectl(t, object, append(args, "-n", namespace)...)
+					metav1.SetMetaDataAnnotation(&template.ObjectMeta, "evenkeel.dev/"+name, "off")
+					raw, err := json.Marshal(object)
+					check.Must(t, err)
+					var manifest map[string]any
+					check.Must(t, json.Unmarshal(raw, &manifest))
+					spec, _, err := unstructured.NestedFieldNoCopy(manifest, "spec", "template", "spec")
+					check.Must(t, err)
+					members := spec.(map[string]any)
+					null(members, members["containers"].([]any)[0].(map[string]any))
+					change := slices.Concat(args, []string{"-n", namespace})
+					if how == "patch" {
+						change = []string{"patch", kind, name, "-n", namespace, "--patch-file", "/dev/stdin"}
+					}
+					kubectl(t, manifest, change...)
+
+					want := name
+					if how == "server-side apply" {
+						want = ""
+					}
+					if _, now := stored(t, namespace, kind, name); missing(now.ObjectMeta, now.Spec) != want {
+						t.Errorf("%s %s lacks %q, want %q", kind, name, missing(now.ObjectMeta, now.Spec), want)
+					}
+				}
 			}
 		})
 	}
