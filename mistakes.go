@@ -187,7 +187,12 @@ func mistyped(o *object) error {
 		if pointer = podless(value, t); pointer == "" {
 			return nil
 		}
-		problem = "is missing, so there are no pods; a patch for kustomize has to be rendered first, as in: kubectl kustomize DIR | evenkeel inject -"
+		problem = "is missing, so there are no pods; "
+		if found := doubts(o); len(found) > 0 {
+			problem += found[0].Error()
+		} else {
+			problem += "a patch for kustomize has to be rendered first, as in: kubectl kustomize DIR | evenkeel inject -"
+		}
 	}
 	line, _ := o.document.lineOf(o.path + pointer)
 	return lineError{line, errors.New(pathOf(pointer) + " " + problem)}
