@@ -93,15 +93,14 @@ func doubts(o *object) []lineError {
 		return []lineError{{o.line(), errors.New(wrong)}}
 	}
 	apiVersion, t := apiType(o.Kind)
-	switch o.APIVersion + " " + o.Kind {
-	case apiVersion + " " + o.Kind:
-	case "policy/v1 PodDisruptionBudget":
-		t = reflect.TypeFor[policyv1.PodDisruptionBudget]()
-	case "autoscaling/v1 HorizontalPodAutoscaler":
-		t = reflect.TypeFor[autoscalingv1.HorizontalPodAutoscaler]()
-	case "autoscaling/v2 HorizontalPodAutoscaler":
-		t = reflect.TypeFor[autoscalingv2.HorizontalPodAutoscaler]()
-	default:
+	if apiVersion != o.APIVersion {
+		t = map[string]reflect.Type{
+			"policy/v1 PodDisruptionBudget":          reflect.TypeFor[policyv1.PodDisruptionBudget](),
+			"autoscaling/v1 HorizontalPodAutoscaler": reflect.TypeFor[autoscalingv1.HorizontalPodAutoscaler](),
+			"autoscaling/v2 HorizontalPodAutoscaler": reflect.TypeFor[autoscalingv2.HorizontalPodAutoscaler](),
+		}[o.APIVersion+" "+o.Kind]
+	}
+	if t == nil {
 		return nil
 	}
 	value, err := decodeJSON(o.value)
