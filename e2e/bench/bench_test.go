@@ -3,8 +3,11 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -118,5 +121,61 @@ func BenchmarkHandler(b *testing.B) {
 				}
 			})
 		}
+	}
+}
+
+// BenchmarkApply is what kube-apiserver does with the patch of a webhook, in the same library: with evenkeel's, which only
+// adds, with one that replaces the containers, where most of the Pod is, and with an empty one.
+func BenchmarkApply(b *testing.B) {
+	_, object := reference.review()
+	adding, err := referencePatch()
+	if err != nil {
+		b.Fatal(err)
+	}
+	decoded, err := applier.DecodePatch(adding)
+	if err != nil {
+		b.Fatal(err)
+	}
+	after, err := decoded.Apply(object)
+	if err != nil {
+		b.Fatal(err)
+	}
+	type operation struct {
+		Operation string          `json:"op"`
+		Path      string          `json:"path"`
+		Value     json.RawMessage `json:"value"`
+	}
+	var operations []operation
+	var pod struct {
+		Spec struct {
+			Containers json.RawMessage `json:"containers"`
+		} `json:"spec"`
+	}
+	if err := errors.Join(json.Unmarshal(adding, &operations), json.Unmarshal(after, &pod)); err != nil {
+		b.Fatal(err)
+	}
+	const containers = "/spec/containers"
+	all := len(operations)
+	replacing := slices.DeleteFunc(operations, func(o operation) bool { return strings.HasPrefix(o.Path, containers+"/") })
+	if len(replacing) == all {
+		b.Fatal("nothing is added to containers")
+	}
+	replacing = append(replacing, operation{"replace", containers, pod.Spec.Containers})
+	for _, c := range []struct {
+		name  string
+		patch []byte
+	}{{"adds", adding}, {"replaces the containers", encoded(replacing)}, {"empty", []byte("[]")}} {
+		b.Run(c.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				decoded, err := applier.DecodePatch(c.patch)
+				if err == nil {
+					_, err = decoded.Apply(object)
+				}
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

@@ -81,16 +81,22 @@ type constant struct {
 
 // newFloor returns the floor: its patch is the one that evenkeel answers the reference workload with.
 func newFloor() (http.Handler, error) {
+	patch, err := referencePatch()
+	if err != nil {
+		return nil, err
+	}
+	return newConstant(patch), nil
+}
+
+// referencePatch returns evenkeel's patch of the reference workload.
+func referencePatch() ([]byte, error) {
 	injector, err := patches.New(patches.DefaultConfig())
 	if err != nil {
 		return nil, err
 	}
 	_, object := reference.review()
 	result := injector.Review(patches.Request{Operation: patches.Create, Object: object, Cluster: patches.Cluster{APIServer: patches.Version{Major: 1, Minor: 36}}})
-	if result.Err != nil {
-		return nil, result.Err
-	}
-	return newConstant(result.Patch), nil
+	return result.Patch, result.Err
 }
 
 // newConstant returns a handler that answers with a patch.
