@@ -23,6 +23,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -151,6 +152,9 @@ func (i *Installation) wait(ctx context.Context, path string) error {
 	deadline := time.Now().Add(time.Minute)
 	for {
 		_, err := i.fetch(ctx, path)
+		if _, runs := i.cluster.PIDs()[i.options.Name]; !runs {
+			return fmt.Errorf("evenkeel has ended; its log:\n%s", i.Log())
+		}
 		if err == nil {
 			return nil
 		}
@@ -428,8 +432,11 @@ func WriteKubeconfig(ctx context.Context, c *cluster.Cluster, file string) error
 	return clientcmd.WriteToFile(*config, file)
 }
 
+// given are the addresses that freeAddress has returned.
+var given sync.Map
+
 // freeAddress returns a loopback address that nobody listens on now, below the ports that systems pick for outgoing
-// connections.
+// connections. It returns none twice, since whoever got it may not listen yet.
 func freeAddress() (string, error) {
 	for range 200 {
 		offset, err := rand.Int(rand.Reader, big.NewInt(1999))
@@ -437,8 +444,15 @@ func freeAddress() (string, error) {
 			return "", err
 		}
 		listener, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", 30800+offset.Int64()))
-		if err == nil {
-			return listener.Addr().String(), listener.Close()
+		if err != nil {
+			continue
+		}
+		address := listener.Addr().String()
+		if err := listener.Close(); err != nil {
+			return "", err
+		}
+		if _, twice := given.LoadOrStore(address, nil); !twice {
+			return address, nil
 		}
 	}
 	return "", errors.New("find a free loopback port: none in 200 attempts")
