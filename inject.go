@@ -473,9 +473,8 @@ func (i *injection) warn(m *manifest, o *object, p policy.Problem) {
 		metadata = o.path + "/spec/template/metadata"
 	}
 	line := o.line()
-	for _, place := range []string{"/annotations/", "/labels/"} {
-		key := strings.ReplaceAll(strings.ReplaceAll(p.Key, "~", "~0"), "/", "~1")
-		if at, ok := o.document.lineOf(metadata + place + key); ok {
+	for _, place := range []string{"/annotations", "/labels"} {
+		if at, ok := o.document.lineOf(metadata + place + pointerTo(p.Key)); ok {
 			line = at
 			break
 		}

@@ -501,6 +501,11 @@ func child(node *yaml.Node, key string) (name, value *yaml.Node) {
 	return nil, nil
 }
 
+// pointerTo returns the JSON pointer (RFC 6901) from an object to its member.
+func pointerTo(key string) string {
+	return "/" + strings.ReplaceAll(strings.ReplaceAll(key, "~", "~0"), "/", "~1")
+}
+
 // pointerKeys splits a JSON pointer (RFC 6901) into its keys.
 func pointerKeys(pointer string) []string {
 	if pointer == "" {

@@ -128,29 +128,26 @@ func misspelt(value any, t reflect.Type, pointer string, report func(pointer, in
 	if reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()) {
 		return
 	}
-	switch value := value.(type) {
-	case map[string]any:
-		fields := map[string]reflect.Type{}
-		if t.Kind() == reflect.Struct {
-			fields = fieldsOf(t)
-		}
-		for _, key := range slices.Sorted(maps.Keys(value)) {
-			inner, known := fields[key]
-			at := pointer + "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(key)
-			switch {
-			case t.Kind() == reflect.Map:
-				misspelt(value[key], t.Elem(), at, report)
-			case known:
-				misspelt(value[key], inner, at, report)
-			case t.Kind() == reflect.Struct:
+	members, _ := value.(map[string]any)
+	elements, _ := value.([]any)
+	switch t.Kind() {
+	case reflect.Struct:
+		fields := fieldsOf(t)
+		for _, key := range slices.Sorted(maps.Keys(members)) {
+			at := pointer + pointerTo(key)
+			if field, known := fields[key]; known {
+				misspelt(members[key], field, at, report)
+			} else {
 				report(at, nearest(key, slices.Sorted(maps.Keys(fields))))
 			}
 		}
-	case []any:
-		if t.Kind() == reflect.Slice {
-			for i := range value {
-				misspelt(value[i], t.Elem(), pointer+"/"+strconv.Itoa(i), report)
-			}
+	case reflect.Map:
+		for _, key := range slices.Sorted(maps.Keys(members)) {
+			misspelt(members[key], t.Elem(), pointer+pointerTo(key), report)
+		}
+	case reflect.Slice:
+		for i := range elements {
+			misspelt(elements[i], t.Elem(), pointer+"/"+strconv.Itoa(i), report)
 		}
 	}
 }
@@ -282,7 +279,7 @@ func mistake(value any, t reflect.Type, pointer string) (at, problem string) {
 			return wrong("a mapping (key: value)")
 		}
 		for _, key := range slices.Sorted(maps.Keys(members)) {
-			if at, problem := mistake(members[key], t.Elem(), pointer+"/"+strings.NewReplacer("~", "~0", "/", "~1").Replace(key)); problem != "" {
+			if at, problem := mistake(members[key], t.Elem(), pointer+pointerTo(key)); problem != "" {
 				return at, problem
 			}
 		}
