@@ -70,8 +70,11 @@ var reasons = [...]Reason{
 // Reasons returns a copy of the table of all skip codes.
 func Reasons() []Reason { return append([]Reason(nil), reasons[:]...) }
 
-// Reason returns the row of the table for code s.
+// Reason returns the row of the table for code s, an empty one for SkipNone.
 func (s Skip) Reason() Reason {
+	if s == SkipNone {
+		return Reason{}
+	}
 	for _, r := range reasons {
 		if r.Code == s {
 			return r

@@ -151,9 +151,6 @@ func warnings(result *patches.Result) []string {
 		all = append(all, "evenkeel: "+p.String())
 	}
 	for _, d := range result.Decisions {
-		if d.Skip == patches.SkipNone {
-			continue
-		}
 		reason := d.Skip.Reason()
 		if !reason.Warn {
 			continue
