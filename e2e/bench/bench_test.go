@@ -132,11 +132,7 @@ func BenchmarkApply(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	decoded, err := applier.DecodePatch(adding)
-	if err != nil {
-		b.Fatal(err)
-	}
-	after, err := decoded.Apply(object)
+	after, err := applied(adding, object)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -168,11 +164,7 @@ func BenchmarkApply(b *testing.B) {
 		b.Run(c.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				decoded, err := applier.DecodePatch(c.patch)
-				if err == nil {
-					_, err = decoded.Apply(object)
-				}
-				if err != nil {
+				if _, err := applied(c.patch, object); err != nil {
 					b.Fatal(err)
 				}
 			}

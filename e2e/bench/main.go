@@ -413,13 +413,9 @@ func agree(all []*contestant, review, object []byte) error {
 		if err := json.Unmarshal(answer, &r); err != nil || r.Response == nil || !r.Response.Allowed {
 			return fmt.Errorf("%s: answer %.300s does not allow the request: %w", c.name, answer, err)
 		}
-		patch, err := applier.DecodePatch(r.Response.Patch)
+		after, err := applied(r.Response.Patch, object)
 		if err != nil {
-			return fmt.Errorf("%s: read patch: %w", c.name, err)
-		}
-		after, err := patch.Apply(object)
-		if err != nil {
-			return fmt.Errorf("%s: apply patch: %w", c.name, err)
+			return fmt.Errorf("%s: %w", c.name, err)
 		}
 		var got map[string]any
 		if err := json.Unmarshal(after, &got); err != nil {
@@ -434,6 +430,19 @@ func agree(all []*contestant, review, object []byte) error {
 		}
 	}
 	return nil
+}
+
+// applied returns what a JSON patch makes of an object, in the library that kube-apiserver has.
+func applied(patch, object []byte) ([]byte, error) {
+	decoded, err := applier.DecodePatch(patch)
+	if err != nil {
+		return nil, fmt.Errorf("read patch: %w", err)
+	}
+	after, err := decoded.Apply(object)
+	if err != nil {
+		return nil, fmt.Errorf("apply patch: %w", err)
+	}
+	return after, nil
 }
 
 // ask sends a review and returns the answer.
