@@ -201,6 +201,7 @@ func TestOneDefaultCanBeTakenBack(t *testing.T) {
 	for how, args := range ways {
 		t.Run(how, func(t *testing.T) {
 			namespace := optedIn(t, nil)
+			args := slices.Concat(args, []string{"-n", namespace})
 			for name, null := range map[string]func(spec, container map[string]any){
 				"anti-affinity":   func(spec, _ map[string]any) { spec["affinity"] = nil },
 				"pre-stop-sleep":  func(_, container map[string]any) { container["lifecycle"] = nil },
@@ -208,7 +209,7 @@ func TestOneDefaultCanBeTakenBack(t *testing.T) {
 			} {
 				for _, kind := range []string{"Deployment", "StatefulSet"} {
 					object, template := workload(kind, name, 1)
-					kubectl(t, object, append(args, "-n", namespace)...)
+					kubectl(t, object, args...)
 					metav1.SetMetaDataAnnotation(&template.ObjectMeta, "evenkeel.dev/"+name, "off")
 					raw, err := json.Marshal(object)
 					check.Must(t, err)
@@ -218,7 +219,7 @@ func TestOneDefaultCanBeTakenBack(t *testing.T) {
 					check.Must(t, err)
 					members := spec.(map[string]any)
 					null(members, members["containers"].([]any)[0].(map[string]any))
-					change := slices.Concat(args, []string{"-n", namespace})
+					change := args
 					if how == "patch" {
 						change = []string{"patch", kind, name, "-n", namespace, "--patch-file", "/dev/stdin"}
 					}
