@@ -3,10 +3,8 @@ SHELL := bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-# The same flags everywhere, so that a package is compiled once for the control plane, the tests and the linters. The race
-# detector has its own.
-export CGO_ENABLED ?= 0
-export GOFLAGS ?= -trimpath
+# No flags here: what "go test" compiles on its own, the control plane, the tests and the linters share. Only releases
+# and the race detector have flags of their own.
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
@@ -43,7 +41,7 @@ test: packages fmt vet lint unit fuzz e2e proof-short bench-quick ## Everything 
 
 .PHONY: build
 build: ## Build bin/evenkeel
-	go build -ldflags "$(LDFLAGS)" -o bin/evenkeel .
+	CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -o bin/evenkeel .
 
 .PHONY: fmt
 fmt: ## Check that the code is gofmt'ed
@@ -78,7 +76,7 @@ bin/golangci-lint: tools/go.mod tools/go.sum
 unit: packages ## Run the unit tests with the race detector
 	@for module in $(UNIT_MODULES); do
 		echo "go test -race $$module"
-		(cd "$$module" && CGO_ENABLED=1 go test -race -timeout 20m ./...)
+		(cd "$$module" && go test -race -timeout 20m ./...)
 	done
 
 # Only our own packages are instrumented, by the flag that go test -fuzz sets for all: what they import is then compiled
@@ -217,7 +215,7 @@ dist: bin/helm ## Write all of a release to bin/dist: make dist VERSION=v1.2.3
 
 bin/helm: e2e/helm/go.mod e2e/helm/go.sum
 	@echo "building helm, about two minutes the first time"
-	cd e2e/helm && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o ../../bin/helm helm.sh/helm/v4/cmd/helm
+	cd e2e/helm && go build -ldflags "-s -w" -o ../../bin/helm helm.sh/helm/v4/cmd/helm
 
 .PHONY: vulnerabilities
 vulnerabilities: ## Look for known vulnerabilities with govulncheck, whose database must be within reach

@@ -117,7 +117,7 @@ func Build(ctx context.Context, log io.Writer, tools ...string) (string, error) 
 // the module cache, so the stamp needs no more than go.mod, the flags and the Go version.
 func buildTool(ctx context.Context, log io.Writer, e2e, name string, t tool) error {
 	module := filepath.Join(e2e, t.module)
-	args := []string{"build", "-trimpath", "-ldflags", t.ldflags}
+	args := []string{"build", "-ldflags", t.ldflags}
 	if t.update {
 		args = append(args, "-mod=mod")
 	}
@@ -144,7 +144,7 @@ func buildTool(ctx context.Context, log io.Writer, e2e, name string, t tool) err
 	fresh := binary + ".new" // renamed over the old one, which may be running
 	cmd := exec.CommandContext(ctx, "go", append(args, "-o", fresh, t.pkg)...)
 	cmd.Dir = module
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
+	cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off") // with cgo as plain go test has it, so that both share what is compiled
 	cmd.Stdout, cmd.Stderr = &output, &output
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // go removes its work directory
 	cmd.WaitDelay = 5 * time.Second

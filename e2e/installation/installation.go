@@ -59,7 +59,7 @@ func Build(ctx context.Context, dir string, tags ...string) (string, error) {
 	program := filepath.Join(dir, strings.Join(append([]string{"evenkeel"}, tags...), "-"))
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", program, "-tags", strings.Join(tags, ","), ".")
 	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+	cmd.Env = append(os.Environ(), "GOWORK=off")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build evenkeel: %w\n%s", err, out)
 	}
