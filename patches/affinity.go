@@ -28,20 +28,13 @@ const maxSelector = 16 << 10
 // scheduler's built-in spread (PodTopologySpread defaultConstraints).
 func addAntiAffinity(in *input, out *output) {
 	pod := in.pod()
-	switch {
-	case in.daemonSet():
-		out.skip(DefaultAntiAffinity, "", SkipDaemonSet)
-		return
-	case in.policy.AntiAffinity == policy.AntiAffinityOff:
-		out.skip(DefaultAntiAffinity, "", SkipOff)
-		return
-	case pod.podAntiAffinity, pod.topologySpread:
-		out.skip(DefaultAntiAffinity, "", SkipUserSet)
-		return
-	}
-	selector, skip := in.selector()
+	at := pod.affinitySlot()
+	r := in.ours.record
+	stays := r.wasEmpty("affinity")
+	selector, skip := in.spread()
 	if skip != SkipNone {
 		out.skip(DefaultAntiAffinity, "", skip)
+		out.takeBack(&at, pod.affinityOthers, stays)
 		return
 	}
 
@@ -56,12 +49,7 @@ func addAntiAffinity(in *input, out *output) {
 		out.text([]byte(key))
 		out.write(matchLabelKeys, `}`)
 	}
-	if pod.affinity {
-		out.open("add", pod.path, "/spec/affinity/podAntiAffinity")
-	} else {
-		out.open("add", pod.path, "/spec/affinity")
-		out.write(`{"podAntiAffinity":`)
-	}
+	out.begin(&at)
 	const required, preferred = `{"requiredDuringSchedulingIgnoredDuringExecution":[`, `"preferredDuringSchedulingIgnoredDuringExecution":[`
 	between := "{" + preferred
 	for i, key := range in.policy.TopologyKeys {
@@ -83,15 +71,29 @@ func addAntiAffinity(in *input, out *output) {
 		out.write(`]`)
 	}
 	out.write(`}`)
-	if !pod.affinity {
-		out.write(`}`)
+	out.noteFingerprint("", DefaultAntiAffinity, "", out.fill(&at))
+	if stays || at.standing == nil && pod.affinity && !pod.affinityOthers {
+		out.noteEmpty("affinity")
 	}
-	out.close()
 	detail, base := in.over, &in.config.Base
 	if in.policy.AntiAffinity != base.AntiAffinity || !slices.Equal(in.policy.TopologyKeys, base.TopologyKeys) {
 		detail = over(in.policy.AntiAffinity, in.policy.TopologyKeys)
 	}
 	out.applied(DefaultAntiAffinity, "", detail)
+}
+
+// spread returns the selector to keep replicas apart by, or why there is none.
+func (in *input) spread() (json.RawMessage, Skip) {
+	pod := in.pod()
+	switch {
+	case in.daemonSet():
+		return nil, SkipDaemonSet
+	case in.policy.AntiAffinity == policy.AntiAffinityOff:
+		return nil, SkipOff
+	case pod.podAntiAffinity != nil, pod.topologySpread:
+		return nil, SkipUserSet
+	}
+	return in.selector()
 }
 
 // over says for the report what was added.
@@ -124,6 +126,12 @@ func (in *input) revisioned() bool {
 func (in *input) selector() (json.RawMessage, Skip) {
 	var selector json.RawMessage
 	switch in.object.kind {
+	case "ReplicationController":
+		if labels := in.object.selector; !isEmpty(labels) {
+			selector = marshal(map[string]any{"matchLabels": json.RawMessage(labels)})
+			break
+		}
+		fallthrough // the API takes the template's labels
 	case "Pod":
 		var room [8]label
 		labels := room[:0]
@@ -133,15 +141,6 @@ func (in *input) selector() (json.RawMessage, Skip) {
 			}
 		}
 		selector = matchLabels(in.selectorRoom[:0], labels)
-		if selector == nil {
-			return nil, SkipNoLabels
-		}
-	case "ReplicationController":
-		if labels := in.object.selector; !isEmpty(labels) {
-			selector = marshal(map[string]any{"matchLabels": json.RawMessage(labels)})
-			break
-		}
-		selector = matchLabels(in.selectorRoom[:0], slices.Clone(in.pod().meta.labels))
 		if selector == nil {
 			return nil, SkipNoLabels
 		}

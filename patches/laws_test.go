@@ -16,6 +16,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"gomodules.xyz/jsonpatch/v2"
 	applier "gopkg.in/evanphx/json-patch.v4"
 	"sigs.k8s.io/yaml"
@@ -47,22 +48,18 @@ func checkLaws(injector *Injector, req Request) error {
 	if err != nil {
 		return err
 	}
-	kept, err := withoutRemoved(req, result.Operations)
-	if err != nil {
+	if err := theirsStays(injector, req, patched); err != nil {
 		return fmt.Errorf("%w; the patch is %s", err, result.Patch)
 	}
-	if err := onlyAdds(kept, patched); err != nil {
-		return fmt.Errorf("%w; the patch is %s", err, result.Patch)
-	}
-	if err := checkGrace(result, req.Object, patched); err != nil {
+	if err := sleepsFit(req.Object, patched); err != nil {
 		return fmt.Errorf("%w; the patch is %s", err, result.Patch)
 	}
 	second := req
-	second.Object = patched
+	second.Object, second.Ran = patched, nil
 	if r := injector.Review(second); string(r.Patch) != "[]" {
-		return fmt.Errorf("reinvocation adds %s after %s", r.Patch, result.Patch)
+		return fmt.Errorf("reinvocation does %s after %s", r.Patch, result.Patch)
 	}
-	return nil
+	return goesAway(req, patched)
 }
 
 // reviewRead reviews a request as the webhook does, which reads the objects while it reads the review, or returns nil
@@ -122,14 +119,9 @@ func checkAnswer(r Result) error {
 	if err := json.Unmarshal(r.Patch, &written); err != nil || len(written) != len(r.Operations) {
 		return fmt.Errorf("patch %q is not its %d operations: %w", r.Patch, len(r.Operations), err)
 	}
-	replaced := 0
 	for i, op := range r.Operations {
-		switch {
-		case op.Operation == "add", op.Operation == "remove" && op.Value == nil: // withoutRemoved
-		case op.Operation == "replace" && strings.HasSuffix(op.Path, "/spec/terminationGracePeriodSeconds"):
-			replaced++
-		default:
-			return fmt.Errorf("operation %s %s does more than add", op.Operation, op.Path)
+		if op.Operation != "add" && op.Operation != "replace" && (op.Operation != "remove" || op.Value != nil) {
+			return fmt.Errorf("operation %s %s is none of ours", op.Operation, op.Path)
 		}
 		if string(written[i]["op"]) != strconv.Quote(op.Operation) || string(written[i]["path"]) != strconv.Quote(op.Path) {
 			return fmt.Errorf("operation %d is written as %s %s", i, written[i]["op"], written[i]["path"])
@@ -139,9 +131,6 @@ func checkAnswer(r Result) error {
 				return fmt.Errorf("operation path %s is a prefix of %s", op.Path, other.Path)
 			}
 		}
-	}
-	if replaced > 1 {
-		return fmt.Errorf("%d values are replaced", replaced)
 	}
 	return nil
 }
@@ -159,154 +148,336 @@ func apply(patch, object []byte) ([]byte, error) {
 	return patched, nil
 }
 
-// onlyAdds returns an error when something of before is not the same in after,
-// but for the termination grace period and our own record.
-func onlyAdds(before, after []byte) error {
-	var x, y any
-	for raw, into := range map[*[]byte]*any{&before: &x, &after: &y} {
-		d := json.NewDecoder(bytes.NewReader(*raw))
-		d.UseNumber()
-		if err := d.Decode(into); err != nil {
-			return err
-		}
-	}
-	return subset(x, y, "")
-}
-
-// withoutRemoved returns the object without what is removed from it, which is nothing but a handler that stood in the same
-// place before the update, alone and under our record, and stands beside another one now.
-func withoutRemoved(req Request, operations []Change) ([]byte, error) {
-	kept := req.Object
-	for _, op := range operations {
-		if op.Operation != "remove" {
-			continue
-		}
-		var all [2]map[string]any // the probe or hook, after and before
-		for i, raw := range [...][]byte{req.Object, req.Old} {
-			o, err := parse(raw)
-			if err != nil {
-				return nil, err
-			}
-			place, ok := strings.CutPrefix(op.Path, o.pod.path+"/spec/containers/")
-			number, place, _ := strings.Cut(place, "/")
-			index, err := strconv.Atoi(number)
-			if !ok || err != nil || index >= len(o.pod.containers) {
-				return nil, fmt.Errorf("%s is removed, which is in no container", op.Path)
-			}
-			if i == 1 {
-				after, err := parse(req.Object)
-				if err != nil {
-					return nil, err
-				}
-				index = slices.IndexFunc(o.pod.containers, func(c container) bool { return c.name == after.pod.containers[index].name })
-			}
-			if index < 0 {
-				return nil, fmt.Errorf("%s is removed from a container that is new", op.Path)
-			}
-			c, name := &o.pod.containers[index], DefaultReadinessProbe
-			value := c.readinessProbe
-			if strings.HasPrefix(place, "lifecycle/preStop/") {
-				value, name = c.preStop, DefaultPreStopSleep
-			} else if !strings.HasPrefix(place, "readinessProbe/") {
-				return nil, fmt.Errorf("%s is removed, which is no handler", op.Path)
-			}
-			if !recorded(&o.pod, name) {
-				return nil, fmt.Errorf("%s is removed, which no record says is ours", op.Path)
-			}
-			if all[i], err = decode(value); err != nil {
-				return nil, err
-			}
-		}
-		kind := op.Path[strings.LastIndex(op.Path, "/")+1:]
-		if len(handlersOf(all[0])) != 2 || len(handlersOf(all[1])) != 1 || all[0][kind] == nil || !reflect.DeepEqual(all[0][kind], all[1][kind]) {
-			return nil, fmt.Errorf("%s is removed from %v, where %v stood", op.Path, all[0], all[1])
-		}
-		raw, err := json.Marshal([]Change{op})
-		if err != nil {
-			return nil, err
-		}
-		if kept, err = apply(raw, kept); err != nil {
-			return nil, err
-		}
-	}
-	return kept, nil
-}
-
-// subset returns an error when x is not contained in y: members with null may be
-// replaced, since the API takes them for absent.
-func subset(x, y any, path string) error {
-	switch x := x.(type) {
-	case map[string]any:
-		y, ok := y.(map[string]any)
-		if !ok {
-			return fmt.Errorf("%s is no object any more", path)
-		}
-		for key, value := range x {
-			at := path + "/" + escape(key)
-			other, ok := y[key]
-			switch {
-			case value == nil && ok,
-				strings.HasSuffix(at, "/spec/terminationGracePeriodSeconds"): // checkGrace
-				continue
-			case !ok:
-				return fmt.Errorf("%s is gone", at)
-			case key == policy.InjectedAnnotation:
-				if text, _ := value.(string); !reflect.DeepEqual(value, other) {
-					if _, ours := readRecord(text); !ours {
-						return fmt.Errorf("%s is changed from %q to %q, though it is no record of ours", at, value, other)
-					}
-				}
-				continue
-			}
-			if err := subset(value, other, at); err != nil {
-				return err
-			}
-		}
-		return nil
-	case []any:
-		y, ok := y.([]any)
-		if !ok || len(x) != len(y) {
-			return fmt.Errorf("%s is no array of %d elements any more", path, len(x))
-		}
-		for i := range x {
-			if err := subset(x[i], y[i], fmt.Sprintf("%s/%d", path, i)); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	if !reflect.DeepEqual(x, y) {
-		return fmt.Errorf("%s is changed from %v to %v", path, x, y)
-	}
-	return nil
-}
-
-// checkGrace checks that the grace period is raised by exactly a sleep that is in
-// the patched object, or not at all, and that no native sleep of ours is longer
-// than it.
-func checkGrace(r Result, before, after []byte) error {
-	x, err1 := parse(before)
-	y, err2 := parse(after)
+// theirsStays returns an error when something that people wrote is not the same after the patch. It
+// works on decoded objects, apart from the code that it checks, and knows what is ours from the record
+// alone.
+func theirsStays(injector *Injector, req Request, patched []byte) error {
+	before, err1 := decode(req.Object)
+	after, err2 := decode(patched)
 	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
-	old, raised := x.pod.graceSeconds(), y.pod.graceSeconds()
-	slept := map[int64]bool{}
-	for i := range y.pod.containers {
-		sleep := sleepOf(y.pod.containers[i].preStop)
-		slept[sleep] = true
-		if ours := x.pod.containers[i].preStop == nil; ours && sleep > 0 && sleep > raised {
-			return fmt.Errorf("a sleep of %d s is longer than the grace period of %d s", sleep, raised)
+	record := recordIn(before)
+	if len(record) == 0 && len(req.Old) > 0 {
+		if old, err := decode(req.Old); err == nil {
+			record = recordIn(old)
 		}
 	}
-	switch difference := raised - old; {
-	case difference == 0:
-	case difference < 0:
-		return fmt.Errorf("grace period is lowered from %d to %d s", old, raised)
-	case !slept[difference] && !slept[difference-1] && !slept[raised]: // a second more: unmistakable
-		return fmt.Errorf("grace period is raised from %d to %d s, which is no sleep", old, raised)
+	p, _ := policy.Resolve(injector.config.Base, injector.config.Bounds, sourcesOf(before, req)...)
+	x, y := people(before, record, req.Offline), people(after, recordIn(after), req.Offline)
+	if p.RaiseGracePeriod {
+		x.grace, y.grace = "", ""
+	}
+	if !reflect.DeepEqual(x, y) {
+		return fmt.Errorf("what people wrote is changed (-before +after):\n%s", cmp.Diff(x, y, cmp.AllowUnexported(written{})))
 	}
 	return nil
+}
+
+func sourcesOf(object map[string]any, req Request) []policy.Annotations {
+	texts := func(o map[string]any) map[string]string {
+		texts := map[string]string{}
+		annotations, _ := at(o, "metadata", "annotations").(map[string]any)
+		for key, value := range annotations {
+			texts[key], _ = value.(string)
+		}
+		return texts
+	}
+	template := templateIn(object)
+	sources := []policy.Annotations{{Source: policy.SourcePodTemplate, Values: texts(template)}}
+	if object["kind"] != "Pod" {
+		sources = append(sources, policy.Annotations{Source: policy.SourceWorkload, Values: texts(object)})
+	}
+	return append(sources, policy.Annotations{Source: policy.SourceNamespace, Values: req.Namespace})
+}
+
+// written is what people wrote.
+type written struct {
+	rest  map[string]any
+	grace string // "" where nobody wrote one
+}
+
+func at(value any, path ...string) any {
+	for _, key := range path {
+		member, _ := value.(map[string]any)
+		value = member[key]
+	}
+	return value
+}
+
+func templateIn(object map[string]any) map[string]any {
+	if object["kind"] == "Pod" {
+		return object
+	}
+	template, _ := at(object, "spec", "template").(map[string]any)
+	return template
+}
+
+func recordIn(object map[string]any) record {
+	text, _ := at(templateIn(object), "metadata", "annotations", policy.InjectedAnnotation).(string)
+	r, _ := readRecord(text)
+	return r
+}
+
+// people returns a copy of object without what r says is ours, and without parents that are empty then.
+func people(object map[string]any, r record, offline bool) written {
+	raw, err := json.Marshal(object)
+	if err != nil {
+		panic(err)
+	}
+	object, err = decode(raw)
+	if err != nil {
+		panic(err)
+	}
+	dropNulls(object)
+	template := templateIn(object)
+	metadata, _ := template["metadata"].(map[string]any)
+	annotations, _ := metadata["annotations"].(map[string]any)
+	if text, _ := annotations[policy.InjectedAnnotation].(string); text != "" {
+		if _, ok := readRecord(text); ok {
+			delete(annotations, policy.InjectedAnnotation)
+		}
+	}
+	if labels, _ := metadata["labels"].(map[string]any); labels != nil {
+		delete(labels, policy.DefaultedLabel)
+		dropEmpty(metadata, "labels")
+	}
+	dropEmpty(metadata, "annotations")
+	dropEmpty(template, "metadata")
+	spec, _ := template["spec"].(map[string]any)
+	affinity, _ := spec["affinity"].(map[string]any)
+	if is(affinity["podAntiAffinity"], r.get("", DefaultAntiAffinity)) {
+		delete(affinity, "podAntiAffinity")
+	}
+	dropEmpty(spec, "affinity")
+	containers, _ := spec["containers"].([]any)
+	longest := int64(0)
+	for _, element := range containers {
+		c, _ := element.(map[string]any)
+		name, _ := c["name"].(string)
+		lifecycle, _ := c["lifecycle"].(map[string]any)
+		stop, _ := lifecycle["preStop"].(map[string]any)
+		if form, seconds, ok := strings.Cut(r.get(name, DefaultPreStopSleep), ":"); ok {
+			own := map[string]any{"seconds": json.Number(seconds)}
+			if form == "exec" {
+				own = map[string]any{"command": []any{"sleep", seconds}}
+			}
+			if reflect.DeepEqual(stop[form], own) && (len(stop) == 1 || handlersIn(stop) > 1) {
+				delete(stop, form)
+				dropEmpty(lifecycle, "preStop")
+			}
+		}
+		if seconds, ok := at(lifecycle, "preStop", "sleep", "seconds").(json.Number); ok {
+			n, _ := seconds.Int64()
+			longest = max(longest, n)
+		}
+		dropEmpty(c, "lifecycle")
+		probe, _ := c["readinessProbe"].(map[string]any)
+		if parts := strings.Split(r.get(name, DefaultReadinessProbe), ":"); len(parts) == 5 && is(probe[parts[0]], parts[1]) {
+			own := map[string]string{"timeoutSeconds": parts[2], "periodSeconds": parts[3], "failureThreshold": parts[4], "successThreshold": "1"}
+			whole := true
+			for key, value := range probe {
+				whole = whole && (key == parts[0] || fmt.Sprint(value) == own[key])
+			}
+			whole = whole && len(probe) >= 4
+			if whole || handlersIn(probe) > 1 {
+				delete(probe, parts[0])
+				for key, value := range own {
+					if whole || fmt.Sprint(probe[key]) == value && key != "successThreshold" && !appliedToProbe(object, name, key) {
+						delete(probe, key)
+					}
+				}
+			}
+			dropEmpty(c, "readinessProbe")
+		}
+	}
+	w := written{rest: object}
+	if grace, ok := spec["terminationGracePeriodSeconds"].(json.Number); ok {
+		w.grace = string(grace)
+		from, to, raised := strings.Cut(r.get("", entryGrace), "/")
+		back, _ := strconv.ParseInt(from, 10, 64)
+		switch {
+		case from == "" || raised && to != w.grace || !raised && from != w.grace || clientWrote(object, !raised) == w.grace:
+		case raised && longest <= back:
+			w.grace = from
+		case !raised && longest <= 30:
+			w.grace = ""
+		}
+		if w.grace == "30" && !offline && clientWrote(object, true) == "" {
+			w.grace = ""
+		}
+		delete(spec, "terminationGracePeriodSeconds")
+	}
+	return w
+}
+
+// clientWrote returns the grace period that a client has left a trace of, or "". One of server-side apply is
+// without a value, and says nothing where we raised what was written.
+func clientWrote(object map[string]any, applied bool) string {
+	path := []string{"spec", "terminationGracePeriodSeconds"}
+	if object["kind"] != "Pod" {
+		path = append([]string{"spec", "template"}, path...)
+	}
+	text, _ := at(object, "metadata", "annotations", "kubectl.kubernetes.io/last-applied-configuration").(string)
+	if applied, err := decode([]byte(text)); err == nil && at(applied, path...) != nil {
+		return fmt.Sprint(at(applied, path...))
+	}
+	entries, _ := at(object, "metadata", "managedFields").([]any)
+	if !applied {
+		return ""
+	}
+	for _, entry := range entries {
+		fields := at(entry, "fieldsV1")
+		for _, key := range path {
+			fields = at(fields, "f:"+key)
+		}
+		if at(entry, "operation") == "Apply" && fields != nil {
+			return fmt.Sprint(at(object, path...))
+		}
+	}
+	return ""
+}
+
+// appliedToProbe reports whether kubectl has applied a member of the readiness probe of a container.
+func appliedToProbe(object map[string]any, container, member string) bool {
+	text, _ := at(object, "metadata", "annotations", "kubectl.kubernetes.io/last-applied-configuration").(string)
+	applied, err := decode([]byte(text))
+	if err != nil {
+		return false
+	}
+	containers, _ := at(templateIn(applied), "spec", "containers").([]any)
+	return slices.ContainsFunc(containers, func(c any) bool { return at(c, "name") == container && at(c, "readinessProbe", member) != nil })
+}
+
+func handlersIn(value map[string]any) int {
+	n := 0
+	for key := range value {
+		n += count(isHandler(key))
+	}
+	return n
+}
+
+// is reports whether a decoded value has a fingerprint as a record writes it.
+func is(value any, print string) bool {
+	raw, err := json.Marshal(value)
+	return err == nil && value != nil && print != "" && hasFingerprint(raw, print)
+}
+
+func dropEmpty(parent map[string]any, key string) {
+	if child, ok := parent[key].(map[string]any); ok && len(child) == 0 {
+		delete(parent, key)
+	}
+}
+
+func dropNulls(value any) {
+	switch value := value.(type) {
+	case []any:
+		for _, element := range value {
+			dropNulls(element)
+		}
+	case map[string]any:
+		for key, member := range value {
+			if member == nil {
+				delete(value, key)
+			}
+			dropNulls(member)
+		}
+	}
+}
+
+// decode reads a JSON object with its numbers as written.
+func decode(raw []byte) (map[string]any, error) {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	var value map[string]any
+	err := d.Decode(&value)
+	return value, err
+}
+
+// sleepsFit returns an error when a native sleep is longer than the grace period, unless it was before: the API
+// refuses that.
+func sleepsFit(before, after []byte) error {
+	fits := func(raw []byte) (bool, error) {
+		o, err := parse(raw)
+		if err != nil {
+			return false, err
+		}
+		for i := range o.pod.containers {
+			if nativeSleepOf(o.pod.containers[i].preStop) > o.pod.graceSeconds() {
+				return false, nil
+			}
+		}
+		return true, nil
+	}
+	x, err1 := fits(before)
+	y, err2 := fits(after)
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	if x && !y {
+		return errors.New("a sleep is longer than the grace period")
+	}
+	return nil
+}
+
+// goesAway returns an error when anything of ours is left of a patched object after everything is set to off: what
+// stands then is what people wrote.
+func goesAway(req Request, patched []byte) error {
+	off, err := newOff()
+	if err != nil {
+		return err
+	}
+	r := off.Review(Request{Operation: Create, Object: patched, Offline: true, Cluster: req.Cluster})
+	if len(r.Decisions) > 0 && r.Decisions[0].Skip != SkipOff && r.Decisions[0].Skip != SkipDaemonSet {
+		return nil // passed over
+	}
+	left, err := apply(r.Patch, patched)
+	if err != nil {
+		return err
+	}
+	object, err := decode(left)
+	if err != nil {
+		return err
+	}
+	template := templateIn(object)
+	before, err := decode(patched)
+	if err != nil {
+		return err
+	}
+	asked, _ := at(templateIn(before), "metadata", "annotations").(map[string]any)
+	for key := range asked {
+		if strings.HasPrefix(key, policy.Prefix) && key != policy.InjectedAnnotation {
+			return nil // its own annotation keeps a default on
+		}
+	}
+	if asked, _ := at(before, "metadata", "annotations").(map[string]any); object["kind"] != "Pod" {
+		for key := range asked {
+			if strings.HasPrefix(key, policy.Prefix) {
+				return nil
+			}
+		}
+	}
+	if text, _ := at(template, "metadata", "annotations", policy.InjectedAnnotation).(string); text != "" {
+		if _, ok := readRecord(text); ok {
+			return fmt.Errorf("off leaves the record %s", text)
+		}
+	}
+	x, y := people(before, recordIn(before), true), people(object, nil, true)
+	x.grace, y.grace = strings.TrimPrefix(x.grace, "30"), strings.TrimPrefix(y.grace, "30")
+	if !reflect.DeepEqual(x, y) {
+		return fmt.Errorf("off leaves (-theirs +left):\n%s", cmp.Diff(x, y, cmp.AllowUnexported(written{})))
+	}
+	return nil
+}
+
+func newOff() (*Injector, error) {
+	config := DefaultConfig()
+	for _, name := range []string{policy.SettingAntiAffinity, policy.SettingPreStopSleep, policy.SettingReadinessProbe} {
+		if err := config.Base.Set(name, "off", config.Bounds); err != nil {
+			return nil, err
+		}
+	}
+	return New(config)
 }
 
 // worlds are the clusters and settings that every law is checked in.
@@ -317,6 +488,7 @@ func worlds(t testing.TB) map[string]*Injector {
 		"built in":       {},
 		"required":       {policy.SettingAntiAffinity: "required", policy.SettingPreStopSleep: "60s"},
 		"explicit probe": {policy.SettingReadinessProbe: "http:http/ready", policy.SettingTopologyKeys: "rack"},
+		"raise":          {policy.SettingGracePeriod: "raise", policy.SettingPreStopSleep: "20s"},
 		"all off":        {policy.SettingAntiAffinity: "off", policy.SettingPreStopSleep: "off", policy.SettingReadinessProbe: "off"},
 	} {
 		config := DefaultConfig()
@@ -347,9 +519,16 @@ var clusters = [...]Cluster{
 // with a name each. Those that mean the same get the same answer.
 func variants(req Request) map[string]Request {
 	all := map[string]Request{}
+	object, _ := decode(req.Object)
+	set := at(templateIn(object), "spec", "terminationGracePeriodSeconds") != nil
 	for name, change := range map[string]func(map[string]any){
-		"planted":   func(o map[string]any) { plant(o) },
-		"defaulted": addAPIDefaults,
+		"planted": func(o map[string]any) { plant(o) },
+		"defaulted": func(o map[string]any) {
+			addAPIDefaults(o)
+			if spec, _ := templateIn(o)["spec"].(map[string]any); req.Offline && spec != nil && !set {
+				delete(spec, "terminationGracePeriodSeconds") // which somebody wrote, where it stands in a manifest
+			}
+		},
 	} {
 		changed := req
 		var err1, err2 error
@@ -420,7 +599,7 @@ func plant(value any) {
 	case map[string]any:
 		for key, member := range value {
 			switch key {
-			case "labels", "annotations", "matchLabels", "nodeSelector":
+			case "labels", "annotations", "matchLabels", "nodeSelector", "managedFields":
 			case "selector": // an empty one must stay empty
 				inner, _ := member.(map[string]any)
 				labels, _ := inner["matchLabels"].(map[string]any)
@@ -502,8 +681,8 @@ func checkAllLaws(t *testing.T, injectors map[string]*Injector, req Request) {
 				if err := checkLaws(injector, variant); err != nil {
 					t.Fatalf("%s, %s, %+v: %v", name, world, cluster, err)
 				}
-				if name == "planted" && len(req.Old) > 0 {
-					continue // what is planted beside our additions is missing in what replaces them
+				if name == "planted" && (len(req.Old) > 0 || bytes.Contains(req.Object, []byte(policy.InjectedAnnotation))) {
+					continue // what is planted into our additions makes them somebody else's
 				}
 				if got := outline(injector.Review(variant)); got != want {
 					t.Fatalf("%s, %s, %+v: got\n%s\nwant\n%s", name, world, cluster, got, want)
@@ -563,10 +742,12 @@ func TestADiffFindsOnlyAdditions(t *testing.T) {
 				t.Errorf("no difference, after %s", r.Patch)
 			}
 			for _, op := range found {
-				replaceable := strings.HasSuffix(op.Path, "/terminationGracePeriodSeconds") || strings.HasSuffix(op.Path, "/"+escape(policy.InjectedAnnotation)) ||
+				replaceable := strings.HasSuffix(op.Path, "/terminationGracePeriodSeconds") || strings.HasSuffix(op.Path, "/"+escapedInjected) ||
 					wasNull(t, c.request.Object, op.Path)
-				if op.Operation == "remove" && slices.ContainsFunc(r.Operations, func(o Change) bool { return o.Operation == "remove" && o.Path == op.Path }) {
-					continue
+				if slices.ContainsFunc(r.Operations, func(o Change) bool {
+					return o.Operation != "add" && (o.Path == op.Path || strings.HasPrefix(op.Path, o.Path+"/"))
+				}) {
+					continue // theirsStays
 				}
 				if op.Operation != "add" && (op.Operation != "replace" || !replaceable) {
 					t.Errorf("the patch does %s %s: %s", op.Operation, op.Path, r.Patch)
@@ -664,8 +845,8 @@ func TestTheLawsHaveTeeth(t *testing.T) {
 		},
 		"adds twice":                       func(_ *input, o *output) { o.add("/spec/x", 1); o.add("/spec/x", 1) },
 		"adds where nothing is":            func(_ *input, o *output) { o.add("/spec/x/y", 1) },
-		"raises by something else":         func(in *input, o *output) { setGrace(in.pod(), o, in.pod().graceSeconds()+1) },
-		"lowers the grace period":          func(in *input, o *output) { setGrace(in.pod(), o, 29) },
+		"raises without a record":          func(in *input, o *output) { in.pod().setGrace(o, in.pod().graceSeconds()+1) },
+		"lowers the grace period":          func(in *input, o *output) { in.pod().setGrace(o, 29) },
 		"adds again on every run":          func(_ *input, o *output) { o.add("/spec/x", 1) },
 		"answers each time in another way": func(_ *input, o *output) { runs++; o.add("/spec/x", runs) },
 		"writes into the input": func(in *input, _ *output) {

@@ -3,7 +3,11 @@ package patches
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"slices"
 	"sync"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/evenkeel/evenkeel/internal/scan"
 	"github.com/evenkeel/evenkeel/policy"
@@ -22,6 +26,8 @@ type object struct {
 	pod podTemplate
 	// depth is how deeply the document is nested.
 	depth int
+	// offline is set for a manifest, in which the API has defaulted nothing.
+	offline bool
 
 	// Room for what most workloads have, so that reading one allocates once.
 	labelRoom     [2][8]label
@@ -40,8 +46,13 @@ type metadata struct {
 	// or nil.
 	annotated   bool
 	annotations map[string]string
-	// annotationBytes is at least the size of all annotations, as the API counts it.
-	annotationBytes int
+	// annotationCount is how many annotations there are, annotationBytes at least their
+	// size, as the API counts it.
+	annotationCount, annotationBytes int
+	// lastApplied is the raw value of kubectl's last-applied-configuration, managedFields
+	// the raw list of who wrote which field; nil where there is none.
+	lastApplied, managedFields []byte
+	uid                        string
 	// controller and controllerName are kind and name of the controlling owner, ""
 	// without one.
 	controller, controllerName string
@@ -129,8 +140,9 @@ type podTemplate struct {
 	meta metadata
 	// spec is set where there is a pod spec.
 	spec            bool
-	affinity        bool // set, with whatever in it
-	podAntiAffinity bool
+	affinity        bool   // set, with whatever in it
+	affinityOthers  bool   // set, with something beside podAntiAffinity in it
+	podAntiAffinity []byte // raw, nil where it is not set
 	topologySpread  bool
 	// grace is terminationGracePeriodSeconds, nil where it is not set; graceRoom holds
 	// it.
@@ -140,32 +152,56 @@ type podTemplate struct {
 	windows       bool
 	containers    []container
 	ports         []port // of all containers
+	// ours is what split has taken out.
+	ours ours
 }
 
 // container is what is read of a container; init containers are never looked at.
 type container struct {
-	present        bool // not null
-	name           string
-	ports          []port
-	lifecycle      bool
-	preStop        []byte // the raw hook, nil where it is not set
-	readinessProbe []byte // the raw probe, nil where it is not set
+	present         bool // not null
+	name            string
+	ports           []port
+	lifecycle       bool
+	lifecycleOthers bool   // set, with something beside preStop in it
+	preStop         []byte // the raw hook, nil where it is not set
+	readinessProbe  []byte // the raw probe, nil where it is not set
 	// livenessHandler and startupHandler are the handlers of these probes.
 	livenessHandler, startupHandler handler
+	// killGrace is the shortest terminationGracePeriodSeconds of these probes, nil
+	// without one.
+	killGrace *int64
+	// ourPreStop and ourProbe are raw values of ours that split has taken out of preStop
+	// and readinessProbe; hookParts and probeParts the members of ours that stand in a
+	// hook and a probe of somebody else.
+	ourPreStop, ourProbe  []byte
+	hookParts, probeParts []string
 }
 
 // handler is the member of a probe that says how to probe. The zero value is none.
 type handler struct {
 	kind string // httpGet, tcpSocket, grpc or exec
 	raw  []byte
-	// timeout is what its probe gives it, in seconds, 0 where that is not set.
-	timeout int64
+	// timeout, period and failures are timeoutSeconds, periodSeconds and failureThreshold
+	// of its probe, 0 where they are not set.
+	timeout, period, failures int64
 }
 
 type port struct {
 	name   []byte
 	number int64
 	tcp    bool
+}
+
+// named reports whether each container has a name of its own that the API allows, a DNS label: the
+// record tells containers by their names.
+func (p *podTemplate) named() bool {
+	for i := range p.containers {
+		name := p.containers[i].name
+		if !policy.IsDNSLabel(name) || slices.ContainsFunc(p.containers[:i], func(c container) bool { return c.name == name }) {
+			return false
+		}
+	}
+	return true
 }
 
 // mirrorAnnotation marks the API server's copy of a static pod, which the kubelet
@@ -177,12 +213,10 @@ var (
 	objectMembers    = []string{"apiVersion", "kind", "metadata", "spec"}
 	specMembers      = []string{"selector", "template"}
 	templateMembers  = []string{"metadata", "spec"}
-	metadataMembers  = []string{"name", "labels", "annotations", "ownerReferences"}
+	metadataMembers  = []string{"name", "uid", "labels", "annotations", "ownerReferences", "managedFields"}
 	ownerMembers     = []string{"kind", "name", "controller"}
 	podMembers       = []string{"affinity", "topologySpreadConstraints", "terminationGracePeriodSeconds", "restartPolicy", "os", "nodeSelector", "containers"}
-	affinityMembers  = []string{"podAntiAffinity"}
 	containerMembers = []string{"name", "ports", "lifecycle", "readinessProbe", "livenessProbe", "startupProbe"}
-	lifecycleMembers = []string{"preStop"}
 	portMembers      = []string{"name", "containerPort", "protocol"}
 )
 
@@ -357,6 +391,10 @@ func (r reader) metadata(m *metadata, room []label) error {
 		switch name {
 		case "name":
 			return r.text(&m.name)
+		case "uid":
+			return r.text(&m.uid)
+		case "managedFields":
+			return r.set(&m.managedFields)
 		case "labels":
 			if r.Next() == '{' {
 				m.labels = room
@@ -377,10 +415,14 @@ func (r reader) metadata(m *metadata, room []label) error {
 }
 
 func (r reader) annotation(m *metadata, key []byte) error {
+	m.annotationCount++
 	if !bytes.HasPrefix(key, []byte(policy.Prefix)) {
 		m.mirror = m.mirror || string(key) == mirrorAnnotation
 		raw, err := r.Skip()
 		m.annotationBytes += len(key) + len(raw)
+		if string(key) == corev1.LastAppliedConfigAnnotation {
+			m.lastApplied = raw
+		}
 		return err
 	}
 	if _, twice := m.annotations[string(key)]; twice {
@@ -421,11 +463,7 @@ func (r reader) podSpec(o *object) error {
 		switch name {
 		case "affinity":
 			p.affinity = r.Next() == '{'
-			return r.Members(affinityMembers, func(string) error {
-				p.podAntiAffinity = r.Next() != 'n'
-				_, err := r.Skip()
-				return err
-			})
+			return r.parent("podAntiAffinity", &p.podAntiAffinity, &p.affinityOthers)
 		case "topologySpreadConstraints":
 			return r.Elements(func(int) error {
 				p.topologySpread = true
@@ -474,6 +512,31 @@ func (r reader) containers(o *object) error {
 	})
 }
 
+// set reads a raw value, nil for null.
+func (r reader) set(raw *[]byte) (err error) {
+	if !r.Null() {
+		*raw, err = r.Skip()
+	}
+	return err
+}
+
+// parent reads the raw value of one member of an object, and whether any other is set.
+func (r reader) parent(member string, raw *[]byte, others *bool) error {
+	seen := false
+	return r.Each(func(key []byte) error {
+		if string(key) != member {
+			*others = *others || r.Next() != 'n'
+			_, err := r.Skip()
+			return err
+		}
+		if seen {
+			return fmt.Errorf("has %q twice", member)
+		}
+		seen = true
+		return r.set(raw)
+	})
+}
+
 func (r reader) container(p *podTemplate, c *container) error {
 	c.present = r.Next() == '{'
 	return r.Members(containerMembers, func(name string) (err error) {
@@ -491,22 +554,13 @@ func (r reader) container(p *podTemplate, c *container) error {
 			})
 		case "lifecycle":
 			c.lifecycle = r.Next() == '{'
-			return r.Members(lifecycleMembers, func(string) error {
-				if r.Null() {
-					return nil
-				}
-				c.preStop, err = r.Skip()
-				return err
-			})
+			return r.parent("preStop", &c.preStop, &c.lifecycleOthers)
 		case "readinessProbe":
-			if r.Null() {
-				return nil
-			}
-			c.readinessProbe, err = r.Skip()
+			return r.set(&c.readinessProbe)
 		case "livenessProbe":
-			c.livenessHandler, err = r.handler()
+			c.livenessHandler, err = r.handler(c)
 		default:
-			c.startupHandler, err = r.handler()
+			c.startupHandler, err = r.handler(c)
 		}
 		return err
 	})
@@ -514,13 +568,27 @@ func (r reader) container(p *podTemplate, c *container) error {
 
 // handler returns the handler of a probe, or the zero value when it has none,
 // several, or one that is not known.
-func (r reader) handler() (handler, error) {
-	var found handler
+//
+// A grace period of the probe goes to c.
+func (r reader) handler(c *container) (handler, error) {
+	var found, timings handler
 	handlers := 0
-	var timeout int64
 	err := r.Each(func(key []byte) (err error) {
-		if string(key) == "timeoutSeconds" {
-			timeout, _, err = r.Integer()
+		switch string(key) {
+		case "timeoutSeconds":
+			timings.timeout, _, err = r.Integer()
+			return err
+		case "periodSeconds":
+			timings.period, _, err = r.Integer()
+			return err
+		case "failureThreshold":
+			timings.failures, _, err = r.Integer()
+			return err
+		case "terminationGracePeriodSeconds":
+			grace, set, err := r.Integer()
+			if set && (c.killGrace == nil || grace < *c.killGrace) {
+				c.killGrace = &grace
+			}
 			return err
 		}
 		raw, err := r.Skip()
@@ -535,8 +603,8 @@ func (r reader) handler() (handler, error) {
 	if handlers != 1 {
 		return handler{}, err
 	}
-	found.timeout = timeout
-	return found, err
+	timings.kind, timings.raw = found.kind, found.raw
+	return timings, err
 }
 
 func (r reader) port() (port, error) {

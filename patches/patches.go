@@ -7,10 +7,12 @@
 // and applies the result with the API server's own applier; when anything about
 // it is in doubt, the answer is the empty patch.
 //
-// Operations only add. The one that replaces raises
-// terminationGracePeriodSeconds, and the one that removes takes back what we added
-// ourselves (giveway.go). Nothing is ever decoded into API types, encoded
-// and compared: that deletes every field that the types don't know.
+// What a review finds in the object is split into what the record says that we
+// added (record.go, ours.go) and what people wrote. The generators look at the
+// latter alone; operations replace and remove the former alone, but for a written
+// terminationGracePeriodSeconds where a setting asks to raise it. Nothing is ever
+// decoded into API types, encoded and compared: that deletes every field that the
+// types don't know.
 package patches
 
 import (
@@ -18,7 +20,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -59,8 +60,8 @@ const (
 
 // Change is one operation of a JSON Patch (RFC 6902).
 type Change struct {
-	// Operation is "add" or, for terminationGracePeriodSeconds alone, "replace", or, for
-	// a handler of ours beside one of the workload's own, "remove".
+	// Operation is "add", or for what evenkeel added earlier "replace" or "remove".
+	// terminationGracePeriodSeconds is replaced where the API has put its default.
 	Operation string `json:"op"`
 	// Path is a JSON pointer (RFC 6901).
 	Path string `json:"path"`
@@ -78,6 +79,12 @@ type Request struct {
 	ObjectRead, OldRead *Reading
 	// Namespace holds the annotations of the Namespace.
 	Namespace map[string]string
+	// Ran reports whether a revision of the workload with this UID has a pod template with this
+	// fingerprint (FingerprintTemplate): then the update goes back to what ran. Nil means that
+	// nothing is known.
+	Ran func(uid string, template uint64) bool
+	// Whole is set where the client sent the whole object (PUT) rather than a patch.
+	Whole bool
 	// OptedOut reports whether a workload of the object's Namespace carries the label
 	// that opts it out, by kind and name. Its pods need not carry it. Nil means that
 	// none does.
@@ -142,23 +149,25 @@ func New(config Config) (*Injector, error) {
 	case config.Base.AntiAffinity == "":
 		return nil, errors.New("base policy is empty; policy.Default returns the built-in one")
 	}
-	return &Injector{config: config, over: over(config.Base.AntiAffinity, config.Base.TopologyKeys), generators: []generator{giveWay, addAntiAffinity, addPreStopSleep, addReadinessProbe, addFault, addRecord}, proof: &proof{}}, nil
+	return &Injector{config: config, over: over(config.Base.AntiAffinity, config.Base.TopologyKeys), proof: &proof{},
+		generators: []generator{addAntiAffinity, addPreStopSleep, addReadinessProbe, addFault, addRecord}}, nil
 }
 
 // input is what a generator reads.
 type input struct {
-	object  *object
-	old     *object // nil on CREATE
+	object *object
+	// ours is what stands of an earlier round or of an earlier review.
+	ours    *ours
 	policy  policy.Policy
 	config  *Config
 	over    string // of the Injector
 	cluster Cluster
 	// offline is set for a manifest.
 	offline bool
+	// final is set where the update takes away part of what is ours, and the settings agree.
+	final bool
 	// sources are the annotations that policy came from.
-	sources [3]policy.Annotations
-	// gone are the recorded defaults of which nothing stands any more.
-	gone         []string
+	sources      [3]policy.Annotations
 	selectorRoom [512]byte
 }
 
@@ -197,9 +206,14 @@ type output struct {
 	decisions []Decision
 	problems  []policy.Problem
 	sources   []policy.Annotations
+	// record is what stands after the patch, without what empty adds to it.
+	record, empty []byte
+	// failed is set by a generator for which nothing may be added at all.
+	failed Skip
 
 	// Room for what most workloads get.
 	patchRoom    [2048]byte
+	recordRoom   [256]byte
 	spanRoom     [8]span
 	changeRoom   [8]Change
 	decisionRoom [6]Decision
@@ -207,8 +221,68 @@ type output struct {
 
 // span says where in the patch an operation has its path and its value.
 type span struct {
-	operation                                string
-	pathStart, pathEnd, valueStart, valueEnd int
+	operation                                       string
+	start, pathStart, pathEnd, valueStart, valueEnd int
+}
+
+// slot is a place of the pod spec that a default goes to: the member leaf of the member parent of
+// the object at base.
+type slot struct {
+	base, index, parent, leaf string
+	// parentThere is set where there is such a parent already.
+	parentThere bool
+	// standing is the raw value of ours that stands there, or nil.
+	standing []byte
+	// wrapped and valueStart are for fill.
+	wrapped    bool
+	valueStart int
+}
+
+// begin begins to write what is wanted in a slot; what is written until fill is the value.
+func (o *output) begin(at *slot) {
+	switch {
+	case at.standing != nil:
+		o.open("replace", at.base, at.index, at.parent, at.leaf)
+	case at.parent == "" || at.parentThere:
+		o.open("add", at.base, at.index, at.parent, at.leaf)
+	default:
+		o.open("add", at.base, at.index, at.parent)
+		o.write(`{"`, at.leaf[1:], `":`)
+		at.wrapped = true
+	}
+	at.valueStart = len(o.patch)
+}
+
+// fill ends what begin began and returns the fingerprint of the value. Where the same value stands
+// already, nothing is done.
+func (o *output) fill(at *slot) uint64 {
+	value := o.patch[at.valueStart:]
+	print, err := Fingerprint(value)
+	if err != nil {
+		panic(fmt.Errorf("read own value: %w", err)) // Review turns it into SkipInternalError
+	}
+	if at.standing != nil && same(at.standing, value) {
+		last := len(o.spans) - 1
+		o.patch, o.spans = o.patch[:o.spans[last].start], o.spans[:last]
+		return print
+	}
+	if at.wrapped {
+		o.write(`}`)
+	}
+	o.close()
+	return print
+}
+
+// takeBack removes what stands of ours in a slot, with its parent where nothing else is left in that
+// and it wasn't there before.
+func (o *output) takeBack(at *slot, others, parentStays bool) {
+	switch {
+	case at.standing == nil:
+	case at.parent == "" || others || parentStays:
+		o.remove(at.base, at.index, at.parent, at.leaf)
+	default:
+		o.remove(at.base, at.index, at.parent)
+	}
 }
 
 // add appends an operation whose value is any that encoding/json takes.
@@ -227,26 +301,27 @@ func (o *output) replace(path string, value any) {
 // open begins an operation; its path, of plain characters only, is in parts. What is
 // written until close is its value.
 func (o *output) open(operation string, path ...string) {
-	o.begin(operation, path...)
+	o.operation(operation, path...)
 	o.write(`","value":`)
 	o.spans[len(o.spans)-1].valueStart = len(o.patch)
 }
 
 // remove appends an operation that has no value.
 func (o *output) remove(path ...string) {
-	o.begin("remove", path...)
+	o.operation("remove", path...)
 	o.write(`"}`)
 }
 
-// begin writes an operation up to its path.
-func (o *output) begin(operation string, path ...string) {
+// operation writes an operation up to its path.
+func (o *output) operation(operation string, path ...string) {
 	if o.patch == nil {
 		o.patch = o.patchRoom[:0]
 		o.spans = o.spanRoom[:0]
 	}
+	at := span{operation: operation, start: len(o.patch)}
 	o.patch = append(o.patch, "[,"[min(len(o.spans), 1)])
 	o.write(`{"op":"`, operation, `","path":"`)
-	at := span{operation: operation, pathStart: len(o.patch)}
+	at.pathStart = len(o.patch)
 	o.write(path...)
 	at.pathEnd = len(o.patch)
 	o.spans = append(o.spans, at)
@@ -269,6 +344,12 @@ func (o *output) integer(n int64) { o.patch = strconv.AppendInt(o.patch, n, 10) 
 func (o *output) close() {
 	o.spans[len(o.spans)-1].valueEnd = len(o.patch)
 	o.patch = append(o.patch, '}')
+}
+
+// reset forgets everything that was appended.
+func (o *output) reset() {
+	o.patch, o.spans, o.record, o.empty, o.failed = nil, nil, nil, nil, SkipNone
+	o.decisions, o.problems = o.decisionRoom[:0], nil
 }
 
 // changes ends the patch and returns it with its operations.
@@ -338,54 +419,67 @@ func (i *Injector) Review(req Request) (result Result) {
 	if req.Operation != Create && req.Operation != Update {
 		return nothing(result, SkipOperation, nil)
 	}
-	object := req.ObjectRead
-	if object == nil {
-		object = &Reading{raw: req.Object}
-		object.err = object.review.object.parse(req.Object)
+	reading := req.ObjectRead
+	if reading == nil {
+		reading = &Reading{raw: req.Object}
+		reading.err = reading.review.object.parse(req.Object)
 	}
-	if object.err != nil {
-		return nothing(result, SkipUnreadable, fmt.Errorf("read object: object %w", object.err))
+	if reading.err != nil {
+		return nothing(result, SkipUnreadable, fmt.Errorf("read object: object %w", reading.err))
 	}
-	in, o, out := &object.review.input, &object.review.object, &object.review.output
+	in, o, out := &reading.review.input, &reading.review.object, &reading.review.output
 	result.Kind, result.Name = o.kind, o.meta.name
+	o.offline = req.Offline
 	if skip := o.passOver(req); skip != SkipNone {
 		return nothing(result, skip, nil)
 	}
 	if !o.pod.spec {
 		return nothing(result, SkipUnreadable, errors.New("read object: object has no pod spec"))
 	}
-	in.object, in.config, in.over, in.cluster, in.offline = o, &i.config, i.over, req.Cluster, req.Offline
+	if !o.pod.named() {
+		return nothing(result, SkipContainerName, nil)
+	}
+	in.object, in.ours, in.config, in.over, in.cluster, in.offline = o, &o.pod.ours, &i.config, i.over, req.Cluster, req.Offline
+	var old *object
 	if req.Operation == Update {
-		old := req.OldRead
-		if old == nil {
-			old = &Reading{}
-			old.err = old.review.object.parse(req.Old)
+		before := req.OldRead
+		if before == nil {
+			before = &Reading{}
+			before.err = before.review.object.parse(req.Old)
 		}
-		if old.err != nil {
-			return nothing(result, SkipUnreadable, fmt.Errorf("read old object: object %w", old.err))
+		if before.err != nil {
+			return nothing(result, SkipUnreadable, fmt.Errorf("read old object: object %w", before.err))
 		}
-		in.old = &old.review.object
-		if sameJSON(in.old.template, o.template) {
+		if old = &before.review.object; same(old.template, o.template) {
 			return nothing(result, SkipUnchangedTemplate, nil)
 		}
 	}
-
+	round, skip := o.against(old, &req)
+	if skip != SkipNone {
+		return nothing(result, skip, nil)
+	}
 	in.resolve(req.Namespace, &result)
 	out.sources = in.sources[:]
-	if kept, ok := in.kept(); ok {
-		kept.write(out)
-		for _, name := range defaults {
-			if recorded(&in.old.pod, name) {
-				out.applied(name, "", "kept as it was")
-			} else {
-				out.skip(name, "", SkipUnchangedTemplate)
+	out.reset()
+	switch round {
+	case roundKeep:
+		keep(in, old, out)
+	case roundTakenAway:
+		in.final = true
+		i.generate(in, out)
+		if restored := old.restored(o, out); len(restored) > 0 {
+			in.final = false
+			out.reset()
+			keep(in, old, out)
+			for _, name := range restored {
+				out.problems = append(out.problems, policy.Problem{Code: policy.ProblemRestored, Source: policy.SourcePodTemplate, Key: policy.Prefix + name})
 			}
 		}
-	} else {
-		out.decisions = out.decisionRoom[:0]
-		for _, generate := range i.generators {
-			generate(in, out)
-		}
+	default:
+		i.generate(in, out)
+	}
+	if out.failed != SkipNone {
+		return nothing(result, out.failed, nil)
 	}
 	result.Problems = append(result.Problems, out.problems...)
 	if len(out.spans) == 0 {
@@ -395,7 +489,7 @@ func (i *Injector) Review(req Request) (result Result) {
 	}
 	patch, changes := out.changes()
 	if guarded {
-		if err := i.proof.applies(patch, changes, object.raw, o); err != nil {
+		if err := i.proof.applies(patch, changes, reading.raw, o); err != nil {
 			return nothing(result, SkipInternalError, err)
 		}
 	}
@@ -403,15 +497,10 @@ func (i *Injector) Review(req Request) (result Result) {
 	return result
 }
 
-// kept returns the operations that keep the template of an update as it was.
-func (in *input) kept() (*keeper, bool) {
-	if in.old == nil {
-		return nil, false
+func (i *Injector) generate(in *input, out *output) {
+	for _, generate := range i.generators {
+		generate(in, out)
 	}
-	if _, ours := readRecord(in.old.pod.meta.annotations[policy.InjectedAnnotation]); !ours {
-		return nil, false
-	}
-	return keep(in.old, in.object)
 }
 
 // passOver returns why an object gets nothing at all, or SkipNone.
@@ -536,14 +625,4 @@ func nothing(result Result, skip Skip, err error) Result {
 		result.Decisions[i] = Decision{Default: name, Skip: skip}
 	}
 	return result
-}
-
-// sameJSON reports whether two documents are the same value.
-func sameJSON(a, b []byte) bool {
-	if bytes.Equal(a, b) {
-		return true
-	}
-	x, err1 := decode(a)
-	y, err2 := decode(b)
-	return err1 == nil && err2 == nil && reflect.DeepEqual(x, y)
 }

@@ -2,6 +2,7 @@ package patches
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"strconv"
 
@@ -22,6 +23,10 @@ const (
 	probePeriod           = 5
 	probeTimeout          = 2
 	probeFailureThreshold = 3
+
+	// apiProbePeriod is what the API makes of a period that is not set
+	// (SetDefaults_Probe in k8s.io/kubernetes/pkg/apis/core/v1/defaults.go).
+	apiProbePeriod = 10
 )
 
 // addReadinessProbe adds a readiness probe to the containers that have none: the
@@ -29,64 +34,103 @@ const (
 // work, or a TCP probe on its only, or obvious, TCP port. A probe that would be a
 // guess is not added, and never a liveness probe: it kills.
 func addReadinessProbe(in *input, out *output) {
-	pod, probe := in.pod(), in.policy.ReadinessProbe
-	switch {
-	case in.daemonSet() && !in.policy.Asked(policy.SettingReadinessProbe):
-		out.skip(DefaultReadinessProbe, "", SkipDaemonSet)
-		return
-	case probe.Kind == policy.ProbeOff:
-		out.skip(DefaultReadinessProbe, "", SkipOff)
-		return
-	}
-	target := -1 // the only container that an explicit probe is for
-	if probe.Kind != policy.ProbeAuto {
-		if target = in.probed(); target < 0 {
-			if in.policy.Asked(policy.SettingReadinessProbe) { // who asked for all can't be told of each
-				out.problem(in.policy.From(policy.SettingReadinessProbe), policy.SettingReadinessProbe,
-					"names a port that not exactly one container declares", "a declared port, or evenkeel.dev/containers to choose")
-			}
-			out.skip(DefaultReadinessProbe, "", SkipUnknownPort)
-			return
-		}
+	pod := in.pod()
+	target, skip := in.probeTarget(out)
+	if skip != SkipNone {
+		out.skip(DefaultReadinessProbe, "", skip)
 	}
 	for i := range pod.containers {
 		c := &pod.containers[i]
-		switch {
-		case target >= 0 && i != target:
-			out.skip(DefaultReadinessProbe, c.name, SkipNotSelected)
-			continue
-		case c.readinessProbe != nil:
-			out.skip(DefaultReadinessProbe, c.name, SkipUserSet)
-			continue
-		case !in.selects(c):
-			out.skip(DefaultReadinessProbe, c.name, SkipNotSelected)
+		at := pod.probeSlot(i)
+		pod.giveWay(i, out, "/readinessProbe", c.probeParts)
+		var h handler
+		why := skip
+		if why == SkipNone {
+			if h, why = in.probeOf(c, target, i); why != SkipNone {
+				out.skip(DefaultReadinessProbe, c.name, why)
+			}
+		}
+		if why != SkipNone {
+			out.takeBack(&at, false, false)
 			continue
 		}
-		h, skip := obvious(c)
-		if target >= 0 {
-			h, skip = asked(probe, c), SkipNone
+		print, err := Fingerprint(h.raw)
+		if err != nil {
+			panic(fmt.Errorf("read own handler: %w", err)) // Review turns it into SkipInternalError
 		}
-		if skip != SkipNone {
-			out.skip(DefaultReadinessProbe, c.name, skip)
-			continue
-		}
-		out.open("add", pod.path, "/spec/containers/", strconv.Itoa(i), "/readinessProbe")
+		timeout, period, failures := h.timings()
+		out.begin(&at)
 		out.probe(h)
-		out.close()
+		out.fill(&at)
+		out.noteFingerprint(c.name, DefaultReadinessProbe, h.kind+":", print, ":", strconv.FormatInt(timeout, 10),
+			":", strconv.FormatInt(period, 10), ":", strconv.FormatInt(failures, 10))
 		out.applied(DefaultReadinessProbe, c.name, describe(h))
 	}
 }
 
+// probeTarget returns the index of the only container that an explicit probe is for, -1 for all, or
+// why nothing gets a probe.
+func (in *input) probeTarget(out *output) (int, Skip) {
+	switch {
+	case in.daemonSet() && !in.policy.Asked(policy.SettingReadinessProbe):
+		return -1, SkipDaemonSet
+	case in.policy.ReadinessProbe.Kind == policy.ProbeOff:
+		return -1, SkipOff
+	case in.policy.ReadinessProbe.Kind == policy.ProbeAuto:
+		return -1, SkipNone
+	}
+	target := in.probed()
+	if target >= 0 {
+		return target, SkipNone
+	}
+	if in.policy.Asked(policy.SettingReadinessProbe) { // who asked for all can't be told of each
+		out.problem(in.policy.From(policy.SettingReadinessProbe), policy.SettingReadinessProbe,
+			"names a port that no container, or more than one, declares", "a declared port, or evenkeel.dev/containers to choose")
+	}
+	return -1, SkipUnknownPort
+}
+
+// probeOf returns the handler for container c, the i-th, or why it gets none.
+func (in *input) probeOf(c *container, target, i int) (handler, Skip) {
+	switch {
+	case target >= 0 && i != target:
+		return handler{}, SkipNotSelected
+	case c.readinessProbe != nil:
+		return handler{}, SkipUserSet
+	case !in.selects(c):
+		return handler{}, SkipNotSelected
+	case target >= 0:
+		return asked(in.policy.ReadinessProbe, c), SkipNone
+	}
+	return obvious(c)
+}
+
+// timings returns timeout, period and failures of the readiness probe with handler h, in seconds and
+// times. A command of the author's is run no more often than the author runs it, and may fail for at
+// least a third of the time that the author bears.
+func (h handler) timings() (timeout, period, failures int64) {
+	timeout = max(h.timeout, probeTimeout)
+	period, failures = max(timeout, probePeriod), probeFailureThreshold
+	if h.kind == "exec" {
+		authors := h.period
+		if authors == 0 {
+			authors = apiProbePeriod
+		}
+		period, failures = max(period, authors), max(failures, (h.failures+2)/3)
+	}
+	return timeout, period, failures
+}
+
 // probe writes a readiness probe, its members in the order of their names.
 func (o *output) probe(h handler) {
-	timeout := max(h.timeout, probeTimeout)
+	timeout, period, failures := h.timings()
 	between := `{`
 	for _, member := range [...]struct {
 		name   string
 		number int64 // 0 for handlers
 	}{
-		{"exec", 0}, {"failureThreshold", probeFailureThreshold}, {"grpc", 0}, {"httpGet", 0},
-		{"periodSeconds", max(timeout, probePeriod)}, {"tcpSocket", 0}, {"timeoutSeconds", timeout},
+		{"exec", 0}, {"failureThreshold", failures}, {"grpc", 0}, {"httpGet", 0},
+		{"periodSeconds", period}, {"tcpSocket", 0}, {"timeoutSeconds", timeout},
 	} {
 		if member.number == 0 && member.name != h.kind {
 			continue

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	applier "gopkg.in/evanphx/json-patch.v4"
@@ -46,7 +47,9 @@ func (p *proof) applies(patch []byte, changes []Change, raw []byte, o *object) e
 	}
 	var room [1024]byte
 	shape := sha256.Sum256(appendShape(room[:0], changes, o))
-	enough := max(depth, o.depth) <= shallow && !slices.ContainsFunc(changes, func(c Change) bool { return c.Operation == "remove" }) // of what no shape has
+	enough := max(depth, o.depth) <= shallow && !slices.ContainsFunc(changes, func(c Change) bool { // of what no shape has
+		return c.Operation != "add" && !strings.HasSuffix(c.Path, "/spec/terminationGracePeriodSeconds")
+	})
 	if enough {
 		p.mu.RLock()
 		known := p.shapes[shape]

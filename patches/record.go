@@ -1,133 +1,289 @@
 package patches
 
 import (
+	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
+	"github.com/evenkeel/evenkeel/internal/scan"
 	"github.com/evenkeel/evenkeel/policy"
 )
 
-// addRecord notes on the pod or pod template which defaults were added to it: the
-// annotation evenkeel.dev/injected for people, the label evenkeel.dev/defaulted
-// for the Pod webhook's objectSelector. Where nothing was added, nothing is noted.
+// record is what the annotation evenkeel.dev/injected says that was added to a pod template: for
+// each place its name and a value that tells exactly what was put there. Entries are separated by
+// commas:
 //
-// An earlier record is extended; a value that is no record of ours is the user's
-// and stays. Where the annotations are about to be larger than the API allows, only
-// the label is written; and so where nothing is added since the workload's own
-// annotations say so, which its pods don't carry: they would get everything.
-func addRecord(in *input, out *output) {
-	if len(out.spans) == 0 && !in.unseenByPods() {
-		return
-	}
-	pod := in.pod()
-	var room [8]string
-	names := room[:0]
-	for _, d := range out.decisions {
-		if d.Skip == SkipNone && !slices.Contains(names, d.Default) {
-			names = append(names, d.Default)
-		}
-	}
-	was, noted := pod.meta.annotations[policy.InjectedAnnotation]
-	if earlier, ours := readRecord(was); noted && ours {
-		for _, name := range earlier {
-			if !slices.Contains(names, name) && !slices.Contains(in.gone, name) {
-				names = append(names, name)
-			}
-		}
-		if len(names) == 0 {
-			names = earlier // a record that names nothing would be none
-		}
-		slices.SortFunc(names, func(a, b string) int { return slices.Index(defaults, a) - slices.Index(defaults, b) })
-	}
-	var written [64]byte // more than all names take
-	record := written[:0]
-	for i, name := range names {
-		if i > 0 {
-			record = append(record, ',')
-		}
-		record = append(record, name...)
-	}
-	annotate := !noted && pod.meta.annotationBytes <= maxAnnotationBytes
-	if _, ours := readRecord(was); noted && ours && was != string(record) {
-		annotate = true
-	}
-	_, labelled := pod.meta.label(policy.DefaultedLabel)
+//	anti-affinity=FINGERPRINT
+//	grace-period=TO, or FROM/TO where somebody had written FROM; in seconds
+//	CONTAINER/pre-stop-sleep=sleep:SECONDS, or exec:SECONDS
+//	CONTAINER/readiness-probe=HANDLER:FINGERPRINT:TIMEOUT:PERIOD:FAILURES
+//	empty=PARENT:PARENT for parents that stood there empty before, such as affinity: {}
+//	made=metadata where the template had no metadata at all
+//
+// So nothing is ever recognised by its timings or by arithmetic.
+type record []entry
 
-	const labels = `{"` + policy.DefaultedLabel + `":"true"}`
-	if !pod.meta.present {
-		out.open("add", pod.path, "/metadata")
-		out.write(`{`)
-		if len(names) > 0 {
-			out.write(`"annotations":{"`, policy.InjectedAnnotation, `":`)
-			out.text(record)
-			out.write(`},`)
+// entry is one place. container is "" for the whole pod.
+type entry struct{ container, name, value string }
+
+// The names of entries that are no defaults.
+const (
+	entryGrace = "grace-period"
+	entryEmpty = "empty"
+	entryMade  = "made"
+)
+
+// maxRecord bounds a record, in bytes and in entries: two for each container, and four.
+const (
+	maxRecord  = 64 << 10
+	maxEntries = 2*maxContainers + 4
+)
+
+// readRecord reads a record. ok is false for text that is no record of ours, which is then
+// somebody else's.
+func readRecord(text string) (r record, ok bool) {
+	if text == "" || len(text) > maxRecord || strings.Count(text, ",") >= maxEntries {
+		return nil, false
+	}
+	r = make(record, 0, strings.Count(text, ",")+1)
+	for part := range strings.SplitSeq(text, ",") {
+		key, value, _ := strings.Cut(part, "=")
+		e := entry{name: key, value: value}
+		if i := strings.LastIndexByte(key, '/'); i >= 0 {
+			e.container, e.name = key[:i], key[i+1:]
 		}
-		out.write(`"labels":`, labels, `}`)
-		out.close()
-		return
+		if !e.valid() || r.get(e.container, e.name) != "" {
+			return nil, false
+		}
+		r = append(r, e)
 	}
+	return r, true
+}
+
+// valid reports whether e is an entry that we write.
+func (e entry) valid() bool {
 	switch {
-	case len(names) == 0:
-	case !pod.meta.annotated:
-		out.open("add", pod.path, "/metadata/annotations")
-		out.write(`{"`, policy.InjectedAnnotation, `":`)
-		out.text(record)
-		out.write(`}`)
-		out.close()
-	case annotate:
-		out.open("add", pod.path, "/metadata/annotations/", escape(policy.InjectedAnnotation))
-		out.text(record)
-		out.close()
+	case e.container != "" && e.name == DefaultPreStopSleep:
+		form, seconds, _ := strings.Cut(e.value, ":")
+		return (form == "sleep" || form == "exec") && isCount(seconds)
+	case e.container != "" && e.name == DefaultReadinessProbe:
+		parts := strings.Split(e.value, ":")
+		return len(parts) == 5 && slices.Contains(handlerKinds[:], parts[0]) && isFingerprint(parts[1]) &&
+			isCount(parts[2]) && isCount(parts[3]) && isCount(parts[4])
+	case e.container != "":
+		return false
+	case e.name == DefaultAntiAffinity:
+		return isFingerprint(e.value)
+	case e.name == entryGrace:
+		from, to, written := strings.Cut(e.value, "/")
+		return isCount(from) && (!written || isCount(to))
 	}
-	switch {
-	case pod.meta.labels == nil:
-		out.open("add", pod.path, "/metadata/labels")
-		out.write(labels)
-		out.close()
-	case !labelled:
-		out.open("add", pod.path, "/metadata/labels/", escape(policy.DefaultedLabel))
-		out.write(`"true"`)
-		out.close()
+	return e.name == entryEmpty && e.value != "" || e.name == entryMade && e.value == "metadata"
+}
+
+func isCount(s string) bool {
+	_, err := strconv.ParseUint(s, 10, 31)
+	return err == nil
+}
+
+func isFingerprint(s string) bool {
+	_, err := strconv.ParseUint(s, 16, 64)
+	return err == nil && len(s) == 16
+}
+
+// get returns the value of an entry, "" without one.
+func (r record) get(container, name string) string {
+	for i := range r {
+		if r[i].name == name && r[i].container == container {
+			return r[i].value
+		}
+	}
+	return ""
+}
+
+// has reports whether the record names a default.
+func (r record) has(name string) bool {
+	return slices.ContainsFunc(r, func(e entry) bool { return e.name == name })
+}
+
+// wasEmpty reports whether a parent stood there empty before.
+func (r record) wasEmpty(parent string) bool {
+	return slices.Contains(strings.Split(r.get("", entryEmpty), ":"), parent)
+}
+
+// note appends an entry to the record of out.
+func (o *output) note(container, name string, value ...string) {
+	if o.record == nil {
+		o.record = o.recordRoom[:0]
+	}
+	if len(o.record) > 0 {
+		o.record = append(o.record, ',')
+	}
+	if container != "" {
+		o.record = append(append(o.record, container...), '/')
+	}
+	o.record = append(append(o.record, name...), '=')
+	for _, v := range value {
+		o.record = append(o.record, v...)
 	}
 }
 
-// unseenByPods reports whether an annotation of the workload decides over its pods,
-// which can't be seen when they are created.
+// noteFingerprint appends an entry whose value is a fingerprint.
+func (o *output) noteFingerprint(container, name, before string, print uint64, after ...string) {
+	o.note(container, name, before)
+	o.record = fmt.Appendf(o.record, "%016x", print)
+	for _, a := range after {
+		o.record = append(o.record, a...)
+	}
+}
+
+// noteEmpty remembers a parent that stands there empty, since it has to stay when what we put into
+// it is taken back.
+func (o *output) noteEmpty(parent ...string) {
+	if len(o.empty) > 0 {
+		o.empty = append(o.empty, ':')
+	}
+	for _, p := range parent {
+		o.empty = append(o.empty, p...)
+	}
+}
+
+// maxAnnotationBytes is the API's limit on the annotations of one object, 256 KiB
+// (TotalAnnotationSizeLimitB in apimachinery).
+const maxAnnotationBytes = 256 << 10
+
+// addRecord notes on the pod or pod template what stands there of ours: the annotation
+// evenkeel.dev/injected, which says it exactly, and the label evenkeel.dev/defaulted for the Pod
+// webhook's objectSelector. Where nothing of ours stands, neither does.
+//
+// The label alone is written where nothing is added since the workload's own annotations say so,
+// which its pods don't carry: they would get everything.
+func addRecord(in *input, out *output) {
+	labelled := len(out.record) > 0 || in.unseenByPods()
+	if in.final && !labelled { // tells a later round of the same request that this was decided
+		_, labelled = in.pod().meta.label(policy.DefaultedLabel)
+	}
+	meta := &in.pod().meta
+	if len(out.record) > 0 && meta.annotationBytes+len(out.record)+len(policy.InjectedAnnotation) > maxAnnotationBytes {
+		out.failed = SkipNoRoom
+		return
+	}
+	r := in.ours.record
+	if len(out.record) > 0 {
+		for _, parent := range [...]struct {
+			name  string
+			empty bool
+		}{
+			{"annotations", meta.annotated && meta.annotationCount == 0},
+			{"labels", meta.labels != nil && len(meta.labels) == 0},
+		} {
+			if parent.empty || r.wasEmpty(parent.name) {
+				out.noteEmpty(parent.name)
+			}
+		}
+		if len(out.empty) > 0 {
+			out.note("", entryEmpty, string(out.empty))
+		}
+		if !meta.present || r.get("", entryMade) != "" {
+			out.note("", entryMade, "metadata")
+		}
+	}
+	out.setRecord(in, out.record, labelled)
+}
+
+// setRecord makes the annotation say text, "" for none, and sets or removes the label.
+func (o *output) setRecord(in *input, text []byte, label bool) {
+	pod, r := in.pod(), in.ours.record
+	meta := &pod.meta
+	stands, noted := meta.annotations[policy.InjectedAnnotation]
+	_, labelled := meta.label(policy.DefaultedLabel)
+	unlabel := labelled && !label && r != nil
+
+	annotations, labels := meta.annotationCount, len(meta.labels)
+	if noted && len(text) == 0 {
+		annotations--
+	}
+	if unlabel {
+		labels--
+	}
+	without := func(parent string, there bool, left int) bool { return !there || left == 0 && !r.wasEmpty(parent) }
+	switch {
+	case len(text) > 0 || label:
+	case !noted && !unlabel:
+		return
+	case r.get("", entryMade) != "" && annotations == 0 && labels == 0:
+		o.remove(pod.path, "/metadata")
+		return
+	}
+	if !meta.present {
+		o.open("add", pod.path, "/metadata")
+		o.write(`{`)
+		if len(text) > 0 {
+			o.write(`"annotations":{"`, policy.InjectedAnnotation, `":`)
+			o.text(text)
+			o.write(`},`)
+		}
+		o.write(`"labels":{"`, policy.DefaultedLabel, `":"true"}}`)
+		o.close()
+		return
+	}
+	switch {
+	case len(text) == 0 && !noted:
+	case len(text) == 0 && without("annotations", meta.annotated, annotations):
+		o.remove(pod.path, "/metadata/annotations")
+	case len(text) == 0:
+		o.remove(pod.path, "/metadata/annotations/", escapedInjected)
+	case noted && stands == string(text):
+	case !meta.annotated:
+		o.open("add", pod.path, "/metadata/annotations")
+		o.write(`{"`, policy.InjectedAnnotation, `":`)
+		o.text(text)
+		o.write(`}`)
+		o.close()
+	default:
+		o.open([...]string{"add", "replace"}[count(noted)], pod.path, "/metadata/annotations/", escapedInjected)
+		o.text(text)
+		o.close()
+	}
+	switch {
+	case unlabel && without("labels", meta.labels != nil, labels):
+		o.remove(pod.path, "/metadata/labels")
+	case unlabel:
+		o.remove(pod.path, "/metadata/labels/", escapedDefaulted)
+	case !label || labelled:
+	case meta.labels == nil:
+		o.open("add", pod.path, "/metadata/labels")
+		o.write(`{"`, policy.DefaultedLabel, `":"true"}`)
+		o.close()
+	default:
+		o.open("add", pod.path, "/metadata/labels/", escapedDefaulted)
+		o.write(`"true"`)
+		o.close()
+	}
+}
+
+// The annotation and the label in a JSON pointer.
+var (
+	escapedInjected  = scan.EscapePointer(policy.InjectedAnnotation)
+	escapedDefaulted = scan.EscapePointer(policy.DefaultedLabel)
+)
+
+func count(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// unseenByPods reports whether an annotation of the workload decides over its pods, which can't be
+// seen when they are created.
 func (in *input) unseenByPods() bool {
 	return in.object.kind != "Pod" && !in.offline && slices.ContainsFunc(podSettings[:], func(name string) bool { return in.policy.From(name) == policy.SourceWorkload })
 }
 
 // podSettings are the settings that decide over what a pod gets.
-var podSettings = [...]string{policy.SettingAntiAffinity, policy.SettingTopologyKeys, policy.SettingPreStopSleep, policy.SettingReadinessProbe, policy.SettingContainers}
+var podSettings = [...]string{policy.SettingAntiAffinity, policy.SettingTopologyKeys, policy.SettingPreStopSleep, policy.SettingGracePeriod, policy.SettingReadinessProbe, policy.SettingContainers}
 
-// maxAnnotationBytes is how large annotations may be that a record is added to: the
-// API's limit of 256 KiB (apimachinery TotalAnnotationSizeLimitB) less a kibibyte.
-const maxAnnotationBytes = 255 << 10
-
-// defaults are the names of all defaults in the order of the record.
+// defaults are the names of all defaults in the order of the decisions.
 var defaults = []string{DefaultAntiAffinity, DefaultPreStopSleep, DefaultReadinessProbe}
-
-// readRecord returns the names in a record, and false when it is none of ours.
-func readRecord(record string) ([]string, bool) {
-	if record == "" {
-		return nil, false
-	}
-	names := strings.Split(record, ",")
-	for _, name := range names {
-		if !slices.Contains(defaults, name) {
-			return nil, false
-		}
-	}
-	return names, true
-}
-
-// recorded reports whether the record of pod says that a default was added before.
-func recorded(pod *podTemplate, name string) bool {
-	names, ours := readRecord(pod.meta.annotations[policy.InjectedAnnotation])
-	return ours && slices.Contains(names, name)
-}
-
-// escape escapes a member name for a JSON pointer (RFC 6901).
-func escape(name string) string {
-	return strings.ReplaceAll(strings.ReplaceAll(name, "~", "~0"), "/", "~1")
-}

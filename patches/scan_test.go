@@ -83,14 +83,14 @@ func viewOf(o *object) view {
 		APIVersion: o.apiVersion, Kind: o.kind, Name: o.meta.name, Controller: o.meta.controller,
 		Labels: labelsOf(&o.meta), Annotations: annotationsOf(&o.meta), Mirror: o.meta.mirror,
 		TemplateLabels: labelsOf(&o.pod.meta), Template: annotationsOf(&o.pod.meta),
-		Affinity: o.pod.affinity, PodAntiAffinity: o.pod.podAntiAffinity, Spread: o.pod.topologySpread,
+		Affinity: o.pod.affinity, PodAntiAffinity: o.pod.podAntiAffinity != nil, Spread: o.pod.topologySpread,
 		Grace: o.pod.grace, RestartPolicy: o.pod.restartPolicy, Windows: o.pod.windows,
 	}
 	if !o.templated() {
 		v.TemplateLabels, v.Template = nil, nil
 	}
 	for _, c := range o.pod.containers {
-		cv := containerView{Name: c.name, Lifecycle: c.lifecycle, PreStop: c.preStop != nil, Probe: c.readinessProbe != nil, Sleep: sleepOf(c.preStop)}
+		cv := containerView{Name: c.name, Lifecycle: c.lifecycle, PreStop: c.preStop != nil, Probe: c.readinessProbe != nil, Sleep: nativeSleepOf(c.preStop)}
 		for _, p := range c.ports {
 			cv.Ports = append(cv.Ports, fmt.Sprint(string(p.name), p.number, p.tcp))
 		}
@@ -162,7 +162,7 @@ func decodeTyped(raw []byte) (v view, strict []error, err error) {
 	}
 	v = view{
 		APIVersion: head.APIVersion, Kind: head.Kind, Name: into.GetName(),
-		Labels: into.GetLabels(), Annotations: ours(into.GetAnnotations()),
+		Labels: into.GetLabels(), Annotations: ourAnnotations(into.GetAnnotations()),
 	}
 	_, v.Mirror = into.GetAnnotations()[mirrorAnnotation]
 	for _, owner := range into.GetOwnerReferences() {
@@ -172,7 +172,7 @@ func decodeTyped(raw []byte) (v view, strict []error, err error) {
 	}
 	var spec *corev1.PodSpec
 	template := func(t *corev1.PodTemplateSpec) {
-		spec, v.TemplateLabels, v.Template = &t.Spec, t.Labels, ours(t.Annotations)
+		spec, v.TemplateLabels, v.Template = &t.Spec, t.Labels, ourAnnotations(t.Annotations)
 	}
 	selector := func(s *metav1.LabelSelector) {
 		if s != nil {
@@ -224,7 +224,7 @@ func decodeTyped(raw []byte) (v view, strict []error, err error) {
 			if err != nil {
 				return v, strict, err
 			}
-			cv.Sleep = sleepOf(raw)
+			cv.Sleep = nativeSleepOf(raw)
 		}
 		cv.LivenessKind, cv.StartupHandler = handlerKind(c.LivenessProbe), handlerKind(c.StartupProbe)
 		v.Containers = append(v.Containers, cv)
@@ -232,8 +232,8 @@ func decodeTyped(raw []byte) (v view, strict []error, err error) {
 	return v, strict, nil
 }
 
-// ours returns the annotations with our prefix, nil where there are no annotations.
-func ours(annotations map[string]string) map[string]string {
+// ourAnnotations returns the annotations with our prefix, nil where there are no annotations.
+func ourAnnotations(annotations map[string]string) map[string]string {
 	if annotations == nil {
 		return nil
 	}

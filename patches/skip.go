@@ -28,6 +28,12 @@ const (
 	SkipUnknownPort       Skip = "unknown-port"
 	SkipNoNativeSleep     Skip = "no-native-sleep"
 	SkipShortGracePeriod  Skip = "short-grace-period"
+	SkipKnownRevision     Skip = "known-revision"
+	SkipTemplateDone      Skip = "template-done"
+	SkipWrittenRecord     Skip = "written-record"
+	SkipForeignRecord     Skip = "foreign-record"
+	SkipContainerName     Skip = "container-name"
+	SkipNoRoom            Skip = "no-room"
 	SkipUnreadable        Skip = "unreadable-object"
 	SkipInternalError     Skip = "internal-error"
 )
@@ -63,6 +69,12 @@ var reasons = [...]Reason{
 	{SkipUnknownPort, "No container, or more than one, declares the port that the setting readiness-probe names.", true},
 	{SkipNoNativeSleep, "The API server or a kubelet does not know preStop.sleep (1.30 and later do), and the operator does not allow exec sleeps, or the pod runs on Windows.", false},
 	{SkipShortGracePeriod, "The termination grace period is too short for a sleep and must not be raised further.", true},
+	{SkipKnownRevision, "The pod template is one that a revision of the workload has, so going back to it gives back what ran.", false},
+	{SkipTemplateDone, "The pod comes from a template that evenkeel has looked at already.", false},
+	{SkipWrittenRecord, "The manifest carries evenkeel's record: it was injected before it was applied, and stays as it is.", false},
+	{SkipForeignRecord, "The annotation evenkeel.dev/injected is not a record that evenkeel understands; remove it.", true},
+	{SkipContainerName, "A container has no name that the API allows, or the name of another one.", true},
+	{SkipNoRoom, "The annotations are too large for a record of what would be added, so nothing is added.", true},
 	{SkipUnreadable, "The object can't be read without doubt, and is left as it is.", true},
 	{SkipInternalError, "evenkeel itself went wrong; the object is admitted as it is.", true},
 }

@@ -21,138 +21,146 @@ const DefaultPreStopSleep = policy.SettingPreStopSleep
 const apiGracePeriod = 30
 
 // addPreStopSleep lets endpoints and load balancers let go of a container before
-// it is told to stop. Containers that serve get it: those that declare a port, or
-// that are named or asked for by the workload's own annotations. Init containers
-// and native sidecars never do.
+// it is told to stop. Where a container serves, because it declares a port or is
+// named or asked for by the workload's own annotations, all ordinary containers of
+// the pod sleep as long: the server needs its database proxy until it stops. Init
+// containers and native sidecars never do; the kubelet stops those last.
 //
 // The hook counts inside terminationGracePeriodSeconds
-// (https://kubernetes.io/docs/concepts/containers/container-lifecycle-hooks/), so
-// that is raised by exactly the sleep and the application keeps its own time:
+// (https://kubernetes.io/docs/concepts/containers/container-lifecycle-hooks/). One
+// that nobody wrote grows by exactly the sleep, so that the application keeps its own
+// time; a written one is never changed, unless the setting grace-period asks for it,
+// and the sleep fits inside. That of a Pod can't be told from a written one, and a
+// Pod's can't change later.
 //
-//	grace period               | sleep                        | raised by
-//	0 or less                  | none (short-grace-period)    | 0
-//	grace + sleep ≤ max        | sleep                        | sleep
-//	grace < max < grace+sleep  | max − grace                  | max − grace
-//	grace ≥ max                | at most half of grace        | 0
-//	raised in an earlier round | at most half of grace        | 0
-//	of a Pod without owner     | at most half of grace        | 0
+//	grace period                       | sleep                     | raised by
+//	0 or less                          | none (short-grace-period) | 0
+//	nobody's, grace + sleep ≤ max      | sleep                     | sleep
+//	nobody's, grace < max              | max − grace               | max − grace
+//	nobody's, grace ≥ max              | at most half of grace     | 0
+//	written, or of a Pod               | at most half of grace     | 0
+//	written, with grace-period: raise  | as nobody's               | as nobody's
 //
-// A manifest that is applied again while nobody looks, since evenkeel is away or the
-// workload has opted out, sets the grace period back to what is written in it. So a
-// sleep that nobody asked for is at most as long as a grace period that somebody
-// wrote, or the API would refuse that manifest from then on; and that of a Pod without
-// owner stays as it is, since the API refuses any change of it.
+// A container whose liveness or startup probe has a terminationGracePeriodSeconds of
+// its own (KEP-2238) sleeps at most half of that: it is killed after that time when the
+// probe fails, and the sleep counts inside it.
 func addPreStopSleep(in *input, out *output) {
 	pod := in.pod()
-	grace := pod.graceSeconds()
-	base := grace
-	if again := in.raisedAgain(grace); again > 0 {
-		base = in.unmistakable(grace + again)
+	sleep, raise, skip := in.sleep()
+	native := in.cluster.nativeSleep()
+	if skip != SkipNone {
+		out.skip(DefaultPreStopSleep, "", skip)
 	}
-	raise, added := addHooks(in, out, base)
-	if added && raise == 0 && in.lacking(base) > 0 { // once recorded, it would be raised in a further review
-		base = in.unmistakable(base)
-	}
-	if base > grace {
-		out.applied(DefaultPreStopSleep, "", fmt.Sprintf("grace period raised by %d s again", base-grace))
-	}
-	if base+raise != grace {
-		setGrace(pod, out, in.unmistakable(base+raise))
-	}
-}
-
-// addHooks adds the hooks that fit into the grace period, and returns by how much
-// they raise it, all in seconds, and whether there are any.
-func addHooks(in *input, out *output, grace int64) (raise int64, added bool) {
-	pod, seconds := in.pod(), int64(in.policy.PreStopSleep/time.Second)
-	switch {
-	case in.daemonSet() && !in.policy.Asked(policy.SettingPreStopSleep):
-		out.skip(DefaultPreStopSleep, "", SkipDaemonSet)
-		return 0, false
-	case seconds == 0:
-		out.skip(DefaultPreStopSleep, "", SkipOff)
-		return 0, false
-	}
-
 	serves := slices.ContainsFunc(pod.containers, func(c container) bool { return len(c.ports) > 0 })
-	var room [8]Skip
-	skips := room[:0]
-	if len(pod.containers) > len(room) {
-		skips = make([]Skip, 0, len(pod.containers))
+	asked := in.policy.Asked(policy.SettingPreStopSleep)
+	sleeps := false // whether one that serves does
+	for i := range pod.containers {
+		if c := &pod.containers[i]; skip == SkipNone && in.hookSkip(c, serves, asked) == SkipNone {
+			sleeps = sleeps || c.fitted(sleep) > 0
+		}
 	}
-	skips = skips[:len(pod.containers)]
+	raised := int64(0)
 	for i := range pod.containers {
 		c := &pod.containers[i]
-		switch {
-		case c.preStop != nil:
-			skips[i] = SkipUserSet
-		case !in.selects(c):
-			skips[i] = SkipNotSelected
-		case len(c.ports) == 0 && len(in.policy.Containers) == 0 && (serves || !in.policy.Asked(policy.SettingPreStopSleep)):
-			skips[i] = SkipNoPort
+		at := pod.hookSlot(i)
+		stays := in.ours.record.wasEmpty(emptyParent(c, "lifecycle"))
+		pod.giveWay(i, out, "/lifecycle/preStop", c.hookParts)
+		why, seconds := skip, c.fitted(sleep)
+		if why == SkipNone {
+			why = in.hookSkip(c, serves, asked)
+			if why == SkipNoPort && sleeps && native && len(in.policy.Containers) == 0 {
+				why = SkipNone
+			}
+			if why == SkipNone && seconds == 0 {
+				why = SkipShortGracePeriod
+			}
+			if why != SkipNone {
+				out.skip(DefaultPreStopSleep, c.name, why)
+			}
 		}
-	}
-
-	native := in.cluster.nativeSleep()
-	if grace != apiGracePeriod && !in.policy.Asked(policy.SettingPreStopSleep) {
-		seconds = min(seconds, grace)
-	}
-	fixed := in.object.kind == "Pod" && in.object.meta.controller == "" ||
-		recorded(pod, DefaultPreStopSleep) && !in.unchangedManifest(grace)
-	sleep, raise := fit(grace, seconds, int64(in.config.MaxGracePeriod/time.Second), fixed)
-	if raise == 0 && in.unchangedManifest(grace) && *in.old.pod.grace-grace == sleep {
-		// Another hook than the one that grace lacks to be the earlier grace period, or a further review would raise it.
-		if sleep--; sleep == 0 {
-			sleep = 2
-		}
-	}
-	switch {
-	case !slices.Contains(skips, SkipNone):
-		raise = 0
-	case !native && (!in.config.AllowExecSleep || pod.windows):
-		out.skip(DefaultPreStopSleep, "", SkipNoNativeSleep)
-		return 0, false
-	case sleep == 0:
-		out.skip(DefaultPreStopSleep, "", SkipShortGracePeriod)
-		return 0, false
-	}
-
-	detail := "sleep " + strconv.FormatInt(sleep, 10) + " s"
-	for i, skip := range skips {
-		if skip != SkipNone {
-			out.skip(DefaultPreStopSleep, pod.containers[i].name, skip)
+		if why != SkipNone {
+			out.takeBack(&at, c.lifecycleOthers, stays)
 			continue
 		}
-		if pod.containers[i].lifecycle {
-			out.open("add", pod.path, "/spec/containers/", strconv.Itoa(i), "/lifecycle/preStop")
-			out.hook(native, sleep)
-		} else {
-			out.open("add", pod.path, "/spec/containers/", strconv.Itoa(i), "/lifecycle")
-			out.write(`{"preStop":`)
-			out.hook(native, sleep)
-			out.write(`}`)
+		out.begin(&at)
+		out.patch = appendHook(out.patch, native, seconds)
+		out.fill(&at)
+		form := "exec:"
+		if native {
+			form = "sleep:"
 		}
-		out.close()
-		added = true
-		out.applied(DefaultPreStopSleep, pod.containers[i].name, detail)
+		length := strconv.FormatInt(seconds, 10)
+		out.note(c.name, DefaultPreStopSleep, form, length)
+		if stays || at.standing == nil && c.lifecycle && !c.lifecycleOthers {
+			out.noteEmpty(c.name, "/lifecycle")
+		}
+		out.applied(DefaultPreStopSleep, c.name, "sleep "+length+" s")
+		raised = raise
 	}
-	return raise, added
-}
-
-// hook writes a lifecycle handler that sleeps.
-func (o *output) hook(native bool, seconds int64) {
-	if native {
-		o.write(`{"sleep":{"seconds":`)
-		o.integer(seconds)
-		o.write(`}}`)
+	if raised == 0 {
+		pod.setGrace(out, 0)
 		return
 	}
-	o.write(`{"exec":{"command":["sleep","`)
-	o.integer(seconds)
-	o.write(`"]}}`)
+	base := pod.graceSeconds()
+	to := strconv.FormatInt(base+raised, 10)
+	if pod.grace == nil || !in.object.graceWritten() {
+		out.note("", entryGrace, to)
+	} else {
+		out.note("", entryGrace, strconv.FormatInt(base, 10), "/", to)
+	}
+	pod.setGrace(out, base+raised)
+	out.applied(DefaultPreStopSleep, "", fmt.Sprintf("grace period raised from %d to %d s", base, base+raised))
 }
 
-// graceSeconds returns the termination grace period.
+// sleep returns how long containers sleep and by how much that raises the grace period, both in
+// seconds, or why none does.
+func (in *input) sleep() (sleep, raise int64, skip Skip) {
+	pod := in.pod()
+	sleep = int64(in.policy.PreStopSleep / time.Second)
+	switch {
+	case in.daemonSet() && !in.policy.Asked(policy.SettingPreStopSleep):
+		return 0, 0, SkipDaemonSet
+	case sleep == 0:
+		return 0, 0, SkipOff
+	case !in.cluster.nativeSleep() && (!in.config.AllowExecSleep || pod.windows):
+		return 0, 0, SkipNoNativeSleep
+	}
+	fixed := in.object.kind == "Pod" || !in.policy.RaiseGracePeriod && in.object.graceWritten()
+	sleep, raise = fit(pod.graceSeconds(), sleep, int64(in.config.MaxGracePeriod/time.Second), fixed)
+	return sleep, raise, SkipNone
+}
+
+// hookSkip returns why container c doesn't sleep on its own account, or SkipNone.
+func (in *input) hookSkip(c *container, serves, asked bool) Skip {
+	switch {
+	case c.preStop != nil:
+		return SkipUserSet
+	case !in.selects(c):
+		return SkipNotSelected
+	case len(c.ports) == 0 && len(in.policy.Containers) == 0 && (serves || !asked):
+		return SkipNoPort
+	}
+	return SkipNone
+}
+
+// fitted returns sleep, in seconds, or as much of it as a failed probe of c leaves time for.
+func (c *container) fitted(sleep int64) int64 {
+	if c.killGrace == nil {
+		return sleep
+	}
+	return max(min(sleep, *c.killGrace/2), 0)
+}
+
+// appendHook appends a lifecycle handler that sleeps.
+func appendHook(b []byte, native bool, seconds int64) []byte {
+	before, after := `{"exec":{"command":["sleep","`, `"]}}`
+	if native {
+		before, after = `{"sleep":{"seconds":`, `}}`
+	}
+	return append(strconv.AppendInt(append(b, before...), seconds, 10), after...)
+}
+
+// graceSeconds returns the termination grace period without what is ours.
 func (p *podTemplate) graceSeconds() int64 {
 	if p.grace == nil {
 		return apiGracePeriod
@@ -160,115 +168,13 @@ func (p *podTemplate) graceSeconds() int64 {
 	return *p.grace
 }
 
-func setGrace(pod *podTemplate, out *output, seconds int64) {
-	operation := "add"
-	if pod.grace != nil {
-		operation = "replace"
-	}
-	out.open(operation, pod.path, "/spec/terminationGracePeriodSeconds")
-	out.integer(seconds)
-	out.close()
-}
-
-// raisedAgain returns by how many seconds to raise a grace period that an update
-// wrote over the one we raised, under a hook that stands, so that we neither
-// restart pods nor make an object invalid. That holds whatever the settings say by
-// now. Other grace periods are left as the update has them: it can't be seen
-// whether they are raised already, by a review a moment ago or in a revision that
-// is rolled back to.
-//
-//	the update's grace period        | is raised to
-//	the earlier one minus a sleep    | the earlier one: kubectl apply wrote the
-//	                                 | manifest's value, which has not changed
-//	shorter than a native sleep      | itself and the sleep, at most the maximum,
-//	                                 | but to the sleep at least: the API rejects less
-//	any other                        | not raised
-func (in *input) raisedAgain(grace int64) int64 {
-	pod := in.pod()
-	if in.old == nil || !recorded(pod, DefaultPreStopSleep) || !recorded(&in.old.pod, DefaultPreStopSleep) ||
-		in.old.pod.grace == nil || *in.old.pod.grace == grace {
-		return 0
-	}
-	if sleep := in.lacking(grace); sleep > 0 {
-		return sleep
-	}
-	longest := int64(0)
-	for i := range pod.containers {
-		if isNative(pod.containers[i].preStop) {
-			longest = max(longest, in.stood(&pod.containers[i]))
-		}
-	}
-	if grace < 0 || grace >= longest {
-		return 0
-	}
-	return max(min(longest, int64(in.config.MaxGracePeriod/time.Second)-grace), longest-grace)
-}
-
-// lacking returns the sleep of a hook that stands and by which grace is shorter than
-// the earlier grace period, or 0, all in seconds.
-func (in *input) lacking(grace int64) int64 {
-	if in.old == nil || grace < 0 || in.old.pod.grace == nil || !recorded(&in.old.pod, DefaultPreStopSleep) {
-		return 0
-	}
-	pod := in.pod()
-	for i := range pod.containers {
-		if sleep := in.stood(&pod.containers[i]); sleep > 0 && grace+sleep == *in.old.pod.grace {
-			return sleep
-		}
-	}
-	return 0
-}
-
-// stood returns the seconds of a container's hook that does nothing but sleep, and
-// did before, or 0.
-func (in *input) stood(c *container) int64 {
-	sleep := sleepOf(c.preStop)
-	if sleep <= 0 || !slices.ContainsFunc(in.old.pod.containers, func(o container) bool { return o.name == c.name && sleepOf(o.preStop) == sleep }) {
-		return 0
-	}
-	return sleep
-}
-
-// unmistakable returns a grace period that we are about to write, or one a second
-// longer where a further review of the same update would take it for the value of
-// an unchanged manifest.
-func (in *input) unmistakable(grace int64) int64 {
-	for in.unchangedManifest(grace) {
-		grace++
-	}
-	return grace
-}
-
-// unchangedManifest reports whether grace, in seconds, is what the manifest of an
-// update had to say before, too: the earlier grace period without a sleep of ours.
-func (in *input) unchangedManifest(grace int64) bool {
-	return in.old != nil && in.old.pod.grace != nil && recorded(&in.old.pod, DefaultPreStopSleep) &&
-		raised(&in.old.pod, grace)
-}
-
-// sleepOf returns the seconds of a hook that does nothing but sleep, or 0.
-func sleepOf(preStop []byte) int64 {
+// nativeSleepOf returns the seconds of a raw hook that the API compares with the grace period, or 0.
+func nativeSleepOf(preStop []byte) int64 {
 	var hook corev1.LifecycleHandler
-	if len(preStop) == 0 || kjson.UnmarshalCaseSensitivePreserveInts(preStop, &hook) != nil {
+	if len(preStop) == 0 || kjson.UnmarshalCaseSensitivePreserveInts(preStop, &hook) != nil || hook.Sleep == nil {
 		return 0
 	}
-	switch {
-	case hook.Sleep != nil:
-		return hook.Sleep.Seconds
-	case hook.Exec != nil && len(hook.Exec.Command) == 2 && hook.Exec.Command[0] == "sleep":
-		seconds, err := strconv.ParseInt(hook.Exec.Command[1], 10, 64)
-		if err == nil {
-			return seconds
-		}
-	}
-	return 0
-}
-
-// isNative reports whether a hook that sleeps is one that the API compares with the
-// grace period, rather than a command.
-func isNative(preStop []byte) bool {
-	var hook corev1.LifecycleHandler
-	return kjson.UnmarshalCaseSensitivePreserveInts(preStop, &hook) == nil && hook.Sleep != nil
+	return hook.Sleep.Seconds
 }
 
 // fit returns how long to sleep within the grace period and by how much to raise

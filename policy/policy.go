@@ -117,14 +117,16 @@ type Policy struct {
 	// repetition, 1 to 8.
 	TopologyKeys []string
 	// PreStopSleep is in whole seconds; 0 is off.
-	PreStopSleep     time.Duration
+	PreStopSleep time.Duration
+	// RaiseGracePeriod allows to raise a termination grace period that somebody wrote.
+	RaiseGracePeriod bool
 	ReadinessProbe   Probe
 	DisruptionBudget Budget
 	// Containers are the names of the only containers that get probe and hook, or
 	// nil for all that serve.
 	Containers []string
 
-	from [8]Source // by row of the table: where it was set, "" for flag or built-in
+	from [12]Source // by row of the table: where it was set, "" for flag or built-in
 }
 
 // From returns the source that decided the named setting, SourceFlag for flags and

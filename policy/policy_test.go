@@ -407,7 +407,7 @@ func checkText(t *testing.T, problems []Problem) {
 func TestProblemStaysOneShortLine(t *testing.T) {
 	long, hostile := strings.Repeat("ä", 10000), "\x00\n\r\x1b[31m\u202e\u2028\xff\"\\"
 	for _, text := range []string{"", "a", long, hostile, strings.Repeat(hostile, 1000)} {
-		for _, code := range []ProblemCode{ProblemKey, ProblemValue, ProblemClamped, ProblemMisplaced, ProblemTarget, ProblemConflict} {
+		for _, code := range []ProblemCode{ProblemKey, ProblemValue, ProblemClamped, ProblemMisplaced, ProblemTarget} {
 			checkText(t, []Problem{
 				{Code: code, Source: SourceWorkload, Key: text, Value: text, Reason: text, Allowed: text, Nearest: text},
 				{Code: code, Source: SourceWorkload, Key: "evenkeel.dev/x", Value: text, Reason: text, Allowed: text},

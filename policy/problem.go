@@ -19,7 +19,7 @@ const (
 	ProblemClamped   ProblemCode = "clamped-value"  // a value above the operator's bound
 	ProblemMisplaced ProblemCode = "misplaced-key"  // a label used as an annotation, or the like
 	ProblemTarget    ProblemCode = "unknown-target" // names a container or port that does not exist
-	ProblemConflict  ProblemCode = "conflicts-with" // can't be combined with what the workload has
+	ProblemRestored  ProblemCode = "restored"       // a default taken away by hand while its setting asks for it
 )
 
 // Problem is something in labels, annotations or flags that could not be used as
@@ -57,6 +57,8 @@ func (p Problem) String() string {
 		}
 	case ProblemMisplaced:
 		text = fmt.Sprintf("%s %s=%s has no effect here; it belongs %s", p.Source, key, value, p.Allowed)
+	case ProblemRestored:
+		text = fmt.Sprintf("what the setting %s adds to the pod template was taken away and is put back; to remove it, set the annotation to off", key)
 	default:
 		text = fmt.Sprintf("%s %s=%s %s; allowed: %s", p.Source, key, value, p.Reason, p.Allowed)
 	}

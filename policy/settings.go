@@ -14,6 +14,7 @@ const (
 	SettingAntiAffinity     = "anti-affinity"
 	SettingTopologyKeys     = "topology-keys"
 	SettingPreStopSleep     = "pre-stop-sleep"
+	SettingGracePeriod      = "grace-period"
 	SettingReadinessProbe   = "readiness-probe"
 	SettingDisruptionBudget = "disruption-budget"
 	SettingContainers       = "containers"
@@ -64,6 +65,13 @@ var settings = [...]Setting{
 		Default: "10s",
 		Effect:  "How long a container goes on serving after its pod began to terminate.",
 		parse:   parsePreStopSleep,
+	},
+	{
+		Name: SettingGracePeriod, Flag: true,
+		Values:  "`keep`, `raise`",
+		Default: "keep",
+		Effect:  "Whether a termination grace period that somebody wrote is raised by the sleep, or kept, with the sleep inside it.",
+		parse:   parseGracePeriod,
 	},
 	{
 		Name: SettingReadinessProbe, Flag: true,
@@ -188,6 +196,14 @@ func parsePreStopSleep(p *Policy, value string, bounds Bounds) (string, error) {
 	return "", nil
 }
 
+func parseGracePeriod(p *Policy, value string, _ Bounds) (string, error) {
+	if value != "keep" && value != "raise" {
+		return "", errors.New("is none of these")
+	}
+	p.RaiseGracePeriod = value == "raise"
+	return "", nil
+}
+
 func parseReadinessProbe(p *Policy, value string, _ Bounds) (string, error) {
 	if len(value) > maxValue {
 		return "", errTooLong
@@ -271,7 +287,7 @@ func parseContainers(p *Policy, value string, _ Bounds) (string, error) {
 		return "", err
 	}
 	for _, name := range containers {
-		if !isDNSLabel(name) {
+		if !IsDNSLabel(name) {
 			return "", fmt.Errorf("holds %q, which is no container name", shorten(name, 40))
 		}
 	}
@@ -333,8 +349,8 @@ func isPortName(name string) bool {
 		strings.ContainsFunc(name, func(r rune) bool { return r >= 'a' && r <= 'z' })
 }
 
-// isDNSLabel reports whether name is a DNS label (RFC 1123) as container names are.
-func isDNSLabel(name string) bool {
+// IsDNSLabel reports whether name is a DNS label (RFC 1123) as container names are.
+func IsDNSLabel(name string) bool {
 	return len(name) >= 1 && len(name) <= 63 && all(name, isLowerAlnumDash) &&
 		name[0] != '-' && name[len(name)-1] != '-'
 }

@@ -223,11 +223,12 @@ func TestWarningsAreFewAndShort(t *testing.T) {
 
 func TestWarningsHoldNoControlCharacters(t *testing.T) {
 	handler, _ := newHandler(t)
-	pod := `{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"app":"web"}},"spec":{"containers":[{"name":"web\r\nx","ports":[{"containerPort":80,"name":"a"},{"containerPort":81,"name":"b"}]}]}}`
+	pod := `{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"app":"web"}},"spec":{"containers":[{"name":"web","ports":[{"containerPort":80,"name":"a"},{"containerPort":81,"name":"b"}]}]}}`
+	pod = strings.Replace(pod, `"labels":{`, `"labels":{"evenkeel.dev/a\r\nb":"c\r\nd",`, 1)
 	status, body := post(handler, reviewOf(pod))
 	warnings := answered(t, status, body).Warnings
-	if len(warnings) != 1 || strings.ContainsAny(warnings[0], "\r\n") || !strings.Contains(warnings[0], "ambiguous-port") {
-		t.Errorf("warnings %q, want one without a line break", warnings)
+	if len(warnings) != 2 || strings.ContainsAny(strings.Join(warnings, ""), "\r\n") || !strings.Contains(warnings[1], "ambiguous-port") {
+		t.Errorf("warnings %q, want two without a line break", warnings)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -499,6 +500,11 @@ func (s *Scanner) digits() bool {
 		s.pos++
 	}
 	return s.pos > start
+}
+
+// EscapePointer escapes a member name for a JSON pointer (RFC 6901).
+func EscapePointer(name string) string {
+	return strings.ReplaceAll(strings.ReplaceAll(name, "~", "~0"), "/", "~1")
 }
 
 // AppendString appends text as a JSON string.

@@ -1,5 +1,0 @@
-package patches
-
-import "testing"
-
-func TestGiveWay(t *testing.T) { runCases(t, "give-way") }

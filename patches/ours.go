@@ -1,0 +1,313 @@
+package patches
+
+import (
+	"bytes"
+	"strconv"
+	"strings"
+
+	"github.com/evenkeel/evenkeel/internal/scan"
+	"github.com/evenkeel/evenkeel/policy"
+)
+
+// ours is what stands in a pod template and is provably evenkeel's: the record names it, and its
+// value is the one that was recorded. What is left of the template is theirs.
+type ours struct {
+	record record // nil without one
+	// antiAffinity is the raw podAntiAffinity, nil where none of ours stands.
+	antiAffinity []byte
+	// graceTo is the grace period that we raised and that stands, in seconds; 0 for none.
+	graceTo int64
+	// graceFrom is what somebody had written, in seconds; -1 where nobody had.
+	graceFrom int64
+}
+
+// split takes what is provably ours out of o, according to a record: the generators then see what
+// people wrote, and o.pod.ours and the containers say what stands beside it.
+//
+// A grace period of ours is theirs from then on where somebody writes it (see wrote), and where a
+// hook of theirs sleeps longer than what it would go back to: the API would refuse that.
+func (o *object) split(r record) {
+	p := &o.pod
+	p.ours = ours{record: r, graceFrom: -1}
+	for _, e := range r {
+		c := p.container(e.container)
+		switch {
+		case e.container != "" && c == nil:
+		case e.name == DefaultAntiAffinity:
+			if p.podAntiAffinity != nil && hasFingerprint(p.podAntiAffinity, e.value) {
+				p.ours.antiAffinity, p.podAntiAffinity = p.podAntiAffinity, nil
+			}
+		case e.name == DefaultPreStopSleep:
+			o.splitHook(c, e.value)
+		case e.name == DefaultReadinessProbe:
+			o.splitProbe(c, e.value)
+		}
+	}
+	if grace := r.get("", entryGrace); grace != "" && p.grace != nil {
+		o.splitGrace(grace)
+	}
+}
+
+func (o *object) splitGrace(entry string) {
+	p := &o.pod
+	from, to, written := strings.Cut(entry, "/")
+	before, _ := strconv.ParseInt(from, 10, 64)
+	after := before
+	if written {
+		after, _ = strconv.ParseInt(to, 10, 64)
+	}
+	if after != *p.grace || after == 0 {
+		return
+	}
+	back := int64(apiGracePeriod)
+	if written {
+		back = before
+	}
+	for i := range p.containers {
+		if nativeSleepOf(p.containers[i].preStop) > back {
+			return
+		}
+	}
+	switch {
+	case o.lastAppliedSays(after):
+		return
+	case !written && o.applied(append(o.specPath(), "terminationGracePeriodSeconds")):
+		return
+	case written:
+		p.ours.graceFrom, p.graceRoom = before, before
+	default:
+		p.grace = nil
+	}
+	p.ours.graceTo = after
+}
+
+// splitHook looks for our sleep in the hook of c: alone it is ours, beside a handler of somebody
+// else it gives way.
+func (o *object) splitHook(c *container, entry string) {
+	form, seconds, _ := strings.Cut(entry, ":")
+	n, _ := strconv.ParseInt(seconds, 10, 64)
+	var room [64]byte
+	own := appendHook(room[:0], form == "sleep", n)
+	if c.preStop == nil {
+		return
+	}
+	if same(c.preStop, own) {
+		c.ourPreStop, c.preStop = c.preStop, nil
+		return
+	}
+	s, err := scan.New(own)
+	if err != nil {
+		return
+	}
+	var handler []byte
+	_ = s.Each(func([]byte) (err error) { handler, err = s.Skip(); return err }) // our own JSON
+	kinds, print := handlers(c.preStop, form)
+	if kinds > 1 && print != nil && same(print, handler) {
+		c.hookParts = append(c.hookParts, form)
+	}
+}
+
+// splitProbe looks for our probe in that of c. Beside a handler of somebody else ours gives way,
+// with those of our timings that nobody wrote: the API takes one handler only. Our handler alone
+// with other timings is theirs, since they took it over.
+func (o *object) splitProbe(c *container, entry string) {
+	if c.readinessProbe == nil {
+		return
+	}
+	parts := strings.Split(entry, ":")
+	kinds, handler := handlers(c.readinessProbe, parts[0])
+	if handler == nil || !hasFingerprint(handler, parts[1]) {
+		return
+	}
+	var ourTimings []string
+	others := 0
+	s, err := scan.New(c.readinessProbe)
+	if err != nil {
+		return
+	}
+	err = s.Each(func(key []byte) error {
+		name := string(key)
+		raw, err := s.Skip()
+		if err != nil || string(raw) == "null" || isHandler(name) {
+			return err
+		}
+		for i, timing := range [...]string{"timeoutSeconds", "periodSeconds", "failureThreshold"} {
+			if name == timing && string(raw) == parts[2+i] {
+				ourTimings = append(ourTimings, name)
+				return nil
+			}
+		}
+		if name != "successThreshold" || string(raw) != "1" { // which the API adds
+			others++
+		}
+		return nil
+	})
+	switch {
+	case err != nil:
+	case kinds == 1 && others == 0 && len(ourTimings) == 3:
+		c.ourProbe, c.readinessProbe = c.readinessProbe, nil
+	case kinds > 1:
+		c.probeParts = append(c.probeParts, parts[0])
+		for _, name := range ourTimings {
+			if !o.wrote("containers", c.name, "readinessProbe", name) {
+				c.probeParts = append(c.probeParts, name)
+			}
+		}
+	}
+}
+
+// handlers returns how many handlers a raw probe or hook has, and the raw one of a kind, or nil.
+func handlers(raw []byte, kind string) (kinds int, handler []byte) {
+	s, err := scan.New(raw)
+	if err != nil {
+		return 0, nil
+	}
+	if s.Each(func(key []byte) error {
+		name := string(key)
+		value, err := s.Skip()
+		if isHandler(name) && string(value) != "null" {
+			kinds++
+			if name == kind {
+				handler = value
+			}
+		}
+		return err
+	}) != nil {
+		return 0, nil
+	}
+	return kinds, handler
+}
+
+// handlerKinds are the members of a probe or a hook that say what to do.
+var handlerKinds = [...]string{"exec", "grpc", "httpGet", "sleep", "tcpSocket"}
+
+func isHandler(name string) bool {
+	for _, kind := range handlerKinds {
+		if name == kind {
+			return true
+		}
+	}
+	return false
+}
+
+// hasFingerprint reports whether raw has a fingerprint as a record writes it.
+func hasFingerprint(raw []byte, want string) bool {
+	print, err := Fingerprint(raw)
+	wanted, err2 := strconv.ParseUint(want, 16, 64)
+	return err == nil && err2 == nil && print == wanted
+}
+
+// same reports whether two documents are the same value.
+func same(a, b []byte) bool {
+	if bytes.Equal(a, b) {
+		return true
+	}
+	x, err1 := Fingerprint(a)
+	y, err2 := Fingerprint(b)
+	return err1 == nil && err2 == nil && x == y
+}
+
+// container returns the container with a name, or nil.
+func (p *podTemplate) container(name string) *container {
+	for i := range p.containers {
+		if p.containers[i].name == name && name != "" {
+			return &p.containers[i]
+		}
+	}
+	return nil
+}
+
+// standing reports whether anything of ours stands.
+func (p *podTemplate) standing() bool {
+	if p.ours.antiAffinity != nil || p.ours.graceTo > 0 {
+		return true
+	}
+	for i := range p.containers {
+		if p.containers[i].ourPreStop != nil || p.containers[i].ourProbe != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// theirs returns the fingerprint of a pod template, after split, without what is ours. A grace
+// period that nobody wrote is one thing, whether the API has defaulted it or not; one that somebody
+// wrote is another, also where it is as long.
+func (o *object) theirs() (uint64, error) {
+	s, err := scan.New(o.template)
+	if err != nil {
+		return 0, err
+	}
+	p, pod := printer{&s}, &o.pod
+	index := -1
+	inContainer := func(key []byte) (uint64, bool, error) {
+		c := &pod.containers[index]
+		switch string(key) {
+		case "lifecycle":
+			return p.parent(func(key []byte) (uint64, bool, error) {
+				switch {
+				case string(key) != "preStop":
+				case c.ourPreStop != nil:
+					return p.nothing()
+				case c.hookParts != nil:
+					return p.parent(p.without(c.hookParts...))
+				}
+				return p.member(key)
+			})
+		case "readinessProbe":
+			switch {
+			case c.ourProbe != nil:
+				return p.nothing()
+			case c.probeParts != nil:
+				return p.parent(p.without(c.probeParts...))
+			}
+		}
+		return p.member(key)
+	}
+	inSpec := func(key []byte) (uint64, bool, error) {
+		switch {
+		case string(key) == "terminationGracePeriodSeconds":
+			return p.nothing()
+		case string(key) == "affinity" && pod.ours.antiAffinity != nil:
+			return p.parent(p.without("podAntiAffinity"))
+		case string(key) == "affinity":
+			return p.parent(p.member)
+		case string(key) == "containers" && p.Next() == '[':
+			print := mix(printArray)
+			index = -1
+			err := p.Elements(func(i int) error {
+				if index = i; p.Next() != '{' {
+					element, err := p.value()
+					print = mix(print ^ element)
+					return err
+				}
+				element, _, err := p.object(inContainer)
+				print = mix(print ^ element)
+				return err
+			})
+			return print, true, err
+		}
+		return p.member(key)
+	}
+	print, _, err := p.object(func(key []byte) (uint64, bool, error) {
+		switch string(key) {
+		case "metadata":
+			return p.parent(func(key []byte) (uint64, bool, error) {
+				switch string(key) {
+				case "annotations":
+					return p.parent(p.without(policy.InjectedAnnotation))
+				case "labels":
+					return p.parent(p.without(policy.DefaultedLabel))
+				}
+				return p.member(key)
+			})
+		case "spec":
+			return p.parent(inSpec)
+		}
+		return p.member(key)
+	})
+	if grace := pod.grace; grace != nil && o.graceWritten() {
+		print = mix(print ^ uint64(*grace))
+	}
+	return print, err
+}

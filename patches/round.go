@@ -1,0 +1,200 @@
+package patches
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/evenkeel/evenkeel/policy"
+)
+
+// round says what a review does with what is ours.
+type round int
+
+const (
+	// roundDecide decides everything of ours anew, by the settings in force.
+	roundDecide round = iota
+	// roundKeep turns the pod template into the old one.
+	roundKeep
+	// roundTakenAway is an update that takes part of ours away and nothing else.
+	roundTakenAway
+)
+
+// against splits o, and old where there is one, into ours and theirs, and says what to do. Where the
+// incoming object has lost the record, that of the old one counts.
+//
+//	theirs    | incoming record    | what of ours stands      | round
+//	no old    | any                | any                      | decide
+//	changed   | any                | any                      | decide
+//	same      | none               | any                      | keep: the manifest was sent again
+//	same      | none, but label    | nothing                  | decide: that was decided in an
+//	          |                    |                          | earlier round of this request
+//	same      | as in old          | all                      | keep
+//	same      | as in old          | some                     | taken away
+//	same      | other than in old  | any                      | decide: as with an earlier round
+//
+// A template that a revision of the workload has is left as it is, so that going back gives back
+// what ran; but for a whole object that was sent again without any of ours, while theirs is the same.
+func (o *object) against(old *object, req *Request) (round, Skip) {
+	text, noted := o.pod.meta.annotations[policy.InjectedAnnotation]
+	r, ok := readRecord(text)
+	switch {
+	case noted && !ok:
+		return 0, SkipForeignRecord
+	case noted && o.kind == "Pod" && o.meta.controller != "":
+		return 0, SkipTemplateDone
+	case noted && !o.offline && o.wroteRecord():
+		return 0, SkipWrittenRecord
+	}
+	if old == nil {
+		o.split(r)
+		return roundDecide, SkipNone
+	}
+	was := old.pod.meta.annotations[policy.InjectedAnnotation]
+	before, recorded := readRecord(was)
+	old.split(before)
+	if !noted {
+		r = before
+	}
+	o.split(r)
+	x, err1 := o.theirs()
+	y, err2 := old.theirs()
+	unchanged := err1 == nil && err2 == nil && x == y
+	if req.Ran != nil && o.meta.uid != "" && !(unchanged && !noted && req.Whole) {
+		if print, err := FingerprintTemplate(o.template); err == nil && req.Ran(o.meta.uid, print) {
+			return 0, SkipKnownRevision
+		}
+	}
+	_, labelled := o.pod.meta.label(policy.DefaultedLabel)
+	switch {
+	case !recorded || !unchanged:
+	case !noted && labelled && !o.pod.standing():
+	case !noted:
+		return roundKeep, SkipNone
+	case text == was && slices.Equal(o.pod.places(), old.pod.places()):
+		return roundKeep, SkipNone
+	case text == was:
+		return roundTakenAway, SkipNone
+	}
+	return roundDecide, SkipNone
+}
+
+// places returns the names of defaults of which something of ours stands, each with the index of its
+// container. The grace period is none: Helm 3 writes it back with each upgrade.
+func (p *podTemplate) places() []string {
+	var places []string
+	if p.ours.antiAffinity != nil {
+		places = append(places, DefaultAntiAffinity)
+	}
+	for i := range p.containers {
+		if p.containers[i].ourPreStop != nil {
+			places = append(places, DefaultPreStopSleep+" "+strconv.Itoa(i))
+		}
+		if p.containers[i].ourProbe != nil {
+			places = append(places, DefaultReadinessProbe+" "+strconv.Itoa(i))
+		}
+	}
+	return places
+}
+
+// restored returns the defaults that stood in old, stand in after no more, and are wanted all the
+// same according to out.
+func (o *object) restored(after *object, out *output) []string {
+	record, _ := readRecord(string(out.record))
+	var names []string
+	note := func(name string) {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	if o.pod.ours.antiAffinity != nil && after.pod.ours.antiAffinity == nil && record.has(DefaultAntiAffinity) {
+		note(DefaultAntiAffinity)
+	}
+	for i := range o.pod.containers {
+		was, is := &o.pod.containers[i], &after.pod.containers[i] // theirs is the same
+		if was.ourPreStop != nil && is.ourPreStop == nil && record.get(is.name, DefaultPreStopSleep) != "" {
+			note(DefaultPreStopSleep)
+		}
+		if was.ourProbe != nil && is.ourProbe == nil && record.get(is.name, DefaultReadinessProbe) != "" {
+			note(DefaultReadinessProbe)
+		}
+	}
+	return names
+}
+
+// keep turns the pod template into that of old, in which theirs is the same.
+func keep(in *input, old *object, out *output) {
+	pod, was := in.pod(), &old.pod
+	put := func(at slot, value []byte) {
+		if value == nil {
+			return
+		}
+		out.begin(&at)
+		out.patch = append(out.patch, value...)
+		out.fill(&at)
+	}
+	put(pod.affinitySlot(), was.ours.antiAffinity)
+	for i := range pod.containers {
+		put(pod.hookSlot(i), was.containers[i].ourPreStop)
+		put(pod.probeSlot(i), was.containers[i].ourProbe)
+	}
+	if was.ours.graceTo > 0 {
+		pod.setGrace(out, was.ours.graceTo)
+	}
+	text := was.meta.annotations[policy.InjectedAnnotation]
+	_, labelled := was.meta.label(policy.DefaultedLabel)
+	out.setRecord(in, []byte(text), labelled)
+	r := was.ours.record
+	for _, name := range defaults {
+		if r.has(name) {
+			out.applied(name, "", "kept as it was")
+		} else {
+			out.skip(name, "", SkipUnchangedTemplate)
+		}
+	}
+}
+
+func (p *podTemplate) affinitySlot() slot {
+	return slot{base: p.path, parent: "/spec/affinity", leaf: "/podAntiAffinity", parentThere: p.affinity, standing: p.ours.antiAffinity}
+}
+
+func (p *podTemplate) hookSlot(i int) slot {
+	return slot{base: p.path, index: "/spec/containers/" + strconv.Itoa(i), parent: "/lifecycle", leaf: "/preStop",
+		parentThere: p.containers[i].lifecycle, standing: p.containers[i].ourPreStop}
+}
+
+func (p *podTemplate) probeSlot(i int) slot {
+	return slot{base: p.path, index: "/spec/containers/" + strconv.Itoa(i), leaf: "/readinessProbe", standing: p.containers[i].ourProbe}
+}
+
+// setGrace makes the grace period what is ours, in seconds, or takes ours back for 0.
+func (p *podTemplate) setGrace(out *output, seconds int64) {
+	const place = "/spec/terminationGracePeriodSeconds"
+	switch {
+	case seconds == p.ours.graceTo:
+	case seconds == 0 && p.ours.graceFrom < 0:
+		out.remove(p.path, place)
+	default:
+		operation := "replace"
+		if p.grace == nil && p.ours.graceTo == 0 {
+			operation = "add"
+		}
+		out.open(operation, p.path, place)
+		if seconds == 0 {
+			seconds = p.ours.graceFrom
+		}
+		out.integer(seconds)
+		out.close()
+	}
+}
+
+// giveWay removes the members of ours that stand in a hook or a probe of somebody else: the API takes
+// one handler only ("may not specify more than 1 handler type", k8s.io/kubernetes/pkg/apis/core/validation).
+func (p *podTemplate) giveWay(i int, out *output, place string, parts []string) {
+	for _, part := range parts {
+		out.remove(p.path, "/spec/containers/", strconv.Itoa(i), place, "/", part)
+	}
+}
+
+// emptyParent names the parent of a slot of container c for the record.
+func emptyParent(c *container, parent string) string { return fmt.Sprintf("%s/%s", c.name, parent) }
