@@ -659,9 +659,16 @@ func (r report) table(b *bytes.Buffer, i *injection) {
 		for _, d := range w.result.Decisions {
 			row := [columns + 1]string{w.manifest.name + ":" + strconv.Itoa(w.line()), title(w.object), d.Default, d.Container, "added", d.Detail}
 			switch {
+			case d.Skip != patches.SkipNone && d.Changes:
+				row[4], row[5] = "removed", string(d.Skip)+", "+d.Standing
+				occurred[d.Skip] = true
 			case d.Skip != patches.SkipNone:
 				row[4], row[5] = "skipped", string(d.Skip)
 				occurred[d.Skip] = true
+			case !d.Changes:
+				row[4] = "present"
+			case d.Standing != "":
+				row[4], row[5] = "changed", d.Detail+", was "+d.Standing
 			case r.check:
 				row[4] = "missing"
 			}

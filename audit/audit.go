@@ -108,7 +108,6 @@ type templateHead struct {
 	Metadata json.RawMessage `json:"metadata"`
 	Spec     json.RawMessage `json:"spec"`
 	labels   map[string]string
-	record   string // the annotation policy.InjectedAnnotation
 }
 
 // Pod is what an audit needs to know of a Pod.
@@ -124,8 +123,6 @@ type Pod struct {
 	Owner Owner
 	// JSON is the whole object, with apiVersion and kind.
 	JSON []byte
-
-	record string // as in templateHead
 }
 
 // Owner names an object.
@@ -150,7 +147,7 @@ func NewObject(namespace, source string, raw []byte) (Object, error) {
 	}
 	t := &o.Spec.Template
 	if len(t.Metadata) > 0 && kjson.UnmarshalCaseSensitivePreserveInts(t.Metadata, &meta) == nil {
-		t.labels, t.record = meta.Labels, meta.Annotations[policy.InjectedAnnotation]
+		t.labels = meta.Labels
 	}
 	o.Spec.selector = selector(o.Spec.Selector)
 	return o, nil
@@ -184,8 +181,7 @@ func NewPod(raw []byte) (Pod, error) {
 		return Pod{}, fmt.Errorf("read pod: %w", err)
 	}
 	pod := Pod{Namespace: p.Metadata.Namespace, Name: p.Metadata.Name, Labels: p.Metadata.Labels, Node: p.Spec.NodeName,
-		Phase: p.Status.Phase, Terminating: p.Metadata.DeletionTimestamp != nil, JSON: raw,
-		record: p.Metadata.Annotations[policy.InjectedAnnotation]}
+		Phase: p.Status.Phase, Terminating: p.Metadata.DeletionTimestamp != nil, JSON: raw}
 	for _, c := range p.Status.Conditions {
 		pod.Ready = pod.Ready || c.Type == "Ready" && c.Status == "True"
 	}

@@ -72,8 +72,6 @@ type Workload struct {
 
 	object  *Object
 	missing map[string]bool
-	// record is the note of what evenkeel added earlier.
-	record string
 }
 
 // State of a default.
@@ -231,15 +229,19 @@ func (r *run) workload(o *Object, at place) {
 	}
 	for _, d := range result.Decisions {
 		entry := Default{Default: d.Default, Container: d.Container, State: StateSkipped, Code: string(d.Skip), Detail: d.Detail}
-		switch d.Skip {
-		case patches.SkipNone:
+		switch {
+		case d.Skip == patches.SkipNone && !d.Changes:
+			entry.State, entry.Detail = StatePresent, "added by evenkeel"
+		case d.Skip == patches.SkipNone:
 			entry.State = StateMissing
 			w.missing[d.Default] = true
-		case patches.SkipUserSet:
-			entry.State = StatePresent
-			if slices.Contains(strings.Split(w.record, ","), d.Default) {
-				entry.Detail = "added by evenkeel"
+			if d.Standing != "" {
+				entry.Detail += "; added by evenkeel and standing until then: " + d.Standing
 			}
+		case d.Changes:
+			entry.State, entry.Detail = StatePresent, "added by evenkeel, taken back with the next change of the template: "+d.Standing
+		case d.Skip == patches.SkipUserSet:
+			entry.State = StatePresent
 		}
 		w.Defaults = append(w.Defaults, entry)
 	}
@@ -303,19 +305,18 @@ func (r *run) review(o *Object, pods []*Pod, w *Workload) (patches.Result, bool)
 		request.Object = p.JSON
 		result := r.rules.Injector.Review(request)
 		if first == nil {
-			first, w.record = &result, p.record
+			first = &result
 		}
 		if len(result.Operations) > 0 && p.Labels[policy.DefaultedLabel] != "true" { // else the webhook is not called
 			w.BarePods++
 			if lacking == nil {
-				lacking, w.record = &result, p.record
+				lacking = &result
 			}
 		}
 	}
 	switch {
 	case o != nil && o.reviewed():
 		request.Object = o.JSON
-		w.record = o.Spec.Template.record
 		return r.rules.Injector.Review(request), true
 	case lacking != nil:
 		return *lacking, true

@@ -264,7 +264,7 @@ func (s *Scan) look(m *missedInjections, kind string, raw []byte, namespaces map
 	}
 	lacks := uint8(0)
 	for i, name := range patches.Defaults() {
-		if slices.ContainsFunc(result.Decisions, func(d patches.Decision) bool { return d.Default == name && d.Skip == patches.SkipNone }) {
+		if slices.ContainsFunc(result.Decisions, func(d patches.Decision) bool { return d.Default == name && d.Changes }) {
 			lacks |= 1 << i
 			m.counts[missKey{name, kind, reason}]++
 		}

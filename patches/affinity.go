@@ -33,7 +33,7 @@ func addAntiAffinity(in *input, out *output) {
 	stays := r.wasEmpty("affinity")
 	selector, skip := in.spread()
 	if skip != SkipNone {
-		out.skip(DefaultAntiAffinity, "", skip)
+		out.skip(DefaultAntiAffinity, "", skip, at.standing)
 		out.takeBack(&at, pod.affinityOthers, stays)
 		return
 	}
@@ -79,7 +79,7 @@ func addAntiAffinity(in *input, out *output) {
 	if in.policy.AntiAffinity != base.AntiAffinity || !slices.Equal(in.policy.TopologyKeys, base.TopologyKeys) {
 		detail = over(in.policy.AntiAffinity, in.policy.TopologyKeys)
 	}
-	out.applied(DefaultAntiAffinity, "", detail)
+	out.applied(DefaultAntiAffinity, "", detail, &at)
 }
 
 // spread returns the selector to keep replicas apart by, or why there is none.

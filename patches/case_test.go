@@ -247,11 +247,18 @@ func describeResult(r Result) string {
 		if d.Container != "" {
 			name += " of " + d.Container
 		}
-		if d.Skip == SkipNone {
-			fmt.Fprintf(&b, "%s: added: %s\n", name, d.Detail)
-		} else {
-			fmt.Fprintf(&b, "%s: skipped: %s\n", name, d.Skip)
+		state := "added: " + d.Detail
+		switch {
+		case d.Skip != SkipNone && d.Changes:
+			state = "taken back: " + string(d.Skip) + ": " + d.Standing
+		case d.Skip != SkipNone:
+			state = "skipped: " + string(d.Skip)
+		case !d.Changes:
+			state = "stands: " + d.Detail
+		case d.Standing != "":
+			state = "changed: " + d.Detail + ", from " + d.Standing
 		}
+		fmt.Fprintf(&b, "%s: %s\n", name, state)
 	}
 	for _, p := range r.Problems {
 		fmt.Fprintf(&b, "problem (%s): %s\n", p.Code, p)

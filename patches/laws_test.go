@@ -854,7 +854,7 @@ func TestTheLawsHaveTeeth(t *testing.T) {
 				copy(object[i:], "xinng")
 			}
 		},
-		"skips for no reason": func(_ *input, o *output) { o.skip(DefaultAntiAffinity, "", "because") },
+		"skips for no reason": func(_ *input, o *output) { o.skip(DefaultAntiAffinity, "", "because", nil) },
 		"panics":              func(*input, *output) { panic("on purpose") },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -101,11 +101,19 @@ type Decision struct {
 	Default string
 	// Container is the name of the container, or "" for the whole pod.
 	Container string
-	// Skip is SkipNone where the default was added.
+	// Skip is SkipNone where the default is wanted.
 	Skip Skip
-	// Detail says what was added, or "".
+	// Detail says what is wanted, or "".
 	Detail string
+	// Standing says what of ours stands in the object, or "".
+	Standing string
+	// Changes is set where the patch adds, replaces or removes something of ours.
+	Changes bool
 }
+
+// Added reports whether the patch adds the default, or puts another value of it in the
+// place of what stands.
+func (d *Decision) Added() bool { return d.Skip == SkipNone && d.Changes }
 
 // Result is the outcome of a review.
 type Result struct {
@@ -236,6 +244,8 @@ type slot struct {
 	// wrapped and valueStart are for fill.
 	wrapped    bool
 	valueStart int
+	// same is set by fill where the same value stands already.
+	same bool
 }
 
 // begin begins to write what is wanted in a slot; what is written until fill is the value.
@@ -263,7 +273,7 @@ func (o *output) fill(at *slot) uint64 {
 	}
 	if at.standing != nil && same(at.standing, value) {
 		last := len(o.spans) - 1
-		o.patch, o.spans = o.patch[:o.spans[last].start], o.spans[:last]
+		o.patch, o.spans, at.same = o.patch[:o.spans[last].start], o.spans[:last], true
 		return print
 	}
 	if at.wrapped {
@@ -374,12 +384,23 @@ func (o *output) changes() ([]byte, []Change) {
 	return o.patch, changes
 }
 
-func (o *output) skip(name, container string, skip Skip) {
-	o.decisions = append(o.decisions, Decision{Default: name, Container: container, Skip: skip})
+// skip notes why a default is not wanted, for a slot of which standing is taken back, nil for none.
+func (o *output) skip(name, container string, skip Skip, standing []byte) {
+	o.decisions = append(o.decisions, Decision{Default: name, Container: container, Skip: skip, Standing: short(standing), Changes: standing != nil})
 }
 
-func (o *output) applied(name, container, detail string) {
-	o.decisions = append(o.decisions, Decision{Default: name, Container: container, Detail: detail})
+// applied notes that a default is wanted, in a slot that was filled.
+func (o *output) applied(name, container, detail string, at *slot) {
+	o.decisions = append(o.decisions, Decision{Default: name, Container: container, Detail: detail, Standing: short(at.standing), Changes: !at.same})
+}
+
+// short returns a raw value for people.
+func short(raw []byte) string {
+	const enough = 80
+	if len(raw) > enough {
+		return "another value"
+	}
+	return string(raw)
 }
 
 // problem notes that the annotation of a setting, which stands in source, can't be used.

@@ -37,7 +37,7 @@ func addReadinessProbe(in *input, out *output) {
 	pod := in.pod()
 	target, skip := in.probeTarget(out)
 	if skip != SkipNone {
-		out.skip(DefaultReadinessProbe, "", skip)
+		out.skip(DefaultReadinessProbe, "", skip, nil)
 	}
 	for i := range pod.containers {
 		c := &pod.containers[i]
@@ -46,11 +46,12 @@ func addReadinessProbe(in *input, out *output) {
 		var h handler
 		why := skip
 		if why == SkipNone {
-			if h, why = in.probeOf(c, target, i); why != SkipNone {
-				out.skip(DefaultReadinessProbe, c.name, why)
-			}
+			h, why = in.probeOf(c, target, i)
 		}
 		if why != SkipNone {
+			if skip == SkipNone || at.standing != nil {
+				out.skip(DefaultReadinessProbe, c.name, why, at.standing)
+			}
 			out.takeBack(&at, false, false)
 			continue
 		}
@@ -64,7 +65,7 @@ func addReadinessProbe(in *input, out *output) {
 		out.fill(&at)
 		out.noteFingerprint(c.name, DefaultReadinessProbe, h.kind+":", print, ":", strconv.FormatInt(timeout, 10),
 			":", strconv.FormatInt(period, 10), ":", strconv.FormatInt(failures, 10))
-		out.applied(DefaultReadinessProbe, c.name, describe(h))
+		out.applied(DefaultReadinessProbe, c.name, describe(h), &at)
 	}
 }
 

@@ -147,9 +147,9 @@ func keep(in *input, old *object, out *output) {
 	r := was.ours.record
 	for _, name := range defaults {
 		if r.has(name) {
-			out.applied(name, "", "kept as it was")
+			out.applied(name, "", "kept as it was", &slot{same: true})
 		} else {
-			out.skip(name, "", SkipUnchangedTemplate)
+			out.skip(name, "", SkipUnchangedTemplate, nil)
 		}
 	}
 }

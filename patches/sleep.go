@@ -49,7 +49,7 @@ func addPreStopSleep(in *input, out *output) {
 	sleep, raise, skip := in.sleep()
 	native := in.cluster.nativeSleep()
 	if skip != SkipNone {
-		out.skip(DefaultPreStopSleep, "", skip)
+		out.skip(DefaultPreStopSleep, "", skip, nil)
 	}
 	serves := slices.ContainsFunc(pod.containers, func(c container) bool { return len(c.ports) > 0 })
 	asked := in.policy.Asked(policy.SettingPreStopSleep)
@@ -74,11 +74,11 @@ func addPreStopSleep(in *input, out *output) {
 			if why == SkipNone && seconds == 0 {
 				why = SkipShortGracePeriod
 			}
-			if why != SkipNone {
-				out.skip(DefaultPreStopSleep, c.name, why)
-			}
 		}
 		if why != SkipNone {
+			if skip == SkipNone || at.standing != nil {
+				out.skip(DefaultPreStopSleep, c.name, why, at.standing)
+			}
 			out.takeBack(&at, c.lifecycleOthers, stays)
 			continue
 		}
@@ -94,7 +94,7 @@ func addPreStopSleep(in *input, out *output) {
 		if stays || at.standing == nil && c.lifecycle && !c.lifecycleOthers {
 			out.noteEmpty(c.name, "/lifecycle")
 		}
-		out.applied(DefaultPreStopSleep, c.name, "sleep "+length+" s")
+		out.applied(DefaultPreStopSleep, c.name, "sleep "+length+" s", &at)
 		raised = raise
 	}
 	if raised == 0 {
@@ -109,7 +109,11 @@ func addPreStopSleep(in *input, out *output) {
 		out.note("", entryGrace, strconv.FormatInt(base, 10), "/", to)
 	}
 	pod.setGrace(out, base+raised)
-	out.applied(DefaultPreStopSleep, "", fmt.Sprintf("grace period raised from %d to %d s", base, base+raised))
+	at := slot{same: base+raised == pod.ours.graceTo}
+	if pod.ours.graceTo > 0 {
+		at.standing = strconv.AppendInt(nil, pod.ours.graceTo, 10)
+	}
+	out.applied(DefaultPreStopSleep, "", fmt.Sprintf("grace period raised from %d to %d s", base, base+raised), &at)
 }
 
 // sleep returns how long containers sleep and by how much that raises the grace period, both in
