@@ -23,7 +23,6 @@ import (
 	corev1apply "k8s.io/client-go/applyconfigurations/core/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/flowcontrol"
 )
@@ -41,8 +40,7 @@ const lookAgain = 10 * time.Second
 
 // SelfManagedConfig says which objects hold what.
 type SelfManagedConfig struct {
-	// REST says how to reach the API server.
-	REST *rest.Config
+	Client kubernetes.Interface
 	// Namespace and Secret are the place of the authorities.
 	Namespace, Secret string
 	// WebhookConfiguration is the name of the MutatingWebhookConfiguration whose webhooks
@@ -82,19 +80,15 @@ func NewSelfManaged(config SelfManagedConfig) (*SelfManaged, error) {
 	config.Lifetimes = config.Lifetimes.withDefaults()
 	l := config.Lifetimes
 	switch {
-	case config.REST == nil || config.Log == nil:
-		return nil, errors.New("self-managed certificates: an API server and a log are needed")
+	case config.Client == nil || config.Log == nil:
+		return nil, errors.New("self-managed certificates: a client and a log are needed")
 	case config.Namespace == "" || config.Secret == "" || config.WebhookConfiguration == "" || config.Host == "":
 		return nil, errors.New("self-managed certificates: the names of namespace, Secret, webhook configuration and host are needed")
 	case l.Settle <= 0 || l.Leaf <= 0 || l.Authority/3 <= l.Leaf || l.Authority/3 <= 4*l.Settle:
 		return nil, fmt.Errorf("self-managed certificates: lifetimes of %v for the authority and %v for the certificate, with %v to settle, leave no time to rotate; "+
 			"allowed: positive ones, with a third of the authority's longer than the certificate's and than four times the time to settle", l.Authority, l.Leaf, l.Settle)
 	}
-	client, err := kubernetes.NewForConfig(config.REST)
-	if err != nil {
-		return nil, fmt.Errorf("make client: %w", err)
-	}
-	s := &SelfManaged{config: config, client: client, now: func() time.Time { return time.Now().Round(0) }, start: time.Now(),
+	s := &SelfManaged{config: config, client: config.Client, now: func() time.Time { return time.Now().Round(0) }, start: time.Now(),
 		changed: make(chan struct{}, 1), limit: flowcontrol.NewTokenBucketRateLimiter(0.5, 20),
 		replica: replica{host: config.Host, lifetimes: l}}
 	named := func(name string) informers.SharedInformerOption {
@@ -102,8 +96,8 @@ func NewSelfManaged(config SelfManagedConfig) (*SelfManaged, error) {
 			o.FieldSelector = fields.OneTermEqualSelector("metadata.name", name).String()
 		})
 	}
-	s.secret = informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithNamespace(config.Namespace), named(config.Secret)).Core().V1().Secrets().Informer()
-	s.configuration = informers.NewSharedInformerFactoryWithOptions(client, 0, named(config.WebhookConfiguration)).
+	s.secret = informers.NewSharedInformerFactoryWithOptions(config.Client, 0, informers.WithNamespace(config.Namespace), named(config.Secret)).Core().V1().Secrets().Informer()
+	s.configuration = informers.NewSharedInformerFactoryWithOptions(config.Client, 0, named(config.WebhookConfiguration)).
 		Admissionregistration().V1().MutatingWebhookConfigurations().Informer()
 	observe := cache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { s.observe() }, UpdateFunc: func(_, _ any) { s.observe() }, DeleteFunc: func(any) { s.observe() }}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 )
 
@@ -43,7 +44,8 @@ func newSelfManaged(t *testing.T, api http.HandlerFunc) (*SelfManaged, *promethe
 	server := httptest.NewServer(api)
 	t.Cleanup(server.Close)
 	registry := prometheus.NewRegistry()
-	s, err := NewSelfManaged(SelfManagedConfig{REST: &rest.Config{Host: server.URL}, Namespace: "n", Secret: "s", WebhookConfiguration: "w", Host: "a.b.svc",
+	client := kubernetes.NewForConfigOrDie(&rest.Config{Host: server.URL})
+	s, err := NewSelfManaged(SelfManagedConfig{Client: client, Namespace: "n", Secret: "s", WebhookConfiguration: "w", Host: "a.b.svc",
 		Lifetimes: Lifetimes{Leaf: time.Hour}, Log: logrus.NewEntry(logrus.New()), Registerer: registry})
 	if err != nil {
 		t.Fatal(err)

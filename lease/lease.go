@@ -11,15 +11,13 @@ import (
 	"github.com/sirupsen/logrus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
 // Config says which Lease replicas elect a leader by.
 type Config struct {
-	// REST says how to reach the API server.
-	REST *rest.Config
+	Client kubernetes.Interface
 	// Namespace and Name are the place of the Lease.
 	Namespace, Name string
 	// Identity tells replicas apart: the name of the pod.
@@ -39,8 +37,8 @@ type Election struct {
 // New returns an Election, or an error that says what the configuration lacks.
 func New(config Config) (*Election, error) {
 	switch {
-	case config.REST == nil || config.Log == nil:
-		return nil, errors.New("leader election: an API server and a log are needed")
+	case config.Client == nil || config.Log == nil:
+		return nil, errors.New("leader election: a client and a log are needed")
 	case config.Identity == "" || config.Namespace == "" || config.Name == "":
 		return nil, errors.New("leader election: an identity, and namespace and name of the Lease are needed")
 	case config.Duration != 0 && config.Duration < time.Second:
@@ -49,12 +47,8 @@ func New(config Config) (*Election, error) {
 	if config.Duration == 0 {
 		config.Duration = 15 * time.Second
 	}
-	client, err := kubernetes.NewForConfig(config.REST)
-	if err != nil {
-		return nil, fmt.Errorf("make client: %w", err)
-	}
 	lock := &resourcelock.LeaseLock{LeaseMeta: metav1.ObjectMeta{Namespace: config.Namespace, Name: config.Name},
-		Client: client.CoordinationV1(), LockConfig: resourcelock.ResourceLockConfig{Identity: config.Identity}}
+		Client: config.Client.CoordinationV1(), LockConfig: resourcelock.ResourceLockConfig{Identity: config.Identity}}
 	e := &Election{log: config.Log}
 	e.newElector = func(callbacks leaderelection.LeaderCallbacks) (*leaderelection.LeaderElector, error) {
 		// The proportions of kube-controller-manager: 15 s, 10 s, 2 s.

@@ -34,7 +34,12 @@ func (v Version) String() string {
 
 // AtLeast reports whether v is known and not older than 1.minor.
 func (v Version) AtLeast(minor int) bool {
-	return v.Major > 1 || v.Major == 1 && v.Minor >= minor
+	return !v.Before(Version{Major: 1, Minor: minor})
+}
+
+// Before reports whether v is older than other.
+func (v Version) Before(other Version) bool {
+	return v.Major < other.Major || v.Major == other.Major && v.Minor < other.Minor
 }
 
 // Cluster is what the generators need to know of the cluster.

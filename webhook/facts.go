@@ -16,11 +16,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/version"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/metadata/metadatainformer"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/evenkeel/evenkeel/patches"
@@ -53,17 +53,11 @@ const (
 	versionMemory = 5
 )
 
-// NewFacts returns the facts of the cluster of config. selector selects the
-// Namespaces that the webhook configuration calls us for.
-func NewFacts(config *rest.Config, selector labels.Selector, log *logrus.Entry) (*Facts, error) {
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return nil, fmt.Errorf("make client: %w", err)
-	}
-	metadataClient, err := metadata.NewForConfig(config)
-	if err != nil {
-		return nil, fmt.Errorf("make metadata client: %w", err)
-	}
+// NewFacts returns the facts of a cluster. selector selects the Namespaces that the webhook
+// configuration calls us for.
+func NewFacts(
+	client kubernetes.Interface, metadataClient metadata.Interface, selector labels.Selector, log *logrus.Entry,
+) (*Facts, error) {
 	f := &Facts{log: log, client: client}
 	f.namespaces = metadatainformer.NewFilteredMetadataInformer(metadataClient, corev1.SchemeGroupVersion.WithResource("namespaces"),
 		metav1.NamespaceAll, 0, cache.Indexers{}, func(o *metav1.ListOptions) { o.LabelSelector = selector.String() }).Informer()
@@ -80,7 +74,7 @@ func NewFacts(config *rest.Config, selector labels.Selector, log *logrus.Entry) 
 	if err := errors.Join(f.namespaces.SetTransform(trimNamespace), f.nodes.SetTransform(trimNode)); err != nil {
 		return nil, fmt.Errorf("set up informers: %w", err)
 	}
-	_, err = f.nodes.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	_, err := f.nodes.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { f.findOldestKubelet() },
 		UpdateFunc: func(before, after any) {
 			if kubeletVersion(before) != kubeletVersion(after) {
@@ -144,7 +138,7 @@ func (f *Facts) findOldestKubelet() {
 	var oldest patches.Version
 	for _, node := range f.nodes.GetStore().List() {
 		v, err := patches.ParseVersion(kubeletVersion(node))
-		if err == nil && (oldest == patches.Version{} || older(v, oldest)) {
+		if err == nil && (oldest == patches.Version{} || v.Before(oldest)) {
 			oldest = v
 		}
 	}
@@ -157,10 +151,6 @@ func (f *Facts) findOldestKubelet() {
 	}
 }
 
-func older(a, b patches.Version) bool {
-	return a.Major < b.Major || a.Major == b.Major && a.Minor < b.Minor
-}
-
 // Run keeps the facts up to date until ctx ends.
 func (f *Facts) Run(ctx context.Context) {
 	var group wait.Group
@@ -171,16 +161,37 @@ func (f *Facts) Run(ctx context.Context) {
 	}
 	group.StartWithContext(ctx, func(ctx context.Context) {
 		// Until the first answer, ask more often: we are not ready without.
-		if wait.PollUntilContextCancel(ctx, time.Second, true, func(context.Context) (bool, error) { return f.askVersion(), nil }) == nil {
-			wait.UntilWithContext(ctx, func(context.Context) { f.askVersion() }, versionPeriod)
+		if wait.PollUntilContextCancel(ctx, time.Second, true, func(ctx context.Context) (bool, error) { return f.askVersion(ctx), nil }) == nil {
+			wait.UntilWithContext(ctx, func(ctx context.Context) { f.askVersion(ctx) }, versionPeriod)
 		}
 	})
 	group.Wait()
 }
 
+// serverVersion asks the API server for its version until ctx ends. ServerVersion takes no
+// context, so it is left behind then; it ends by client-go's own timeout.
+func (f *Facts) serverVersion(ctx context.Context) (*version.Info, error) {
+	var info *version.Info
+	answered := make(chan error, 1)
+	go func() {
+		var err error
+		info, err = f.client.Discovery().ServerVersion()
+		answered <- err
+	}()
+	select {
+	case err := <-answered:
+		return info, err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
 // askVersion asks the API server for its version and reports whether it answered.
-func (f *Facts) askVersion() bool {
-	info, err := f.client.Discovery().ServerVersion()
+func (f *Facts) askVersion(ctx context.Context) bool {
+	info, err := f.serverVersion(ctx)
+	if ctx.Err() != nil {
+		return false
+	}
 	if err != nil {
 		f.log.WithError(err).Warn("ask for API server version")
 		return false
@@ -206,7 +217,7 @@ func (f *Facts) Cluster() patches.Cluster {
 	defer f.mu.Unlock()
 	c := patches.Cluster{OldestKubelet: f.kubelet}
 	for i, v := range f.servers {
-		if i == 0 || older(v, c.APIServer) {
+		if i == 0 || v.Before(c.APIServer) {
 			c.APIServer = v
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/cluster"
@@ -88,7 +89,7 @@ func start(t *testing.T, change func(*settings)) *controller {
 	config.REST.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
 	c, err := budgets.New(config.Config)
 	check.Must(t, err)
-	election, err := lease.New(lease.Config{REST: config.REST, Namespace: "default", Name: config.LeaseName, Identity: config.Identity,
+	election, err := lease.New(lease.Config{Client: kubernetes.NewForConfigOrDie(config.REST), Namespace: "default", Name: config.LeaseName, Identity: config.Identity,
 		Duration: config.LeaseDuration, Log: config.Log})
 	check.Must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())

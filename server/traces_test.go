@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"bytes"
@@ -98,7 +98,7 @@ func reviewed(t *testing.T, logs io.Writer, traceparents map[string]string, bodi
 	t.Helper()
 	logger := logrus.New()
 	logger.SetOutput(logs)
-	traces, err := newTraces(t.Context(), logrus.NewEntry(logger))
+	traces, err := newTraces(t.Context(), "v1", logrus.NewEntry(logger))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,7 +206,7 @@ func TestWithoutACollectorThereIsNothing(t *testing.T) {
 			for key, value := range environment {
 				t.Setenv(key, value)
 			}
-			if traces, err := newTraces(t.Context(), silentLog()); traces != nil || err != nil {
+			if traces, err := newTraces(t.Context(), "v1", silentLog()); traces != nil || err != nil {
 				t.Errorf("%v, %v; want nothing", traces, err)
 			}
 		})
@@ -232,7 +232,7 @@ func TestAnEnvironmentThatCannotBeIsRefusedByItsName(t *testing.T) {
 				t.Setenv("OTEL_TRACES_SAMPLER", "traceidratio")
 			}
 			t.Setenv(name, value)
-			if traces, err := newTraces(t.Context(), silentLog()); traces != nil || err == nil || !strings.Contains(err.Error(), name) {
+			if traces, err := newTraces(t.Context(), "v1", silentLog()); traces != nil || err == nil || !strings.Contains(err.Error(), name) {
 				t.Errorf("error %v, want one that names the variable", err)
 			}
 		})
@@ -262,7 +262,7 @@ func TestACollectorThatHangsHoldsNobodyUp(t *testing.T) {
 	t.Setenv("OTEL_TRACES_SAMPLER", "always_on")
 	t.Setenv("OTEL_BSP_MAX_QUEUE_SIZE", "8")
 	t.Setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1")
-	traces, err := newTraces(t.Context(), silentLog())
+	traces, err := newTraces(t.Context(), "v1", silentLog())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"bytes"
@@ -37,7 +37,7 @@ const flushTimeout = 5 * time.Second
 // whoever sends no parent gets no span, unless OTEL_TRACES_SAMPLER says otherwise. At most
 // 2,048 spans wait (OTEL_BSP_MAX_QUEUE_SIZE), and further ones are dropped, so that nothing
 // ever waits for the collector.
-func newTraces(ctx context.Context, log *logrus.Entry) (*sdktrace.TracerProvider, error) {
+func newTraces(ctx context.Context, version string, log *logrus.Entry) (*sdktrace.TracerProvider, error) {
 	endpoint := otlpVariable("ENDPOINT")
 	if endpoint == "" || strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") || os.Getenv("OTEL_TRACES_EXPORTER") == "none" {
 		return nil, nil //nolint:nilnil // no traces is what is asked for
@@ -50,8 +50,7 @@ func newTraces(ctx context.Context, log *logrus.Entry) (*sdktrace.TracerProvider
 	if err != nil {
 		return nil, err
 	}
-	v, _ := build()
-	attributes := []attribute.KeyValue{attribute.String("service.name", "evenkeel"), attribute.String("service.version", v)}
+	attributes := []attribute.KeyValue{attribute.String("service.name", "evenkeel"), attribute.String("service.version", version)}
 	if hostname, err := os.Hostname(); err == nil { // in a pod its name
 		attributes = append(attributes, attribute.String("service.instance.id", hostname))
 	}
