@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/spf13/pflag"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -19,33 +18,6 @@ import (
 	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/pdb"
 )
-
-// clusterFlags say which cluster, user and namespace a command is about: those of
-// kubectl, by the same code of client-go.
-type clusterFlags struct {
-	rules     *clientcmd.ClientConfigLoadingRules
-	overrides clientcmd.ConfigOverrides
-	instead   string // what to do without a cluster, for the error; "" for nothing
-}
-
-// register adds the flags to fs. Those of kubectl that few need work and aren't listed.
-func (c *clusterFlags) register(fs *pflag.FlagSet) {
-	c.rules = clientcmd.NewDefaultClientConfigLoadingRules()
-	fs.StringVar(&c.rules.ExplicitPath, "kubeconfig", "", "Kubeconfig `FILE` to use instead of KUBECONFIG and ~/.kube/config.")
-	own := pflag.NewFlagSet("", pflag.ContinueOnError)
-	clientcmd.BindOverrideFlags(&c.overrides, own, clientcmd.RecommendedConfigOverrideFlags(""))
-	own.VisitAll(func(f *pflag.Flag) {
-		switch f.Name {
-		case "context":
-			f.Usage = "`NAME` of the kubeconfig context to use."
-		case "namespace":
-			f.Usage = "`NAMESPACE` to look at; for manifests, that of objects that name none."
-		default:
-			f.Hidden = true
-		}
-		fs.AddFlag(f)
-	})
-}
 
 // connection is a cluster and the evenkeel in it.
 type connection struct {
@@ -108,25 +80,6 @@ func (c *clusterFlags) configError(err error) error {
 		return notFound("context", c.overrides.CurrentContext, slices.Collect(maps.Keys(raw.Contexts)))
 	}
 	return fmt.Errorf("read kubeconfig: %w", err)
-}
-
-// adopt takes over the flags that evenkeel runs with in the cluster, except for those
-// that were given here. What this binary does not know it passes over.
-func (p *policyFlags) adopt(installation *audit.Installation) error {
-	var there policyFlags
-	flags := pflag.NewFlagSet("serve", pflag.ContinueOnError)
-	flags.ParseErrorsAllowlist.UnknownFlags = true
-	there.register(flags)
-	if err := flags.Parse(installation.Arguments); err != nil {
-		return fmt.Errorf("read the flags of the evenkeel in the cluster: %w", err)
-	}
-	var failure error
-	flags.Visit(func(f *pflag.Flag) {
-		if here := p.flags.Lookup(f.Name); here != nil && !here.Changed && failure == nil {
-			failure = p.flags.Set(f.Name, f.Value.String())
-		}
-	})
-	return failure
 }
 
 // explained turns what the API server or the network says into what to do about it.

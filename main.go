@@ -18,13 +18,8 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
-
-	"github.com/evenkeel/evenkeel/patches"
-	"github.com/evenkeel/evenkeel/policy"
 )
 
 // version and commit are set by the linker: -ldflags "-X main.version=v1.2.3 -X
@@ -110,7 +105,7 @@ func newRootCommand(program string) *cobra.Command {
 	}
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpCommand(newHelpCommand())
-	root.SetUsageFunc(usage)
+	root.SetUsageFunc(wrapped(root.UsageFunc()))
 	root.AddCommand(
 		newServeCommand(),
 		newInjectCommand(name),
@@ -121,42 +116,22 @@ func newRootCommand(program string) *cobra.Command {
 	return root
 }
 
-// usage prints how to call a command, in cobra's order and 100 columns. Cobra's own
-// way to another width is a text/template, which calls methods by name: the linker
-// would have to keep every method of every API type, 20 MB of them, unless some
-// other template (that of audit's page) makes it do so anyway.
-func usage(command *cobra.Command) error {
-	var text strings.Builder
-	text.WriteString("Usage:")
-	if command.Runnable() {
-		fmt.Fprintf(&text, "\n  %s", command.UseLine())
-	}
-	if command.HasAvailableSubCommands() {
-		fmt.Fprintf(&text, "\n  %s [command]", command.CommandPath())
-	}
-	if command.HasExample() {
-		fmt.Fprintf(&text, "\n\nExamples:\n%s", command.Example)
-	}
-	if command.HasAvailableSubCommands() {
-		text.WriteString("\n\nAvailable Commands:")
-		for _, c := range command.Commands() {
-			if c.IsAvailableCommand() || c.Name() == "help" {
-				fmt.Fprintf(&text, "\n  %-*s %s", c.NamePadding(), c.Name(), c.Short)
-			}
+// wrapped returns usage with the flags wrapped at 100 columns. Cobra's own way to do that is a
+// text/template, for which the linker keeps every method of every API type: 20 MB.
+func wrapped(usage func(*cobra.Command) error) func(*cobra.Command) error {
+	return func(command *cobra.Command) error {
+		out := command.OutOrStderr()
+		var text strings.Builder
+		command.SetOut(&text)
+		defer command.SetOut(out)
+		if err := usage(command); err != nil {
+			return err
 		}
+		flags := command.LocalFlags()
+		long, short := strings.TrimSpace(flags.FlagUsages()), strings.TrimSpace(flags.FlagUsagesWrapped(100))
+		_, err := io.WriteString(out, strings.Replace(text.String(), long, short, 1))
+		return err
 	}
-	if command.HasAvailableLocalFlags() {
-		fmt.Fprintf(&text, "\n\nFlags:\n%s", strings.TrimRight(command.LocalFlags().FlagUsagesWrapped(100), " \n"))
-	}
-	if command.HasAvailableInheritedFlags() {
-		fmt.Fprintf(&text, "\n\nGlobal Flags:\n%s", strings.TrimRight(command.InheritedFlags().FlagUsagesWrapped(100), " \n"))
-	}
-	if command.HasAvailableSubCommands() {
-		fmt.Fprintf(&text, "\n\nUse \"%s [command] --help\" for more information about a command.", command.CommandPath())
-	}
-	text.WriteString("\n")
-	_, err := io.WriteString(command.OutOrStderr(), text.String())
-	return err
 }
 
 // displayName returns how a user calls the program of that path.
@@ -166,53 +141,6 @@ func displayName(program string) string {
 		return "kubectl " + strings.ReplaceAll(plugin, "_", "-")
 	}
 	return "evenkeel"
-}
-
-// flagError says what is wrong with a flag: its name, the value, and what is
-// allowed or resembles it.
-func flagError(command *cobra.Command, err error) error {
-	var unknown *pflag.NotExistError
-	var invalid *pflag.InvalidValueError
-	switch {
-	case errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() == "":
-		if near := nearestFlag(command, unknown.GetSpecifiedName()); near != "" {
-			err = fmt.Errorf("%w; did you mean --%s?", err, near)
-		}
-	case errors.As(err, &invalid):
-		err = fmt.Errorf("--%s=%q %w", invalid.GetFlag().Name, invalid.GetValue(), invalid.Unwrap())
-	}
-	return usageError{err}
-}
-
-// nearestFlag returns the flag of command that name resembles most, or "".
-func nearestFlag(command *cobra.Command, name string) string {
-	var flags []string
-	command.Flags().VisitAll(func(f *pflag.Flag) {
-		if !f.Hidden {
-			flags = append(flags, f.Name)
-		}
-	})
-	return nearest(name, flags)
-}
-
-// nearest returns the candidate that name resembles most, or "" when none is close.
-// The measure is the one that cobra has for commands. A name of more than 64 bytes, which
-// would take long, is a slip of nothing.
-func nearest(name string, candidates []string) string {
-	if len(name) > 64 {
-		return ""
-	}
-	commands := &cobra.Command{}
-	for _, c := range candidates {
-		commands.AddCommand(&cobra.Command{Use: c, Run: func(*cobra.Command, []string) {}})
-	}
-	for distance := 1; distance <= 3; distance++ {
-		commands.SuggestionsMinimumDistance = distance
-		if near := commands.SuggestionsFor(name); len(near) > 0 {
-			return near[0]
-		}
-	}
-	return ""
 }
 
 // newHelpCommand returns a help command that, unlike cobra's own, takes an unknown
@@ -286,65 +214,6 @@ func noArguments(command *cobra.Command, args []string) error {
 		hint = "; manifests are given with -f"
 	}
 	return usageError{fmt.Errorf("unexpected argument %q: %s takes none%s", args[0], command.CommandPath(), hint)}
-}
-
-// policyFlags are the flags of the operator's configuration, shared by serve and
-// inject: one for each row of policy.Settings that has a flag, and the bounds.
-type policyFlags struct {
-	flags          *pflag.FlagSet
-	maxPreStop     seconds
-	maxGrace       seconds
-	allowExecSleep bool
-}
-
-// register adds the flags to fs.
-func (p *policyFlags) register(fs *pflag.FlagSet) {
-	p.flags = fs
-	defaults := patches.DefaultConfig()
-	p.maxPreStop, p.maxGrace = seconds(defaults.Bounds.MaxPreStopSleep), seconds(defaults.MaxGracePeriod)
-	for _, s := range policy.Settings() {
-		if s.Flag {
-			fs.String(s.Name, s.Default, s.Effect+" Allowed: "+s.Allowed()+".")
-		}
-	}
-	fs.Var(&p.maxPreStop, "max-pre-stop-sleep", "Longest preStop sleep that an annotation or flag may ask for.")
-	fs.Var(&p.maxGrace, "max-grace-period", "Up to where terminationGracePeriodSeconds is raised to make room for the sleep.")
-	fs.BoolVar(&p.allowExecSleep, "allow-exec-sleep", false,
-		"Use \"exec: sleep N\" where the cluster does not know preStop.sleep (before 1.30). Images without a sleep command then get SIGTERM at once.")
-}
-
-// config returns the configuration that the flags ask for. An error names the
-// flag, its value and what is allowed.
-func (p *policyFlags) config() (patches.Config, error) {
-	c := patches.DefaultConfig()
-	c.Bounds.MaxPreStopSleep = time.Duration(p.maxPreStop)
-	c.MaxGracePeriod = time.Duration(p.maxGrace)
-	c.AllowExecSleep = p.allowExecSleep
-	c.Base.PreStopSleep = min(c.Base.PreStopSleep, c.Bounds.MaxPreStopSleep)
-	for _, s := range policy.Settings() {
-		if f := p.flags.Lookup(s.Name); s.Flag && f.Changed {
-			if err := c.Base.Set(s.Name, f.Value.String(), c.Bounds); err != nil {
-				return patches.Config{}, usageError{err}
-			}
-		}
-	}
-	return c, nil
-}
-
-// seconds is the value of a flag: a duration in whole seconds, at least 1 s.
-type seconds time.Duration
-
-func (s *seconds) String() string { return time.Duration(*s).String() }
-
-func (s *seconds) Type() string { return "duration" }
-
-func (s *seconds) Set(text string) error {
-	d, err := time.ParseDuration(text)
-	if err != nil || d < time.Second || d%time.Second != 0 {
-		return errors.New("is no duration in whole seconds; allowed: at least 1s, as in 60s or 10m")
-	}
-	*s = seconds(d)
-	return nil
 }
 
 // errMissing is the outcome of "inject --check" when something is missing, and of

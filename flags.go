@@ -1,0 +1,168 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/evenkeel/evenkeel/audit"
+	"github.com/evenkeel/evenkeel/patches"
+	"github.com/evenkeel/evenkeel/policy"
+)
+
+// clusterFlags say which cluster, user and namespace a command is about: those of
+// kubectl, by the same code of client-go.
+type clusterFlags struct {
+	rules     *clientcmd.ClientConfigLoadingRules
+	overrides clientcmd.ConfigOverrides
+	instead   string // what to do without a cluster, for the error; "" for nothing
+}
+
+// register adds the flags to fs. Those of kubectl that few need work and aren't listed.
+func (c *clusterFlags) register(fs *pflag.FlagSet) {
+	c.rules = clientcmd.NewDefaultClientConfigLoadingRules()
+	fs.StringVar(&c.rules.ExplicitPath, "kubeconfig", "", "Kubeconfig `FILE` to use instead of KUBECONFIG and ~/.kube/config.")
+	own := pflag.NewFlagSet("", pflag.ContinueOnError)
+	clientcmd.BindOverrideFlags(&c.overrides, own, clientcmd.RecommendedConfigOverrideFlags(""))
+	own.VisitAll(func(f *pflag.Flag) {
+		switch f.Name {
+		case "context":
+			f.Usage = "`NAME` of the kubeconfig context to use."
+		case "namespace":
+			f.Usage = "`NAMESPACE` to look at; for manifests, that of objects that name none."
+		default:
+			f.Hidden = true
+		}
+		fs.AddFlag(f)
+	})
+}
+
+// policyFlags are the flags of the operator's configuration, shared by serve and
+// inject: one for each row of policy.Settings that has a flag, and the bounds.
+type policyFlags struct {
+	flags          *pflag.FlagSet
+	maxPreStop     seconds
+	maxGrace       seconds
+	allowExecSleep bool
+}
+
+// register adds the flags to fs.
+func (p *policyFlags) register(fs *pflag.FlagSet) {
+	p.flags = fs
+	defaults := patches.DefaultConfig()
+	p.maxPreStop, p.maxGrace = seconds(defaults.Bounds.MaxPreStopSleep), seconds(defaults.MaxGracePeriod)
+	for _, s := range policy.Settings() {
+		if s.Flag {
+			fs.String(s.Name, s.Default, s.Effect+" Allowed: "+s.Allowed()+".")
+		}
+	}
+	fs.Var(&p.maxPreStop, "max-pre-stop-sleep", "Longest preStop sleep that an annotation or flag may ask for.")
+	fs.Var(&p.maxGrace, "max-grace-period", "Up to where terminationGracePeriodSeconds is raised to make room for the sleep.")
+	fs.BoolVar(&p.allowExecSleep, "allow-exec-sleep", false,
+		"Use \"exec: sleep N\" where the cluster does not know preStop.sleep (before 1.30). "+
+			"Images without a sleep command then get SIGTERM at once.")
+}
+
+// config returns the configuration that the flags ask for. An error names the
+// flag, its value and what is allowed.
+func (p *policyFlags) config() (patches.Config, error) {
+	c := patches.DefaultConfig()
+	c.Bounds.MaxPreStopSleep = time.Duration(p.maxPreStop)
+	c.MaxGracePeriod = time.Duration(p.maxGrace)
+	c.AllowExecSleep = p.allowExecSleep
+	c.Base.PreStopSleep = min(c.Base.PreStopSleep, c.Bounds.MaxPreStopSleep)
+	for _, s := range policy.Settings() {
+		if f := p.flags.Lookup(s.Name); s.Flag && f.Changed {
+			if err := c.Base.Set(s.Name, f.Value.String(), c.Bounds); err != nil {
+				return patches.Config{}, usageError{err}
+			}
+		}
+	}
+	return c, nil
+}
+
+// seconds is the value of a flag: a duration in whole seconds, at least 1 s.
+type seconds time.Duration
+
+func (s *seconds) String() string { return time.Duration(*s).String() }
+
+func (s *seconds) Type() string { return "duration" }
+
+func (s *seconds) Set(text string) error {
+	d, err := time.ParseDuration(text)
+	if err != nil || d < time.Second || d%time.Second != 0 {
+		return errors.New("is no duration in whole seconds; allowed: at least 1s, as in 60s or 10m")
+	}
+	*s = seconds(d)
+	return nil
+}
+
+// adopt takes over the flags that evenkeel runs with in the cluster, except for those
+// that were given here. What this binary does not know it passes over.
+func (p *policyFlags) adopt(installation *audit.Installation) error {
+	var there policyFlags
+	flags := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+	flags.ParseErrorsAllowlist.UnknownFlags = true
+	there.register(flags)
+	if err := flags.Parse(installation.Arguments); err != nil {
+		return fmt.Errorf("read the flags of the evenkeel in the cluster: %w", err)
+	}
+	var failure error
+	flags.Visit(func(f *pflag.Flag) {
+		if here := p.flags.Lookup(f.Name); here != nil && !here.Changed && failure == nil {
+			failure = p.flags.Set(f.Name, f.Value.String())
+		}
+	})
+	return failure
+}
+
+// flagError says what is wrong with a flag: its name, the value, and what is
+// allowed or resembles it.
+func flagError(command *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	var invalid *pflag.InvalidValueError
+	switch {
+	case errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() == "":
+		if near := nearestFlag(command, unknown.GetSpecifiedName()); near != "" {
+			err = fmt.Errorf("%w; did you mean --%s?", err, near)
+		}
+	case errors.As(err, &invalid):
+		err = fmt.Errorf("--%s=%q %w", invalid.GetFlag().Name, invalid.GetValue(), invalid.Unwrap())
+	}
+	return usageError{err}
+}
+
+// nearestFlag returns the flag of command that name resembles most, or "".
+func nearestFlag(command *cobra.Command, name string) string {
+	var flags []string
+	command.Flags().VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			flags = append(flags, f.Name)
+		}
+	})
+	return nearest(name, flags)
+}
+
+// nearest returns the candidate that name resembles most, or "" when none is close.
+// The measure is the one that cobra has for commands. A name of more than 64 bytes, which
+// would take long, resembles none.
+func nearest(name string, candidates []string) string {
+	if len(name) > 64 {
+		return ""
+	}
+	commands := &cobra.Command{}
+	for _, c := range candidates {
+		commands.AddCommand(&cobra.Command{Use: c, Run: func(*cobra.Command, []string) {}})
+	}
+	for distance := 1; distance <= 3; distance++ {
+		commands.SuggestionsMinimumDistance = distance
+		if near := commands.SuggestionsFor(name); len(near) > 0 {
+			return near[0]
+		}
+	}
+	return ""
+}
