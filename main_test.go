@@ -187,3 +187,19 @@ func TestPolicyFlags(t *testing.T) {
 		})
 	}
 }
+
+func TestAFlagIsSuggestedUpToThreeSlips(t *testing.T) {
+	for name, suggested := range map[string]bool{
+		"topology-key":          true,  // one letter short
+		"topologi-kays":         true,  // two wrong
+		"tapologi-kays":         true,  // three wrong
+		"tapalogi-kays":         false, // four wrong
+		"pre-stop-sleepp":       true,
+		strings.Repeat("x", 65): false,
+	} {
+		_, stderr, code := cli(t, "", "evenkeel", "inject", "--"+name+"=x")
+		if code != exitFailed || strings.Contains(stderr, "did you mean") != suggested {
+			t.Errorf("--%s: exit %d, %q, want a suggestion: %v", name, code, stderr, suggested)
+		}
+	}
+}
