@@ -10,20 +10,19 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/evenkeel/evenkeel/internal/list"
 	"github.com/evenkeel/evenkeel/patches"
 )
 
 // workloadResources are the kinds whose pods serve.
-func workloadResources() []resource {
-	return []resource{
-		{"apps/v1", "Deployment", "deployments", appsClient},
-		{"apps/v1", "StatefulSet", "statefulsets", appsClient},
-		{"apps/v1", "DaemonSet", "daemonsets", appsClient},
-		{"v1", "ReplicationController", "replicationcontrollers", coreClient},
+func workloadResources() []list.Resource {
+	return []list.Resource{
+		list.Deployments,
+		list.StatefulSets,
+		list.DaemonSets,
+		list.ReplicationControllers,
 	}
 }
-
-func podResource() resource { return resource{"v1", "Pod", "pods", coreClient} }
 
 // Scope says what to read of a cluster.
 type Scope struct {
@@ -44,7 +43,7 @@ func Read(ctx context.Context, client kubernetes.Interface, scope Scope) (*State
 		return nil, err
 	}
 	for _, r := range workloadResources() {
-		err := listing{resource: r, namespace: scope.Namespace}.each(ctx, client, s.addObject)
+		_, err := list.Listing{Resource: r, Namespace: scope.Namespace}.Each(ctx, client, s.addObject)
 		if err != nil {
 			return nil, err
 		}
@@ -52,7 +51,7 @@ func Read(ctx context.Context, client kubernetes.Interface, scope Scope) (*State
 	if err := s.readReplicaSets(ctx, client, scope.Namespace); err != nil {
 		return nil, err
 	}
-	err := listing{resource: podResource(), namespace: scope.Namespace}.each(ctx, client, func(raw []byte) error {
+	_, err := list.Listing{Resource: list.Pods, Namespace: scope.Namespace}.Each(ctx, client, func(raw []byte) error {
 		p, err := NewPod(raw)
 		if err != nil {
 			return err
@@ -140,14 +139,14 @@ func (s *State) readNamespaces(ctx context.Context, client kubernetes.Interface,
 
 // readReplicaSets adds what Deployments own by its metadata, and the others whole.
 func (s *State) readReplicaSets(ctx context.Context, client kubernetes.Interface, namespace string) error {
-	r := resource{"apps/v1", "ReplicaSet", "replicasets", appsClient}
-	return listing{resource: r, namespace: namespace, metadata: true}.each(ctx, client, func(raw []byte) error {
+	r := list.ReplicaSets
+	_, err := list.Listing{Resource: r, Namespace: namespace, Metadata: true}.Each(ctx, client, func(raw []byte) error {
 		var partial metav1.PartialObjectMetadata
 		if err := json.Unmarshal(raw, &partial); err != nil {
 			return fmt.Errorf("read ReplicaSet: %w", err)
 		}
 		if metav1.GetControllerOf(&partial) == nil {
-			whole, err := appsClient(client).Get().Namespace(partial.Namespace).Resource("replicasets").Name(partial.Name).
+			whole, err := list.Apps(client).Get().Namespace(partial.Namespace).Resource("replicasets").Name(partial.Name).
 				SetHeader("Accept", "application/json").DoRaw(ctx)
 			if apierrors.IsNotFound(err) {
 				return nil // gone meanwhile
@@ -158,9 +157,10 @@ func (s *State) readReplicaSets(ctx context.Context, client kubernetes.Interface
 			return s.addObject(whole)
 		}
 		o := Object{Namespace: partial.Namespace}
-		o.APIVersion, o.Kind = r.apiVersion, r.kind
+		o.APIVersion, o.Kind = r.APIVersion, r.Kind
 		o.Metadata.Name, o.Metadata.OwnerReferences, o.Metadata.Labels = partial.Name, partial.OwnerReferences, partial.Labels
 		s.Objects = append(s.Objects, o)
 		return nil
 	})
+	return err
 }

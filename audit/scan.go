@@ -26,6 +26,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/evenkeel/evenkeel/internal/list"
 	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/policy"
 )
@@ -171,8 +172,8 @@ type missedWorkload struct {
 // once scans the cluster.
 func (s *Scan) once(ctx context.Context) (*missedInjections, error) {
 	namespaces := map[string]map[string]string{} // annotations by name
-	err := listing{resource: resource{"v1", "Namespace", "namespaces", coreClient}, selector: s.config.NamespaceSelector.String(), metadata: true}.
-		each(ctx, s.client, func(raw []byte) error {
+	_, err := list.Listing{Resource: list.Namespaces, Selector: s.config.NamespaceSelector.String(), Metadata: true}.
+		Each(ctx, s.client, func(raw []byte) error {
 			var n metav1.PartialObjectMetadata
 			if err := json.Unmarshal(raw, &n); err != nil {
 				return fmt.Errorf("read Namespace: %w", err)
@@ -192,13 +193,13 @@ func (s *Scan) once(ctx context.Context) (*missedInjections, error) {
 		few = slices.Sorted(maps.Keys(namespaces))
 	}
 	untouched := policy.DefaultedLabel + "!=true," + policy.InjectLabel + "!=" + policy.Disabled
-	for _, l := range []listing{
-		{resource: resource{"apps/v1", "Deployment", "deployments", appsClient}, selector: policy.InjectLabel + "!=" + policy.Disabled},
-		{resource: resource{"apps/v1", "StatefulSet", "statefulsets", appsClient}, selector: policy.InjectLabel + "!=" + policy.Disabled},
-		{resource: podResource(), selector: untouched},
+	for _, l := range []list.Listing{
+		{Resource: list.Deployments, Selector: policy.InjectLabel + "!=" + policy.Disabled},
+		{Resource: list.StatefulSets, Selector: policy.InjectLabel + "!=" + policy.Disabled},
+		{Resource: list.Pods, Selector: untouched},
 	} {
-		for _, l.namespace = range few {
-			if err := l.each(ctx, s.client, func(raw []byte) error { return s.look(m, l.kind, raw, namespaces, deployments) }); err != nil {
+		for _, l.Namespace = range few {
+			if _, err := l.Each(ctx, s.client, func(raw []byte) error { return s.look(m, l.Kind, raw, namespaces, deployments) }); err != nil {
 				return nil, err
 			}
 		}

@@ -26,11 +26,13 @@ const (
 //	theirs    | incoming record    | what of ours stands      | round
 //	no old    | any                | any                      | decide
 //	changed   | any                | any                      | decide
-//	same      | none               | any                      | keep: the manifest was sent again
+//	same      | none               | nothing                  | keep: the manifest was sent again
 //	same      | none, but label    | nothing                  | decide: that was decided in an
 //	          |                    |                          | earlier round of this request
-//	same      | as in old          | all                      | keep
-//	same      | as in old          | some                     | taken away
+//	same      | none, or as in old | all                      | keep
+//	same      | none               | some                     | taken away: a merge took the
+//	          |                    |                          | annotations too
+//	same      | as in old          | not all                  | taken away
 //	same      | other than in old  | any                      | decide: as with an earlier round
 //
 // A template that a revision of the workload has is left as it is, so that going back gives back
@@ -67,16 +69,12 @@ func (o *object) against(old *object, req *Request) (round, Skip) {
 	}
 	_, labelled := o.pod.meta.label(policy.DefaultedLabel)
 	switch {
-	case !recorded || !unchanged:
-	case !noted && labelled && !o.pod.standing():
-	case !noted:
+	case !recorded || !unchanged, noted && text != was, !noted && labelled && !o.pod.standing():
+		return roundDecide, SkipNone
+	case !noted && !o.pod.standing(), slices.Equal(o.pod.places(), old.pod.places()):
 		return roundKeep, SkipNone
-	case text == was && slices.Equal(o.pod.places(), old.pod.places()):
-		return roundKeep, SkipNone
-	case text == was:
-		return roundTakenAway, SkipNone
 	}
-	return roundDecide, SkipNone
+	return roundTakenAway, SkipNone
 }
 
 // places returns the names of defaults of which something of ours stands, each with the index of its

@@ -287,6 +287,11 @@ func TestWhatAnUpdateLeaves(t *testing.T) {
 			s.patch(`metadata: {annotations: {evenkeel.dev/pre-stop-sleep: "off"}}`)
 			s.patch(takeHook)
 		}, noSleep, 1},
+		{"off on the Namespace, then annotations and lifecycle null", func(s *stored) {
+			s.apply(plainDeployment)
+			s.namespace = map[string]string{"evenkeel.dev/pre-stop-sleep": "off"}
+			s.patch(`spec: {template: {metadata: {annotations: null}, spec: {containers: [{name: web, lifecycle: null}]}}}`)
+		}, noSleep, 1},
 		{"off on the Namespace, then lifecycle null", func(s *stored) {
 			s.apply(plainDeployment)
 			s.namespace = map[string]string{"evenkeel.dev/pre-stop-sleep": "off"}
@@ -344,6 +349,12 @@ func TestWhatAnUpdateLeaves(t *testing.T) {
 			"sleep 10, grace 30, tcpSocket, every 5, 0+2 terms", 0},
 		{"a grace period of 30 that comes into the manifest", func(s *stored) { s.apply(plainDeployment); s.apply(written30); s.apply(written30) },
 			"sleep 10, grace 30, tcpSocket, every 5, 0+2 terms", 1},
+		{"a grace period that comes into the manifest with our own value, and everything off", func(s *stored) {
+			s.apply(plainDeployment)
+			s.apply(with(written30, "Seconds: 30", "Seconds: 40"))
+			s.namespace = map[string]string{"evenkeel.dev/pre-stop-sleep": "off"}
+			s.restart()
+		}, "grace 40, tcpSocket, every 5, 0+2 terms", 2},
 		{"Helm 3 writes 30 with each upgrade", func(s *stored) {
 			s.send(fromYAML(s.t, written30), false)
 			s.upgrade(written30, written30)

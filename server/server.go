@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
@@ -137,7 +138,12 @@ func assemble(ctx context.Context, config Config) (*server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make metadata client: %w", err)
 	}
-	if s.facts, err = webhook.NewFacts(client, objects, config.NamespaceSelector, config.Log); err != nil {
+	changes, err := dynamic.NewForConfig(unlimited)
+	if err != nil {
+		return nil, fmt.Errorf("make dynamic client: %w", err)
+	}
+	revisions := webhook.NewRevisions(client, changes, config.Log)
+	if s.facts, err = webhook.NewFacts(client, objects, revisions, config.NamespaceSelector, config.Log); err != nil {
 		return nil, fmt.Errorf("watch the cluster: %w", err)
 	}
 	injector, err := patches.New(config.Policy)
@@ -196,7 +202,7 @@ func (s *server) addCertificates(client kubernetes.Interface) error {
 
 // addReviews sets up the webhook's server.
 func (s *server) addReviews(injector *patches.Injector) error {
-	config := webhook.Config{Injector: injector, Namespace: s.facts.Namespace, OptedOut: s.facts.OptedOut,
+	config := webhook.Config{Injector: injector, Namespace: s.facts.Namespace, OptedOut: s.facts.OptedOut, Ran: s.facts.Ran,
 		Cluster: s.facts.Cluster, Log: s.config.Log, Registerer: s.registry}
 	if s.traces != nil {
 		config.Tracer = s.traces.Tracer("github.com/evenkeel/evenkeel/webhook")

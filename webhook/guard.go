@@ -215,6 +215,8 @@ type envelope struct {
 	operation              patches.Operation
 	namespace, subResource []byte
 	object, oldObject      *patches.Reading
+	// whole is set where the client sent the whole object rather than a patch.
+	whole bool
 
 	slim     bytes.Reader
 	slimRoom [512]byte
@@ -252,7 +254,8 @@ func envelopeOf(ctx context.Context) *envelope {
 // The members of a review that are read.
 var (
 	reviewMembers  = []string{"apiVersion", "kind", "request"}
-	requestMembers = []string{"uid", "operation", "namespace", "subResource", "object", "oldObject"}
+	requestMembers = []string{"uid", "operation", "namespace", "subResource", "object", "oldObject", "options"}
+	optionsMembers = []string{"kind"}
 )
 
 // open takes a review apart and checks its shape. It reads what sigs.k8s.io/json,
@@ -291,8 +294,18 @@ func (e *envelope) open(body []byte) error {
 					e.subResource, err = s.Text()
 				case "object":
 					e.object, err = patches.Read(&s)
-				default:
+				case "oldObject":
 					e.oldObject, err = patches.Read(&s)
+				default:
+					if s.Next() != '{' {
+						_, err = s.Skip()
+						return err
+					}
+					return s.Members(optionsMembers, func(string) error {
+						kind, err := s.Text()
+						e.whole = string(kind) == "UpdateOptions"
+						return err
+					})
 				}
 				return err
 			})

@@ -34,6 +34,9 @@ type Config struct {
 	// OptedOut reports whether a workload carries the label that opts it out. It must
 	// not ask the API server.
 	OptedOut func(namespace, kind, name string) bool
+	// Ran reports whether a revision of the workload with this UID has a pod template with
+	// this fingerprint. It must not ask the API server; nil where nothing is known.
+	Ran func(uid string, template uint64) bool
 	// Cluster returns the versions of the cluster.
 	Cluster    func() patches.Cluster
 	Log        *logrus.Entry
@@ -86,6 +89,8 @@ func (r *reviewer) Review(ctx context.Context, review model.AdmissionReview) (mo
 		ObjectRead: e.object,
 		OldRead:    e.oldObject,
 		Cluster:    r.config.Cluster(),
+		Ran:        r.config.Ran,
+		Whole:      e.whole,
 		OptedOut:   func(kind, name string) bool { return r.config.OptedOut(namespace, kind, name) },
 	}
 	if request.Operation == patches.Create || request.Operation == patches.Update {

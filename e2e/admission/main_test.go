@@ -160,26 +160,33 @@ func stored(t *testing.T, namespace, kind, name string) (metav1.ObjectMeta, core
 
 func ptr[T any](value T) *T { return &value }
 
-// missing returns what a pod or pod template lacks of the three defaults and their record, as one line. The grace period
-// of a Pod that no controller made is not raised.
+// missing returns what a pod or pod template lacks of the three defaults, as one line, and "record" where the record doesn't say
+// exactly which of them stand.
 func missing(meta metav1.ObjectMeta, spec corev1.PodSpec) string {
 	var lacks []string
 	grace := int64(40)
-	if meta.Name != "" && len(meta.OwnerReferences) == 0 {
-		grace = 30
+	if meta.Name != "" { // a Pod's is never raised, but by its template
+		grace = *spec.TerminationGracePeriodSeconds
 	}
-	if spec.Affinity == nil || spec.Affinity.PodAntiAffinity == nil || len(spec.Affinity.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution) != 2 {
-		lacks = append(lacks, "anti-affinity")
+	c, record := spec.Containers[0], meta.Annotations["evenkeel.dev/injected"]
+	exact := meta.Labels["evenkeel.dev/defaulted"] == "true"
+	for _, d := range []struct {
+		name, recorded string
+		stands         bool
+	}{
+		{"anti-affinity", "anti-affinity=", spec.Affinity != nil && spec.Affinity.PodAntiAffinity != nil &&
+			len(spec.Affinity.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution) == 2},
+		{"pre-stop-sleep", c.Name + "/pre-stop-sleep=sleep:10", c.Lifecycle != nil && c.Lifecycle.PreStop != nil && c.Lifecycle.PreStop.Sleep != nil &&
+			c.Lifecycle.PreStop.Sleep.Seconds == 10 && *spec.TerminationGracePeriodSeconds == grace},
+		{"readiness-probe", c.Name + "/readiness-probe=tcpSocket:", c.ReadinessProbe != nil && c.ReadinessProbe.TCPSocket != nil &&
+			c.ReadinessProbe.TCPSocket.Port.IntValue() == 80},
+	} {
+		if !d.stands {
+			lacks = append(lacks, d.name)
+		}
+		exact = exact && d.stands == strings.Contains(record, d.recorded)
 	}
-	c := spec.Containers[0]
-	if c.Lifecycle == nil || c.Lifecycle.PreStop == nil || c.Lifecycle.PreStop.Sleep == nil || c.Lifecycle.PreStop.Sleep.Seconds != 10 ||
-		spec.TerminationGracePeriodSeconds == nil || *spec.TerminationGracePeriodSeconds != grace {
-		lacks = append(lacks, "pre-stop-sleep")
-	}
-	if c.ReadinessProbe == nil || c.ReadinessProbe.TCPSocket == nil || c.ReadinessProbe.TCPSocket.Port.IntValue() != 80 {
-		lacks = append(lacks, "readiness-probe")
-	}
-	if meta.Annotations["evenkeel.dev/injected"] != "anti-affinity,pre-stop-sleep,readiness-probe" || meta.Labels["evenkeel.dev/defaulted"] != "true" {
+	if !exact {
 		lacks = append(lacks, "record")
 	}
 	return strings.Join(lacks, ",")

@@ -354,7 +354,8 @@ func read(ctx context.Context, t *testing.T, c *cluster.Cluster, name string) *a
 
 // defaulted reports whether a Deployment carries evenkeel's record.
 func defaulted(d *appsv1.Deployment) bool {
-	return d.Spec.Template.Annotations["evenkeel.dev/injected"] == "anti-affinity,pre-stop-sleep,readiness-probe"
+	record := d.Spec.Template.Annotations["evenkeel.dev/injected"]
+	return strings.Contains(record, "anti-affinity=") && strings.Contains(record, "/pre-stop-sleep=") && strings.Contains(record, "/readiness-probe=")
 }
 
 // kustomized returns the documents of a kustomization.

@@ -66,7 +66,7 @@ func (g *generator) annotation() (key, value string) {
 	case 6:
 		return "evenkeel.dev/containers", pick(g, "c0", "c0,c1", "c1", "init0", "nobody", "c0,c0", "")
 	case 7:
-		return "evenkeel.dev/injected", pick(g, "anti-affinity", "pre-stop-sleep", "anti-affinity,pre-stop-sleep,readiness-probe", "yes", "")
+		return "evenkeel.dev/injected", pick(g, "grace-period=40", "c0/pre-stop-sleep=sleep:10,grace-period=40", "c0/readiness-probe=tcpSocket:d647fa14a5594d46:2:5:3", "yes", "")
 	}
 	return pick(g, "evenkeel.dev/inject", "evenkeel.dev/pre-stop", "evenkeel.dev/Anti_Affinity", "evenkeel.dev/disruption-budget"), "\u202e\n\"}]"
 }

@@ -1,4 +1,4 @@
-package audit
+package list
 
 import (
 	"errors"
@@ -9,7 +9,7 @@ import (
 )
 
 func TestListsAreReadItemByItem(t *testing.T) {
-	l := listing{resource: resource{"apps/v1", "Deployment", "deployments", appsClient}}
+	l := Listing{Resource: Resource{"apps/v1", "Deployment", "deployments", Apps}}
 	for name, c := range map[string]struct {
 		list, next string
 		want       []string
@@ -22,7 +22,7 @@ func TestListsAreReadItemByItem(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got []string
-			next, err := l.items(strings.NewReader(c.list), func(raw []byte) error { got = append(got, string(raw)); return nil })
+			next, _, err := l.items(strings.NewReader(c.list), func(raw []byte) error { got = append(got, string(raw)); return nil })
 			if err != nil || next != c.next {
 				t.Errorf("next %q, error %v", next, err)
 			}
@@ -33,13 +33,13 @@ func TestListsAreReadItemByItem(t *testing.T) {
 	}
 	for name, list := range map[string]string{"cut off": `{"items":[{"metadata":{}}`, "no list": `[]`, "empty": ``, "items that are none": `{"items":{}}`} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := l.items(strings.NewReader(list), func([]byte) error { return nil }); err == nil {
+			if _, _, err := l.items(strings.NewReader(list), func([]byte) error { return nil }); err == nil {
 				t.Error("read without an error")
 			}
 		})
 	}
 	stop := errors.New("stop")
-	if _, err := l.items(strings.NewReader(`{"items":[{},{}]}`), func([]byte) error { return stop }); !errors.Is(err, stop) {
+	if _, _, err := l.items(strings.NewReader(`{"items":[{},{}]}`), func([]byte) error { return stop }); !errors.Is(err, stop) {
 		t.Errorf("error %v, want that of the visitor", err)
 	}
 }

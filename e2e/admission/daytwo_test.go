@@ -1,0 +1,426 @@
+package admission
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+
+	"github.com/evenkeel/evenkeel/e2e/check"
+)
+
+// changes are the ways in which people change a workload on the second day. Each changes the pod template: it takes a new image, but
+// for the patch, which takes the hook away, the restart and the undo.
+var changes = map[string]func(t *testing.T, w *dayTwo){
+	"kubectl patch lifecycle null": func(t *testing.T, w *dayTwo) {
+		own := map[string]string(nil)
+		if w.where == "workload" {
+			own = map[string]string{"evenkeel.dev/pre-stop-sleep": w.annotation}
+		}
+		kubectl(t, map[string]any{"metadata": map[string]any{"annotations": own}, "spec": map[string]any{"template": map[string]any{"metadata": map[string]any{"annotations": w.inTemplate()},
+			"spec": map[string]any{"containers": []any{map[string]any{"name": "web", "lifecycle": nil}}}}}},
+			"patch", w.kind, w.name, "-n", w.namespace, "--patch-file", "/dev/stdin")
+	},
+	"client-side apply": func(t *testing.T, w *dayTwo) {
+		kubectl(t, w.manifest("nginx:2"), "apply", "-n", w.namespace, "-f", "-")
+	},
+	"server-side apply": func(t *testing.T, w *dayTwo) {
+		kubectl(t, w.manifest("nginx:2"), "apply", "--server-side", "-n", w.namespace, "-f", "-")
+	},
+	"replace": func(t *testing.T, w *dayTwo) {
+		kubectl(t, w.manifest("nginx:2"), "replace", "-n", w.namespace, "-f", "-")
+	},
+	"three-way merge, as Helm 3": func(t *testing.T, w *dayTwo) {
+		w.merge(t, w.created, w.manifest("nginx:2"))
+	},
+	"rollout restart": func(t *testing.T, w *dayTwo) {
+		if w.when == "in the same request" {
+			w.annotateTemplate(t)
+		}
+		kubectl(t, nil, "rollout", "restart", w.kind+"/"+w.name, "-n", w.namespace)
+	},
+	"rollout undo": func(t *testing.T, w *dayTwo) {
+		kubectl(t, nil, "rollout", "restart", w.kind+"/"+w.name, "-n", w.namespace)
+		w.settle(t)
+		kubectl(t, nil, "rollout", "undo", w.kind+"/"+w.name, "-n", w.namespace)
+	},
+}
+
+// createdBy says how the workload comes to be, so that each later client finds its own traces.
+func createdBy(change string) []string {
+	switch change {
+	case "client-side apply":
+		return applies["apply"]
+	case "server-side apply":
+		return applies["server-side apply"]
+	}
+	return []string{"create", "-f", "-"}
+}
+
+// dayTwo is one workload of TestWhatStandsOnTheSecondDay.
+type dayTwo struct {
+	namespace, kind, name string
+	where, when, change   string
+	annotation            string // "" or off
+	created               metav1.Object
+}
+
+func (w *dayTwo) inTemplate() map[string]string {
+	if w.where == "template" && w.annotation != "" {
+		return map[string]string{"evenkeel.dev/pre-stop-sleep": w.annotation}
+	}
+	return nil
+}
+
+// manifest returns the workload with the annotation where it belongs.
+func (w *dayTwo) manifest(image string) metav1.Object {
+	object, template := workload(w.kind, w.name, 1)
+	template.Spec.Containers[0].Image = image
+	if w.annotation != "" && w.where == "workload" {
+		object.SetAnnotations(map[string]string{"evenkeel.dev/pre-stop-sleep": w.annotation})
+	}
+	template.Annotations = w.inTemplate()
+	return object
+}
+
+func (w *dayTwo) annotateTemplate(t *testing.T) {
+	t.Helper()
+	patch := map[string]any{}
+	switch {
+	case w.where == "template":
+		patch["spec"] = map[string]any{"template": map[string]any{"metadata": map[string]any{"annotations": w.inTemplate()}}}
+	case w.where == "workload":
+		patch["metadata"] = map[string]any{"annotations": map[string]string{"evenkeel.dev/pre-stop-sleep": w.annotation}}
+	default:
+		return
+	}
+	kubectl(t, patch, "patch", w.kind, w.name, "-n", w.namespace, "--patch-file", "/dev/stdin")
+}
+
+// merge patches with the three-way merge of two manifests and what is stored, by apimachinery, as Helm 3 and Argo CD's default diff do.
+func (w *dayTwo) merge(t *testing.T, before, after metav1.Object) {
+	t.Helper()
+	var typed any = appsv1.Deployment{}
+	if w.kind == "StatefulSet" {
+		typed = appsv1.StatefulSet{}
+	}
+	meta, err := strategicpatch.NewPatchMetaFromStruct(typed)
+	check.Must(t, err)
+	var documents [3][]byte
+	for i, o := range []any{before, after, w.current(t)} {
+		documents[i], err = json.Marshal(o)
+		check.Must(t, err)
+	}
+	patch, err := strategicpatch.CreateThreeWayMergePatch(documents[0], documents[1], documents[2], meta, true)
+	check.Must(t, err)
+	apps := shared.Client.AppsV1()
+	if w.kind == "StatefulSet" {
+		_, err = apps.StatefulSets(w.namespace).Patch(t.Context(), w.name, types.StrategicMergePatchType, patch, metav1.PatchOptions{FieldManager: "helm"})
+	} else {
+		_, err = apps.Deployments(w.namespace).Patch(t.Context(), w.name, types.StrategicMergePatchType, patch, metav1.PatchOptions{FieldManager: "helm"})
+	}
+	check.Must(t, err)
+}
+
+func (w *dayTwo) current(t *testing.T) metav1.Object {
+	t.Helper()
+	if w.kind == "StatefulSet" {
+		s, err := shared.Client.AppsV1().StatefulSets(w.namespace).Get(t.Context(), w.name, metav1.GetOptions{})
+		check.Must(t, err)
+		return s
+	}
+	d, err := shared.Client.AppsV1().Deployments(w.namespace).Get(t.Context(), w.name, metav1.GetOptions{})
+	check.Must(t, err)
+	return d
+}
+
+// settle waits until the controller has made a revision of the template that stands: kubectl rollout undo looks for those.
+func (w *dayTwo) settle(t *testing.T) {
+	t.Helper()
+	check.Eventually(t, "a revision of "+w.kind+" "+w.name, func() error {
+		var generation, observed int64
+		switch o := w.current(t).(type) {
+		case *appsv1.StatefulSet:
+			generation, observed = o.Generation, o.Status.ObservedGeneration
+		case *appsv1.Deployment:
+			generation, observed = o.Generation, o.Status.ObservedGeneration
+		}
+		if observed < generation {
+			return fmt.Errorf("generation %d of %d is observed", observed, generation)
+		}
+		return nil
+	})
+}
+
+// outcome says what stands of sleep and grace period.
+func (w *dayTwo) outcome(t *testing.T) string {
+	t.Helper()
+	_, template := stored(t, w.namespace, w.kind, w.name)
+	sleep := "no sleep"
+	if l := template.Spec.Containers[0].Lifecycle; l != nil && l.PreStop != nil && l.PreStop.Sleep != nil {
+		sleep = fmt.Sprintf("sleep %d", l.PreStop.Sleep.Seconds)
+	}
+	return fmt.Sprintf("%s, grace %d", sleep, *template.Spec.TerminationGracePeriodSeconds)
+}
+
+// TestWhatStandsOnTheSecondDay sets pre-stop-sleep to off and to 20s, at the pod template, the workload, the Namespace and by flag;
+// before the creation, with the change and before the change; and then changes the template in each way. What stands afterwards is the
+// same for all ways but three:
+//
+//	setting | when                       | afterwards
+//	off     | any                        | no sleep, a grace period of 30 s
+//	20s     | any                        | a sleep of 20 s, a grace period of 50 s
+//
+//	patch lifecycle null, while the setting isn't off: nothing changes, and a warning names the annotation
+//	rollout undo: what the revision had, since it ran
+func TestWhatStandsOnTheSecondDay(t *testing.T) {
+	evenkeel := ours(t)
+	wheres := []string{"template", "workload", "namespace", "flag"}
+	whens := []string{"before", "in the same request", "after"}
+	ran := 0
+	for _, value := range []string{"off", "20s"} {
+		for _, where := range wheres {
+			for _, when := range whens {
+				if when == "in the same request" && (where == "namespace" || where == "flag") {
+					continue // neither is a part of the request
+				}
+				t.Run(strings.Join([]string{value, "at the", where, when}, " "), func(t *testing.T) {
+					namespace := optedIn(t, nil)
+					annotate := func() {
+						switch where {
+						case "namespace":
+							kubectl(t, nil, "annotate", "namespace", namespace, "evenkeel.dev/pre-stop-sleep="+value)
+							waitNamespace(t, namespace, value)
+						case "flag":
+							evenkeel.Stop()
+							check.Must(t, evenkeel.Start(t.Context(), "--pre-stop-sleep="+value))
+							t.Cleanup(func() {
+								evenkeel.Stop()
+								check.Must(t, evenkeel.Start(context.Background()))
+							})
+						}
+					}
+					if when == "before" {
+						annotate()
+					}
+					var all []*dayTwo
+					for _, kind := range []string{"Deployment", "StatefulSet"} {
+						for i, change := range slices.Sorted(maps.Keys(changes)) {
+							w := &dayTwo{namespace: namespace, kind: kind, name: fmt.Sprintf("web-%d", i), where: where, when: when, change: change}
+							if when == "before" {
+								w.annotation = value
+							}
+							w.created = w.manifest("nginx")
+							kubectl(t, w.created, append(createdBy(change), "-n", namespace)...)
+							all = append(all, w)
+						}
+					}
+					for _, w := range all {
+						w.settle(t)
+					}
+					if when != "before" {
+						annotate()
+					}
+					for _, w := range all {
+						w.annotation = value
+						if when == "after" {
+							w.annotateTemplate(t)
+						}
+						first := w.outcome(t)
+						changes[w.change](t, w)
+						ran++
+						want := map[string]string{"off": "no sleep, grace 30", "20s": "sleep 20, grace 50"}[value]
+						switch {
+						case w.change == "rollout undo":
+							want = first
+						case w.change == "kubectl patch lifecycle null" && value == "20s" && where != "template":
+							want = first
+						}
+						if got := w.outcome(t); got != want {
+							t.Errorf("%s, %s: %s, want %s", w.kind, w.change, got, want)
+						}
+					}
+				})
+			}
+		}
+	}
+	if want := 2 * 2 * len(changes) * 10; ran != want { // values, kinds, ways, and places with times
+		t.Errorf("%d changes were looked at, want %d", ran, want)
+	}
+}
+
+// waitNamespace waits until evenkeel knows the annotation of a Namespace: a dry run of a creation says so.
+func waitNamespace(t *testing.T, namespace, value string) {
+	t.Helper()
+	check.Eventually(t, "evenkeel to see the Namespace's annotation", func() error {
+		d, err := shared.Client.AppsV1().Deployments(namespace).Create(t.Context(), deployment("probe", 1), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		if err != nil {
+			return err
+		}
+		l := d.Spec.Template.Spec.Containers[0].Lifecycle
+		if seen := l == nil == (value == "off") && (l == nil || fmt.Sprintf("%ds", l.PreStop.Sleep.Seconds) == value); !seen {
+			return fmt.Errorf("the hook is %v", l)
+		}
+		return nil
+	})
+}
+
+// TestAWebhookAfterOursIsLivedWith has another webhook, called after ours, change what both see, on CREATE and on UPDATE. The API server
+// takes all of it without evenkeel, and so it does with it.
+func TestAWebhookAfterOursIsLivedWith(t *testing.T) {
+	ours(t) // the API server of another cluster can't reach a webhook of ours
+	const container = "/spec/template/spec/containers/0"
+	for name, c := range map[string]struct{ patch, unless, want string }{
+		"a grace period of 5 s": {`[{"op":"replace","path":"/spec/template/spec/terminationGracePeriodSeconds","value":5}]`,
+			`"terminationGracePeriodSeconds":5,`, "sleep 2, grace 5, tcpSocket"},
+		"a handler merged into the probe": {`[{"op":"add","path":"` + container + `/readinessProbe/httpGet","value":{"path":"/ready","port":8081}}]`,
+			`"port":8081`, "sleep 10, grace 40, httpGet"},
+		"a command merged into the hook": {`[{"op":"add","path":"` + container + `/lifecycle/preStop/exec","value":{"command":["true"]}}]`,
+			`"exec":{`, "no sleep, grace 30, tcpSocket"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			other := startFake(t, func(r review) string {
+				if strings.Contains(string(r.object), c.unless) || !strings.Contains(string(r.object), `"readinessProbe"`) {
+					return r.answer(`[]`)
+				}
+				return r.answer(c.patch)
+			})
+			namespace := optedIn(t, nil)
+			other.register(t, "zz-other", func(c *admissionregistrationv1.MutatingWebhookConfiguration) {
+				c.Webhooks = slices.DeleteFunc(c.Webhooks, func(w admissionregistrationv1.MutatingWebhook) bool {
+					return slices.ContainsFunc(w.Rules, func(r admissionregistrationv1.RuleWithOperations) bool { return slices.Contains(r.Resources, "pods") })
+				})
+			})
+			for _, kind := range []string{"Deployment", "StatefulSet"} {
+				w := &dayTwo{namespace: namespace, kind: kind, name: "web"}
+				for step, image := range []string{"nginx", "nginx:2", "nginx:3"} { // a creation and two updates
+					kubectl(t, w.manifest(image), "apply", "-n", namespace, "-f", "-") // fails the test when it is refused
+					_, template := stored(t, namespace, kind, "web")
+					got := w.outcome(t) + ", " + strings.Join(handlers(t, template.Spec.Containers[0].ReadinessProbe), "+")
+					if got != c.want {
+						t.Errorf("%s, step %d: %s, want %s", kind, step, got, c.want)
+					}
+				}
+			}
+			if other.calls(t) == 0 {
+				t.Error("the other webhook was never called")
+			}
+		})
+	}
+}
+
+// TestAHundredSyncsMoveNothing sends the same manifests a hundred times, as GitOps tools do: by client-side apply, by server-side apply
+// from two managers, and by a three-way strategic merge. Nothing rolls, nobody conflicts, and what git says is what stands.
+func TestAHundredSyncsMoveNothing(t *testing.T) {
+	ctx := t.Context()
+	grace := int64(30)
+	for _, kind := range []string{"Deployment", "StatefulSet"} {
+		namespace := optedIn(t, nil)
+		w := &dayTwo{namespace: namespace, kind: kind, name: "web"}
+		manifest, template := workload(kind, "web", 1)
+		template.Spec.TerminationGracePeriodSeconds = &grace // as written in git
+		raw, err := json.Marshal(manifest)
+		check.Must(t, err)
+		sync := func(manager string, force bool) {
+			t.Helper()
+			options := metav1.PatchOptions{FieldManager: manager, Force: &force}
+			if kind == "StatefulSet" {
+				_, err = shared.Client.AppsV1().StatefulSets(namespace).Patch(ctx, "web", types.ApplyPatchType, raw, options)
+			} else {
+				_, err = shared.Client.AppsV1().Deployments(namespace).Patch(ctx, "web", types.ApplyPatchType, raw, options)
+			}
+			check.Must(t, err) // a conflict is an error
+		}
+		sync("argocd-controller", false)
+		before, stands := stored(t, namespace, kind, "web")
+		if *stands.Spec.TerminationGracePeriodSeconds != grace || stands.Labels["evenkeel.dev/defaulted"] != "true" {
+			t.Fatalf("%s: the grace period is %d s, labels %v", kind, *stands.Spec.TerminationGracePeriodSeconds, stands.Labels)
+		}
+		for range 100 {
+			sync("argocd-controller", false)
+			sync("flux", false)
+			w.merge(t, manifest, manifest)
+		}
+		after, now := stored(t, namespace, kind, "web")
+		if after.Generation != before.Generation {
+			t.Errorf("%s: generation %d became %d", kind, before.Generation, after.Generation)
+		}
+		if diff := cmp.Diff(stands, now); diff != "" {
+			t.Errorf("%s: the template moved (-before +after):\n%s", kind, diff)
+		}
+	}
+	namespace := optedIn(t, nil)
+	for _, kind := range []string{"Deployment", "StatefulSet"} {
+		manifest, _ := workload(kind, "web", 1)
+		kubectl(t, manifest, "apply", "-n", namespace, "-f", "-")
+		before, _ := stored(t, namespace, kind, "web")
+		for range 20 { // kubectl itself, a process each
+			kubectl(t, manifest, "apply", "-n", namespace, "-f", "-")
+		}
+		if after, _ := stored(t, namespace, kind, "web"); after.Generation != before.Generation {
+			t.Errorf("%s: generation %d became %d", kind, before.Generation, after.Generation)
+		}
+	}
+}
+
+// TestUndoGivesBackWhatRan goes back to a revision from before evenkeel, and to one from which a default was taken back.
+func TestUndoGivesBackWhatRan(t *testing.T) {
+	for _, kind := range []string{"Deployment", "StatefulSet"} {
+		t.Run(kind, func(t *testing.T) {
+			namespace := plain(t)
+			w := &dayTwo{namespace: namespace, kind: kind, name: "web"}
+			kubectl(t, w.manifest("nginx"), "apply", "-n", namespace, "-f", "-")
+			w.settle(t)
+			_, before := stored(t, namespace, kind, "web")
+			kubectl(t, nil, "label", "namespace", namespace, "evenkeel.dev/inject=enabled")
+			kubectl(t, nil, "rollout", "restart", kind+"/web", "-n", namespace)
+			w.settle(t)
+			if _, now := stored(t, namespace, kind, "web"); missing(now.ObjectMeta, now.Spec) != "" {
+				t.Fatalf("lacks %q after a restart", missing(now.ObjectMeta, now.Spec))
+			}
+			kubectl(t, nil, "rollout", "undo", kind+"/web", "-n", namespace)
+			w.settle(t)
+			if _, now := stored(t, namespace, kind, "web"); cmp.Diff(before.Spec, now.Spec) != "" {
+				t.Errorf("not what ran (-ran +now):\n%s", cmp.Diff(before.Spec, now.Spec))
+			}
+			kubectl(t, nil, "rollout", "undo", kind+"/web", "-n", namespace)
+			w.settle(t)
+			if _, now := stored(t, namespace, kind, "web"); missing(now.ObjectMeta, now.Spec) != "" {
+				t.Errorf("lacks %q after going forward again", missing(now.ObjectMeta, now.Spec))
+			}
+			time.Sleep(time.Second) // or kubectl, which writes the second, finds nothing to change
+			kubectl(t, nil, "rollout", "restart", kind+"/web", "-n", namespace)
+			if _, now := stored(t, namespace, kind, "web"); missing(now.ObjectMeta, now.Spec) != "" {
+				t.Errorf("lacks %q after a further restart", missing(now.ObjectMeta, now.Spec))
+			}
+		})
+	}
+}
+
+// TestAWarningNamesTheAnnotation takes a default away by hand, which its setting asks for.
+func TestAWarningNamesTheAnnotation(t *testing.T) {
+	namespace := optedIn(t, nil)
+	client := newWarned(t)
+	_, err := client.AppsV1().Deployments(namespace).Create(t.Context(), deployment("web", 1), metav1.CreateOptions{})
+	check.Must(t, err)
+	d, err := client.AppsV1().Deployments(namespace).Patch(t.Context(), "web", types.JSONPatchType,
+		[]byte(`[{"op":"remove","path":"/spec/template/spec/containers/0/readinessProbe"}]`), metav1.PatchOptions{})
+	check.Must(t, err)
+	if d.Generation != 1 || d.Spec.Template.Spec.Containers[0].ReadinessProbe == nil {
+		t.Errorf("generation %d, probe %v", d.Generation, d.Spec.Template.Spec.Containers[0].ReadinessProbe)
+	}
+	if text := strings.Join(client.warnings(), "\n"); !strings.Contains(text, "evenkeel.dev/readiness-probe") {
+		t.Errorf("warnings %q don't name the annotation", text)
+	}
+}
