@@ -354,7 +354,7 @@ func TestWhatAnUpdateLeaves(t *testing.T) {
 			s.apply(with(written30, "Seconds: 30", "Seconds: 40"))
 			s.namespace = map[string]string{"evenkeel.dev/pre-stop-sleep": "off"}
 			s.restart()
-		}, "grace 40, tcpSocket, every 5, 0+2 terms", 2},
+		}, "grace 40, tcpSocket, every 5, 0+2 terms", 1},
 		{"Helm 3 writes 30 with each upgrade", func(s *stored) {
 			s.send(fromYAML(s.t, written30), false)
 			s.upgrade(written30, written30)
