@@ -95,17 +95,18 @@ type certificates interface {
 
 // server is everything that runs, put together but not started.
 type server struct {
-	config   Config
-	registry *prometheus.Registry
-	facts    *webhook.Facts
-	serving  certificates
-	clients  *certs.Clients           // nil accepts every client
-	traces   *sdktrace.TracerProvider // nil makes none
-	election *lease.Election
-	lead     []func(context.Context) error // the work of the leader
-	reviews  *http.Server
-	recycler *recycle.Recycler
-	metrics  *http.Server
+	config    Config
+	registry  *prometheus.Registry
+	facts     *webhook.Facts
+	revisions *webhook.Revisions
+	serving   certificates
+	clients   *certs.Clients           // nil accepts every client
+	traces    *sdktrace.TracerProvider // nil makes none
+	election  *lease.Election
+	lead      []func(context.Context) error // the work of the leader
+	reviews   *http.Server
+	recycler  *recycle.Recycler
+	metrics   *http.Server
 }
 
 // Run serves until ctx ends and the drain after it is done.
@@ -142,8 +143,8 @@ func assemble(ctx context.Context, config Config) (*server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make dynamic client: %w", err)
 	}
-	revisions := webhook.NewRevisions(client, changes, config.Log)
-	if s.facts, err = webhook.NewFacts(client, objects, revisions, config.NamespaceSelector, config.Log); err != nil {
+	s.revisions = webhook.NewRevisions(client, changes, config.Log)
+	if s.facts, err = webhook.NewFacts(client, objects, config.NamespaceSelector, config.Log); err != nil {
 		return nil, fmt.Errorf("watch the cluster: %w", err)
 	}
 	injector, err := patches.New(config.Policy)
@@ -202,7 +203,7 @@ func (s *server) addCertificates(client kubernetes.Interface) error {
 
 // addReviews sets up the webhook's server.
 func (s *server) addReviews(injector *patches.Injector) error {
-	config := webhook.Config{Injector: injector, Namespace: s.facts.Namespace, OptedOut: s.facts.OptedOut, Ran: s.facts.Ran,
+	config := webhook.Config{Injector: injector, Namespace: s.facts.Namespace, OptedOut: s.facts.OptedOut, Ran: s.revisions.Ran,
 		Cluster: s.facts.Cluster, Log: s.config.Log, Registerer: s.registry}
 	if s.traces != nil {
 		config.Tracer = s.traces.Tracer("github.com/evenkeel/evenkeel/webhook")
@@ -266,7 +267,7 @@ func (s *server) ready() error {
 	if s.clients != nil && s.clients.Ready() != nil {
 		return s.clients.Ready()
 	}
-	return errors.Join(s.serving.Ready(), s.facts.Ready())
+	return errors.Join(s.serving.Ready(), s.facts.Ready(), s.revisions.Ready())
 }
 
 // listen opens both ports.
@@ -300,6 +301,7 @@ func (s *server) run(ctx context.Context, reviews, metrics net.Listener) error {
 	group, failed := errgroup.WithContext(background)
 	group.Go(func() error { s.serving.Run(background); return nil })
 	group.Go(func() error { s.facts.Run(background); return nil })
+	group.Go(func() error { s.revisions.Run(background); return nil })
 	if s.clients != nil {
 		group.Go(func() error { s.clients.Run(background); return nil })
 	}

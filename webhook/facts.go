@@ -36,9 +36,8 @@ type Facts struct {
 	namespaces cache.SharedIndexInformer
 	nodes      cache.SharedIndexInformer
 	// optedOut are the workloads with the label that opts them out, by kind.
-	optedOut  map[string]cache.SharedIndexInformer
-	revisions *Revisions
-	waiting   atomic.Int64 // reviews that wait for a Namespace
+	optedOut map[string]cache.SharedIndexInformer
+	waiting  atomic.Int64 // reviews that wait for a Namespace
 
 	mu sync.Mutex
 	// servers are the versions of the latest answers, since an upgrade runs two
@@ -57,9 +56,9 @@ const (
 // NewFacts returns the facts of a cluster. selector selects the Namespaces that the webhook
 // configuration calls us for.
 func NewFacts(
-	client kubernetes.Interface, metadataClient metadata.Interface, revisions *Revisions, selector labels.Selector, log *logrus.Entry,
+	client kubernetes.Interface, metadataClient metadata.Interface, selector labels.Selector, log *logrus.Entry,
 ) (*Facts, error) {
-	f := &Facts{log: log, client: client, revisions: revisions}
+	f := &Facts{log: log, client: client}
 	f.namespaces = metadatainformer.NewFilteredMetadataInformer(metadataClient, corev1.SchemeGroupVersion.WithResource("namespaces"),
 		metav1.NamespaceAll, 0, cache.Indexers{}, func(o *metav1.ListOptions) { o.LabelSelector = selector.String() }).Informer()
 	f.optedOut = map[string]cache.SharedIndexInformer{}
@@ -157,7 +156,6 @@ func (f *Facts) Run(ctx context.Context) {
 	var group wait.Group
 	group.StartWithContext(ctx, f.namespaces.RunWithContext)
 	group.StartWithContext(ctx, f.nodes.RunWithContext)
-	group.StartWithContext(ctx, f.revisions.Run)
 	for _, informer := range f.optedOut {
 		group.StartWithContext(ctx, informer.RunWithContext)
 	}
@@ -277,10 +275,6 @@ func (f *Facts) OptedOut(namespace, kind, name string) bool {
 	return err == nil && found
 }
 
-// Ran reports whether a revision of the workload with this UID has a pod template with this
-// fingerprint.
-func (f *Facts) Ran(uid string, template uint64) bool { return f.revisions.Ran(uid, template) }
-
 // Ready returns an error that says what is still missing.
 func (f *Facts) Ready() error {
 	switch {
@@ -296,5 +290,5 @@ func (f *Facts) Ready() error {
 			return fmt.Errorf("opted-out workloads of kind %s are not listed yet", kind)
 		}
 	}
-	return f.revisions.Ready()
+	return nil
 }
