@@ -199,7 +199,8 @@ func difference(undone, done *unstructured.Unstructured) []string {
 	return added
 }
 
-// defaults returns which of the defaults a workload has, by container.
+// defaults returns which of the defaults a workload has, by container. A grace period that was raised for the sleep has
+// none.
 func defaults(o *unstructured.Unstructured) map[string]bool {
 	path := []string{"spec", "template", "spec"}
 	if o.GetKind() == "Pod" {
@@ -208,6 +209,10 @@ func defaults(o *unstructured.Unstructured) map[string]bool {
 	found := map[string]bool{}
 	if _, ok, _ := unstructured.NestedMap(o.Object, append(slices.Clone(path), "affinity", "podAntiAffinity")...); ok {
 		found["anti-affinity"] = true
+	}
+	record, _, _ := unstructured.NestedString(o.Object, append(slices.Clone(path[:len(path)-1]), "metadata", "annotations", "evenkeel.dev/injected")...)
+	if strings.Contains(","+record, ",grace-period=") {
+		found["pre-stop-sleep"] = true
 	}
 	containers, _, _ := unstructured.NestedSlice(o.Object, append(slices.Clone(path), "containers")...)
 	for _, c := range containers {
