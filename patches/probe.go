@@ -220,9 +220,11 @@ func obvious(c *container) (handler, Skip) {
 	return handler{kind: "tcpSocket", raw: append(strconv.AppendInt(raw, number, 10), '}')}, SkipNone
 }
 
-// mainPort returns the number of the TCP port that stands for the container: the
-// only one, else the only one that is not named for something beside the main
-// job, else the one named http, https, web, grpc, app, main or after the container.
+// mainPort returns the number of the TCP port that stands for the container: the only
+// one that is not named for something beside the main job, else the one named http, web,
+// grpc, app, main or after the container. A port beside the main job is never it: a
+// debugger takes the first connection for its client, and a metrics port that is off by
+// default never opens. Nor is https beside another one: nothing shows that it is on.
 func mainPort(c *container) (int64, Skip) {
 	var allRoom, mainRoom [8]port
 	all, main := allRoom[:0], mainRoom[:0]
@@ -238,12 +240,12 @@ func mainPort(c *container) (int64, Skip) {
 	switch {
 	case len(all) == 0:
 		return 0, SkipNoPort
-	case len(all) == 1:
-		return all[0].number, SkipNone
+	case len(main) == 0:
+		return 0, SkipSidePort
 	case len(main) == 1:
 		return main[0].number, SkipNone
 	}
-	for _, name := range []string{"http", "https", "web", "grpc", "app", "main", c.name} {
+	for _, name := range []string{"http", "web", "grpc", "app", "main", c.name} {
 		for _, p := range main {
 			if string(p.name) == name && name != "" {
 				return p.number, SkipNone

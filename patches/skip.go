@@ -24,6 +24,7 @@ const (
 	SkipTooLarge          Skip = "selector-too-large"
 	SkipNotSelected       Skip = "not-selected"
 	SkipNoPort            Skip = "no-port"
+	SkipSidePort          Skip = "side-port"
 	SkipAmbiguousPort     Skip = "ambiguous-port"
 	SkipUnknownPort       Skip = "unknown-port"
 	SkipNoNativeSleep     Skip = "no-native-sleep"
@@ -65,6 +66,7 @@ var reasons = [...]Reason{
 	{SkipTooLarge, "The selector is longer than 16 KiB, and repeating it could make the object too large to store.", true},
 	{SkipNotSelected, "The annotation evenkeel.dev/containers names other containers.", false},
 	{SkipNoPort, "No TCP port, or no port at all, is declared, so nothing shows that the container serves.", false},
+	{SkipSidePort, "Only ports are declared that are named for metrics, administration, debugging or health, which say nothing about the main job.", false},
 	{SkipAmbiguousPort, "Several ports are declared and none is the obvious one; the annotation evenkeel.dev/readiness-probe can choose.", true},
 	{SkipUnknownPort, "No container, or more than one, declares the port that the setting readiness-probe names.", true},
 	{SkipNoNativeSleep, "The API server or a kubelet does not know preStop.sleep (1.30 and later do), and the operator does not allow exec sleeps, or the pod runs on Windows.", false},
