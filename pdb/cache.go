@@ -102,6 +102,9 @@ func keepMeta(m *metav1.ObjectMeta, label string) metav1.ObjectMeta {
 	if v := setting(m.Annotations); v != nil {
 		kept.Annotations = map[string]string{policy.Prefix + policy.SettingDisruptionBudget: *v}
 	}
+	if v := patience(m.Annotations); v != nil {
+		metav1.SetMetaDataAnnotation(&kept, policy.Prefix+policy.SettingBudgetPatience, *v)
+	}
 	return kept
 }
 
@@ -134,6 +137,9 @@ func keepStatefulSet(s *appsv1.StatefulSet) proto {
 func keepBudget(b *policyv1.PodDisruptionBudget) proto {
 	kept := &policyv1.PodDisruptionBudget{ObjectMeta: keepMeta(&b.ObjectMeta, ManagedByLabel), Spec: b.Spec}
 	kept.Annotations, kept.OwnerReferences = nil, b.OwnerReferences
+	if b.Labels[ManagedByLabel] == Manager {
+		keepStatus(kept, b)
+	}
 	if kept.Size() > maxKept {
 		kept.Spec.Selector, kept.OwnerReferences = nil, nil
 	}
@@ -202,17 +208,26 @@ func values[T any](informer cache.SharedIndexInformer, namespace string) ([]*sto
 
 // namespaceFacts is what is stored of a Namespace.
 type namespaceFacts struct {
-	terminating bool
-	setting     *string
+	terminating       bool
+	setting, patience *string
 }
 
 func trimNamespace(m *metav1.PartialObjectMetadata) namespaceFacts {
-	return namespaceFacts{terminating: m.DeletionTimestamp != nil, setting: setting(m.Annotations)}
+	return namespaceFacts{terminating: m.DeletionTimestamp != nil, setting: setting(m.Annotations), patience: patience(m.Annotations)}
 }
 
-// setting returns the only annotation that matters here, or nil.
+// setting returns the annotation that asks for a budget, or nil.
 func setting(annotations map[string]string) *string {
-	if v, ok := annotations[policy.Prefix+policy.SettingDisruptionBudget]; ok {
+	return annotation(annotations, policy.SettingDisruptionBudget)
+}
+
+// patience returns the annotation that says how long a budget may refuse, or nil.
+func patience(annotations map[string]string) *string {
+	return annotation(annotations, policy.SettingBudgetPatience)
+}
+
+func annotation(annotations map[string]string, name string) *string {
+	if v, ok := annotations[policy.Prefix+name]; ok {
 		v = strings.Clone(v[:min(len(v), 4096)])
 		return &v
 	}
@@ -251,7 +266,7 @@ func FromStatefulSet(s *appsv1.StatefulSet) Workload {
 func workload(kind string, m *metav1.ObjectMeta, replicas *int32, selector *metav1.LabelSelector, template *metav1.ObjectMeta) Workload {
 	w := Workload{APIVersion: "apps/v1", Kind: kind, Name: m.Name, UID: m.UID, Replicas: 1, Selector: selector,
 		TemplateLabels: template.Labels, OptedOut: optedOut(m.Labels, template.Labels),
-		Setting: setting(m.Annotations), TemplateSetting: setting(template.Annotations)}
+		Setting: setting(m.Annotations), Patience: patience(m.Annotations), TemplateSetting: setting(template.Annotations)}
 	if replicas != nil {
 		w.Replicas = *replicas
 	}
@@ -265,7 +280,8 @@ func workload(kind string, m *metav1.ObjectMeta, replicas *int32, selector *meta
 // pod template, that stands in spec.template, as in all kinds known to us; what it
 // says of replicas and selector is for the scale to tell.
 func trimCustom(u *unstructured.Unstructured) workloadFacts {
-	w := Workload{APIVersion: u.GetAPIVersion(), Kind: u.GetKind(), Name: u.GetName(), UID: u.GetUID(), Setting: setting(u.GetAnnotations())}
+	w := Workload{APIVersion: u.GetAPIVersion(), Kind: u.GetKind(), Name: u.GetName(), UID: u.GetUID(),
+		Setting: setting(u.GetAnnotations()), Patience: patience(u.GetAnnotations())}
 	labels, found, err := unstructured.NestedStringMap(u.Object, "spec", "template", "metadata", "labels")
 	if found && err == nil && len(encode(labels)) <= maxKept {
 		w.TemplateLabels = labels
@@ -297,7 +313,7 @@ func FromBudget(b *policyv1.PodDisruptionBudget) Budget {
 	return Budget{Name: b.Name, Ours: b.Labels[ManagedByLabel] == Manager, Selector: b.Spec.Selector,
 		MinAvailable: b.Spec.MinAvailable, MaxUnavailable: b.Spec.MaxUnavailable,
 		AlwaysAllow: b.Spec.UnhealthyPodEvictionPolicy != nil && *b.Spec.UnhealthyPodEvictionPolicy == policyv1.AlwaysAllow,
-		Owners:      b.OwnerReferences, UID: b.UID, Terminating: b.DeletionTimestamp != nil}
+		Owners:      b.OwnerReferences, Aside: asideSince(b), RefusesSince: refusesSince(b), Healthy: b.Status.CurrentHealthy, UID: b.UID, Terminating: b.DeletionTimestamp != nil}
 }
 
 // podFacts is what is stored of a pod: its labels and its controller. Pods of one

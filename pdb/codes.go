@@ -14,6 +14,7 @@ const (
 	AdjustedTakesAll   Code = "would-take-all"
 	AdjustedQuorum     Code = "quorum-of-two"
 	AdjustedUnscalable Code = "unscalable-pods"
+	SteppedAside       Code = "stepped-aside"
 
 	SkipOptedOut   Code = "opted-out"
 	SkipOff        Code = "off"
@@ -56,6 +57,8 @@ var reasons = [...]Reason{
 	{Code: AdjustedTakesAll, Outcome: OutcomeAdjusted, Text: "The budget asked for would let a drain take all pods at the lowest number of replicas; the default is in force (off asks for no budget).", Warn: true},
 	{Code: AdjustedQuorum, Outcome: OutcomeAdjusted, Text: "Two replicas have no majority that survives a disruption; the default is in force, since no drain could finish otherwise.", Warn: true},
 	{Code: AdjustedUnscalable, Outcome: OutcomeAdjusted, Text: "The selector also selects pods whose controller has no scale (a Job's or DaemonSet's, for example), with which Kubernetes can't work out maxUnavailable or a percentage; the budget is a minAvailable for the lowest number of replicas instead.", Warn: true},
+	{Code: SteppedAside, Outcome: OutcomeAdjusted, Warn: true, Text: "The budget has let nothing be evicted " +
+		"for longer than its patience and permits every eviction now; it returns when all replicas are ready."},
 	{Code: SkipOptedOut, Outcome: OutcomeSkipped, Text: "The workload or its pod template carries the label evenkeel.dev/inject: disabled.", Quiet: true},
 	{Code: SkipOff, Outcome: OutcomeSkipped, Text: "The setting is off for this workload.", Quiet: true},
 	{Code: SkipBelowTwo, Outcome: OutcomeSkipped, Text: "The workload may have fewer than two replicas (spec.replicas, or minReplicas of its HorizontalPodAutoscaler), and a budget would block drains or mean nothing."},

@@ -54,6 +54,8 @@ type Config struct {
 	// evenkeel is never called for them.
 	Except []string
 	Log    *logrus.Entry
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
 	// Registerer takes the metrics; nil means none.
 	Registerer prometheus.Registerer
 }
@@ -82,6 +84,9 @@ func New(config Config) (*Controller, error) {
 		return nil, errors.New("budget controller: no log is configured")
 	}
 	c := &Controller{config: config, rules: Rules{Base: config.Base, Bounds: config.Bounds}, log: config.Log, selector: config.NamespaceSelector}
+	if c.config.Now == nil {
+		c.config.Now = time.Now
+	}
 	if c.selector == nil {
 		c.selector = labels.SelectorFromSet(labels.Set{policy.InjectLabel: policy.Enabled})
 	}
@@ -259,12 +264,17 @@ func (t *term) reconcile(ctx context.Context, name string) error {
 	decisions := Desired(*n, t.rules)
 	t.metrics.decided(name, decisions)
 	t.events.decided(name, decisions)
+	for i := range decisions {
+		if next := decisions[i].Next; !next.IsZero() {
+			t.queue.AddAfter(name, next.Sub(n.Now))
+		}
+	}
 	return t.apply(ctx, name, decisions, diff(n.Budgets, decisions))
 }
 
 // list returns what is in a namespace, or nil for one that is being deleted.
 func (t *term) list(ctx context.Context, name string) (*Namespace, error) {
-	n := &Namespace{Name: name}
+	n := &Namespace{Name: name, Now: t.config.Now()}
 	object, exists, err := t.namespaces.GetIndexer().GetByKey(name)
 	if err != nil {
 		return nil, fmt.Errorf("read cache: %w", err)
@@ -273,7 +283,8 @@ func (t *term) list(ctx context.Context, name string) (*Namespace, error) {
 		if facts.value.terminating {
 			return nil, nil
 		}
-		n.OptedIn, n.Setting = !slices.Contains(t.config.Except, name), facts.value.setting
+		n.OptedIn = !slices.Contains(t.config.Except, name)
+		n.Setting, n.Patience = facts.value.setting, facts.value.patience
 	}
 	if n.Budgets, err = t.existing(name); err != nil || !n.OptedIn {
 		return n, err
@@ -538,6 +549,9 @@ func configuration(namespace string, b Budget) *policyv1apply.PodDisruptionBudge
 	spec := policyv1apply.PodDisruptionBudgetSpec().WithSelector(selectorConfiguration(b.Selector)).WithUnhealthyPodEvictionPolicy(policyv1.AlwaysAllow)
 	spec.MinAvailable, spec.MaxUnavailable = b.MinAvailable, b.MaxUnavailable
 	a := policyv1apply.PodDisruptionBudget(b.Name, namespace).WithLabels(map[string]string{ManagedByLabel: Manager}).WithSpec(spec)
+	if !b.Aside.IsZero() {
+		a = a.WithAnnotations(map[string]string{AsideAnnotation: b.Aside.UTC().Format(time.RFC3339)})
+	}
 	for _, o := range b.Owners {
 		a = a.WithOwnerReferences(metav1apply.OwnerReference().WithAPIVersion(o.APIVersion).WithKind(o.Kind).WithName(o.Name).WithUID(o.UID))
 	}

@@ -64,7 +64,7 @@ func ownedBy(b *Budget, owner metav1.OwnerReference) bool {
 
 // same reports whether an existing budget of ours says what the wanted one says.
 func same(have, want *Budget) bool {
-	return have.AlwaysAllow == want.AlwaysAllow &&
+	return have.AlwaysAllow == want.AlwaysAllow && have.Aside.Equal(want.Aside) &&
 		equality.Semantic.DeepEqual(have.MinAvailable, want.MinAvailable) &&
 		equality.Semantic.DeepEqual(have.MaxUnavailable, want.MaxUnavailable) &&
 		equality.Semantic.DeepEqual(have.Selector, want.Selector) &&

@@ -43,7 +43,8 @@ func Manifests(objects []runtime.Object, rules Rules) []ManifestDecision {
 		switch o := object.(type) {
 		case *corev1.Namespace:
 			n := in(o.Name)
-			n.OptedIn, n.Setting = o.Labels[policy.InjectLabel] != policy.Disabled, setting(o.Annotations)
+			n.OptedIn = o.Labels[policy.InjectLabel] != policy.Disabled
+			n.Setting, n.Patience = setting(o.Annotations), patience(o.Annotations)
 		case *appsv1.Deployment:
 			n := in(o.Namespace)
 			n.Workloads = append(n.Workloads, FromDeployment(o))

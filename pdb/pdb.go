@@ -21,6 +21,7 @@ import (
 	"encoding/hex"
 	"slices"
 	"strings"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -59,6 +60,8 @@ type Workload struct {
 	// Setting and TemplateSetting are the annotations policy.SettingDisruptionBudget of
 	// workload and pod template, or nil.
 	Setting, TemplateSetting *string
+	// Patience is the annotation policy.SettingBudgetPatience of the workload, or nil.
+	Patience *string
 	// NoAccess is set where we may not read the scale: then Replicas and Selector are
 	// not known.
 	NoAccess bool
@@ -96,7 +99,14 @@ type Budget struct {
 	AlwaysAllow bool
 	// Owners are the owner references.
 	Owners []metav1.OwnerReference
+	// Aside is since when the budget has stepped aside and permits every eviction, or
+	// no time.
+	Aside time.Time
 
+	// RefusesSince is since when an existing budget permits no eviction, or no time.
+	// Healthy is the number of healthy pods, known only where Aside is set.
+	RefusesSince time.Time
+	Healthy      int32
 	// UID, ResourceVersion and Terminating are those of an existing budget.
 	UID             types.UID
 	ResourceVersion string
@@ -117,7 +127,11 @@ type Namespace struct {
 	// OptedIn is set by the label policy.InjectLabel with the value policy.Enabled.
 	OptedIn bool
 	// Setting is the annotation policy.SettingDisruptionBudget, or nil.
-	Setting     *string
+	Setting *string
+	// Patience is the annotation policy.SettingBudgetPatience, or nil.
+	Patience *string
+	// Now is the time; without it no budget steps aside.
+	Now         time.Time
 	Workloads   []Workload
 	Autoscalers []Autoscaler
 	// Budgets are all that exist, ours and others.
@@ -142,6 +156,8 @@ type Decision struct {
 	Other string
 	// Asked is the value that could not be used where Code is about one, or "".
 	Asked string
+	// Next is when the decision may change by time alone, or no time.
+	Next time.Time
 }
 
 // Desired decides about all workloads of a namespace. The decisions are sorted by
@@ -161,6 +177,7 @@ type Decision struct {
 //	selects pods without scale, asks for what needs it          AdjustedUnscalable
 //	value can't be parsed                                       AdjustedValue
 //	value can't be used at the floor                            see refusal
+//	refuses evictions for longer than its patience              SteppedAside
 //	otherwise                                                   Applied
 func Desired(n Namespace, rules Rules) []Decision {
 	if !n.OptedIn {
@@ -176,22 +193,28 @@ func Desired(n Namespace, rules Rules) []Decision {
 	var candidates []*Decision // that may get a budget
 	var floor []int
 	var chosen []policy.Budget
+	var patience []time.Duration
 	for i := range decisions {
 		d := &decisions[i]
 		f := floors.of(d.Workload)
-		budget := d.first(n, rules, f)
+		budget, patient := d.first(n, rules, f)
 		if d.Code.Reason().Outcome == OutcomeSkipped {
 			continue
 		}
 		candidates, floor, chosen = append(candidates, d), append(floor, f), append(chosen, budget)
+		patience = append(patience, patient)
 	}
 
 	o := overlaps(n, candidates)
 	names := make(map[string]string, len(n.Budgets)) // of others' budgets
-	for _, b := range n.Budgets {
-		if !b.Ours {
-			names[b.Name] = b.Name
+	ours := make(map[string]*Budget, len(n.Budgets))
+	for i := range n.Budgets {
+		b := &n.Budgets[i]
+		if b.Ours {
+			ours[b.Name] = b
+			continue
 		}
+		names[b.Name] = b.Name
 	}
 	taken := make(map[string]bool, len(candidates))
 	for i, d := range candidates {
@@ -223,25 +246,30 @@ func Desired(n Namespace, rules Rules) []Decision {
 		a := write(chosen[i], floor[i], o.unscalable[i])
 		*d.Budget = Budget{Name: d.Budget.Name, Ours: true, Selector: d.Workload.Selector, AlwaysAllow: true,
 			MinAvailable: a.minAvailable, MaxUnavailable: a.maxUnavailable, Owners: []metav1.OwnerReference{owner(d.Workload)}}
+		d.stepAside(ours[d.Budget.Name], chosen[i], patience[i], o.unscalable[i], n.Now)
 	}
 	return decisions
 }
 
 // first sets the code as far as the workload alone decides it, and returns the
-// budget for it.
-func (d *Decision) first(n Namespace, rules Rules, floor int) policy.Budget {
+// budget for it and its patience.
+func (d *Decision) first(n Namespace, rules Rules, floor int) (policy.Budget, time.Duration) {
 	w := d.Workload
 	key := policy.Prefix + policy.SettingDisruptionBudget
-	annotations := func(source policy.Source, value *string) policy.Annotations {
-		a := policy.Annotations{Source: source}
+	annotations := func(source policy.Source, value, patience *string) policy.Annotations {
+		a := policy.Annotations{Source: source, Values: map[string]string{}}
 		if value != nil {
-			a.Values = map[string]string{key: *value}
+			a.Values[key] = *value
+		}
+		if patience != nil {
+			a.Values[policy.Prefix+policy.SettingBudgetPatience] = *patience
 		}
 		return a
 	}
-	p, problems := policy.Resolve(rules.Base, rules.Bounds, annotations(policy.SourcePodTemplate, w.TemplateSetting),
-		annotations(policy.SourceWorkload, w.Setting), annotations(policy.SourceNamespace, n.Setting))
+	p, problems := policy.Resolve(rules.Base, rules.Bounds, annotations(policy.SourcePodTemplate, w.TemplateSetting, nil),
+		annotations(policy.SourceWorkload, w.Setting, w.Patience), annotations(policy.SourceNamespace, n.Setting, n.Patience))
 	wanted := p.DisruptionBudget
+	problems = slices.DeleteFunc(problems, func(p policy.Problem) bool { return p.Key != key })
 	switch {
 	case w.OptedOut:
 		d.Code = SkipOptedOut
@@ -261,9 +289,9 @@ func (d *Decision) first(n Namespace, rules Rules, floor int) policy.Budget {
 		} else if unused := overridden(p.From(policy.SettingDisruptionBudget), problems); unused != "" {
 			d.Code, d.Asked = AdjustedValue, unused
 		}
-		return budget
+		return budget, p.BudgetPatience
 	}
-	return policy.Budget{}
+	return policy.Budget{}, 0
 }
 
 // overridden returns the problem with a value that would have decided had it been

@@ -122,6 +122,9 @@ type Policy struct {
 	RaiseGracePeriod bool
 	ReadinessProbe   Probe
 	DisruptionBudget Budget
+	// BudgetPatience is how long a budget may let nothing be evicted before it steps
+	// aside; zero means for ever.
+	BudgetPatience time.Duration
 	// Containers are the names of the only containers that get probe and hook, or
 	// nil for all that serve.
 	Containers []string

@@ -33,6 +33,7 @@ func TestDefaultIsWhatTheDesignSays(t *testing.T) {
 		PreStopSleep:     10 * time.Second,
 		ReadinessProbe:   Probe{Kind: ProbeAuto},
 		DisruptionBudget: Budget{Kind: BudgetMaxUnavailable, Value: 1},
+		BudgetPatience:   10 * time.Minute,
 	}
 	if diff := cmp.Diff(want, Default(), fields); diff != "" {
 		t.Error(diff)

@@ -17,6 +17,7 @@ const (
 	SettingGracePeriod      = "grace-period"
 	SettingReadinessProbe   = "readiness-probe"
 	SettingDisruptionBudget = "disruption-budget"
+	SettingBudgetPatience   = "budget-patience"
 	SettingContainers       = "containers"
 )
 
@@ -86,6 +87,13 @@ var settings = [...]Setting{
 		Default: "maxUnavailable=1",
 		Effect:  "How many pods of the workload a drain may evict at once.",
 		parse:   parseDisruptionBudget,
+	},
+	{
+		Name: SettingBudgetPatience, Flag: true,
+		Values:  "whole seconds as a duration such as `10m`, or `off`",
+		Default: "10m",
+		Effect:  "How long the budget may let nothing be evicted before it steps aside until all replicas are ready.",
+		parse:   parseBudgetPatience,
 	},
 	{
 		Name:    SettingContainers,
@@ -278,6 +286,27 @@ func parseDisruptionBudget(p *Policy, value string, _ Bounds) (string, error) {
 	}
 	b.Value = int(n)
 	p.DisruptionBudget = b
+	return "", nil
+}
+
+func parseBudgetPatience(p *Policy, value string, _ Bounds) (string, error) {
+	if value == "off" {
+		p.BudgetPatience = 0
+		return "", nil
+	}
+	if len(value) > 32 {
+		return "", errTooLong
+	}
+	patience, err := time.ParseDuration(value)
+	switch {
+	case err != nil:
+		return "", errors.New("is no duration")
+	case patience%time.Second != 0:
+		return "", errors.New("is not in whole seconds")
+	case patience < time.Second:
+		return "", errors.New("is less than 1s")
+	}
+	p.BudgetPatience = patience
 	return "", nil
 }
 
