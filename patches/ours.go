@@ -24,8 +24,7 @@ type ours struct {
 // split takes what is provably ours out of o, according to a record: the generators then see what
 // people wrote, and o.pod.ours and the containers say what stands beside it.
 //
-// A grace period of ours is theirs from then on where somebody writes it (see wrote), and where a
-// hook of theirs sleeps longer than what it would go back to: the API would refuse that.
+// A grace period of ours is theirs from then on where somebody writes it (see wrote).
 func (o *object) split(r record) {
 	p := &o.pod
 	p.ours = ours{record: r, graceFrom: -1}
@@ -58,15 +57,6 @@ func (o *object) splitGrace(entry string) {
 	}
 	if after != *p.grace || after == 0 {
 		return
-	}
-	back := int64(apiGracePeriod)
-	if written {
-		back = before
-	}
-	for i := range p.containers {
-		if nativeSleepOf(p.containers[i].preStop) > back {
-			return
-		}
 	}
 	switch {
 	case o.lastAppliedSays(after):

@@ -97,11 +97,20 @@ func addPreStopSleep(in *input, out *output) {
 		out.applied(DefaultPreStopSleep, c.name, "sleep "+length+" s", &at)
 		raised = raise
 	}
-	if raised == 0 {
+	base := pod.graceSeconds()
+	// A hook of theirs that sleeps longer than the grace period would be is refused: what stands
+	// stays then, as theirs where nothing of ours sleeps any more.
+	needed := longest(pod.containers)
+	stays := pod.ours.graceTo >= needed && base+raised < needed
+	switch {
+	case raised == 0 && stays:
+		return
+	case raised == 0:
 		pod.setGrace(out, 0)
 		return
+	case stays:
+		raised = pod.ours.graceTo - base
 	}
-	base := pod.graceSeconds()
 	to := strconv.FormatInt(base+raised, 10)
 	if pod.grace == nil || !in.object.graceWritten() {
 		out.note("", entryGrace, to)
@@ -179,6 +188,15 @@ func nativeSleepOf(preStop []byte) int64 {
 		return 0
 	}
 	return hook.Sleep.Seconds
+}
+
+// longest returns the longest native sleep of hooks that aren't ours, in seconds.
+func longest(containers []container) int64 {
+	seconds := int64(0)
+	for i := range containers {
+		seconds = max(seconds, nativeSleepOf(containers[i].preStop))
+	}
+	return seconds
 }
 
 // fit returns how long to sleep within the grace period and by how much to raise

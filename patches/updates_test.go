@@ -345,6 +345,13 @@ func TestWhatAnUpdateLeaves(t *testing.T) {
 			s.apply(plainDeployment)
 			s.patch(`spec: {template: {spec: {containers: [{name: web, lifecycle: {preStop: {sleep: {seconds: 35}}}}]}}}`)
 		}, "sleep 35, grace 40, tcpSocket, every 5, 0+2 terms", 1},
+		{"a sleep of theirs that needs the grace period of ours, and a shorter one of ours", func(s *stored) {
+			two := with(plainDeployment, "containers: [", `containers: [{name: first, image: "a", ports: [{containerPort: 81}]}, `)
+			s.apply(two)
+			s.patch(`spec: {template: {spec: {containers: [{name: first, lifecycle: {preStop: {sleep: {seconds: 38}}}}]}}}`)
+			s.flags = map[string]string{"pre-stop-sleep": "2s"}
+			s.restart()
+		}, "sleep 38, grace 40, tcpSocket, every 5, 0+2 terms", 2},
 		{"a grace period of 30 that a manifest has from the start", func(s *stored) { s.apply(written30); s.apply(written30) },
 			"sleep 10, grace 30, tcpSocket, every 5, 0+2 terms", 0},
 		{"a grace period of 30 that comes into the manifest", func(s *stored) { s.apply(plainDeployment); s.apply(written30); s.apply(written30) },

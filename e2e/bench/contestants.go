@@ -237,7 +237,6 @@ func addToPod(meta *metav1.ObjectMeta, spec *corev1.PodSpec, selector *metav1.La
 		}
 	}
 	if slept {
-		*spec.TerminationGracePeriodSeconds += 10
 		added = append(added, "pre-stop-sleep")
 	}
 	if probed {

@@ -32,9 +32,7 @@ const (
 
 	celSleep = `object.spec.containers.transformList(i, c, has(c.ports) && !has(c.lifecycle), JSONPatch{
   op: "add", path: "/spec/containers/" + string(i) + "/lifecycle", value: Object.spec.containers.lifecycle{
-    preStop: Object.spec.containers.lifecycle.preStop{sleep: Object.spec.containers.lifecycle.preStop.sleep{seconds: 10}}}}) +
-(object.spec.containers.exists(c, has(c.ports) && !has(c.lifecycle)) ? [JSONPatch{
-  op: "replace", path: "/spec/terminationGracePeriodSeconds", value: object.spec.terminationGracePeriodSeconds + 10}] : [])`
+    preStop: Object.spec.containers.lifecycle.preStop{sleep: Object.spec.containers.lifecycle.preStop.sleep{seconds: 10}}}})`
 
 	celProbe = `object.spec.containers.transformList(i, c, has(c.ports) && !has(c.readinessProbe), JSONPatch{
   op: "add", path: "/spec/containers/" + string(i) + "/readinessProbe",

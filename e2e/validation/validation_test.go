@@ -173,6 +173,7 @@ func (g *generator) injector(t *testing.T) (*patches.Injector, patches.Cluster) 
 	}{
 		{policy.SettingAntiAffinity, []string{"preferred", "required", "off"}},
 		{policy.SettingPreStopSleep, []string{"1s", "off"}},
+		{policy.SettingGracePeriod, []string{"raise"}},
 		{policy.SettingReadinessProbe, []string{"auto", "off", "tcp:http", "grpc:80", "https:port-1/x"}},
 		{policy.SettingTopologyKeys, []string{"rack", "a/b,c/d"}},
 	} {
