@@ -88,3 +88,22 @@ func TestShapesAreForgotten(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatIsDeepIsAppliedInFull holds that a shape is enough for shallow objects alone.
+func TestWhatIsDeepIsAppliedInFull(t *testing.T) {
+	injector, err := New(DefaultConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, depth := range []int{shallow - 100, shallow + 100} {
+		object := asks(`[{"name":"a","env":` + strings.Repeat("[", depth) + strings.Repeat("]", depth) + `}]`)
+		injector.proof.shapes = nil
+		r := injector.Review(Request{Operation: Create, Object: []byte(object), Cluster: clusters[0]})
+		if len(r.Operations) == 0 {
+			t.Fatalf("nesting of %d: nothing is added: %v", depth, r.Err)
+		}
+		if remembered := len(injector.proof.shapes) == 1; remembered != (depth < 1000) {
+			t.Errorf("nesting of %d: the shape is remembered: %v", depth, remembered)
+		}
+	}
+}

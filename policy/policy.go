@@ -223,17 +223,7 @@ func (p *Policy) apply(s Annotations, bounds Bounds) []Problem {
 		}
 		p.from[i] = s.Source
 	}
-	unknown := make([]string, 0, 4)
-	for key := range s.Values {
-		if strings.HasPrefix(key, Prefix) && !known(key) {
-			unknown = append(unknown, key)
-		}
-	}
-	slices.Sort(unknown)
-	for i, key := range unknown {
-		if i == maxUnknownKeys {
-			break
-		}
+	for _, key := range first(s.Values, func(key string) bool { return strings.HasPrefix(key, Prefix) && !known(key) }) {
 		problem := Problem{Code: ProblemKey, Source: s.Source, Key: key, Value: s.Values[key], Nearest: nearest(key)}
 		if key == InjectLabel || key == DefaultedLabel {
 			problem = Problem{Code: ProblemMisplaced, Source: s.Source, Key: key, Value: s.Values[key],
@@ -253,14 +243,14 @@ const maxUnknownKeys = 8
 // ours. Such a label opts nobody in or out, which its author should know.
 func CheckLabels(source Source, labels map[string]string, allowed string) []Problem {
 	var problems []Problem
-	for key, value := range labels {
+	for _, key := range first(labels, func(key string) bool {
+		return strings.HasPrefix(key, Prefix) && key != DefaultedLabel && (key != InjectLabel || labels[key] != allowed)
+	}) {
+		value := labels[key]
 		switch {
-		case !strings.HasPrefix(key, Prefix), key == DefaultedLabel:
 		case key == InjectLabel:
-			if value != allowed {
-				problems = append(problems, Problem{Code: ProblemValue, Source: source, Key: key, Value: value,
-					Reason: "has no effect", Allowed: allowed})
-			}
+			problems = append(problems, Problem{Code: ProblemValue, Source: source, Key: key, Value: value,
+				Reason: "has no effect", Allowed: allowed})
 		case known(key):
 			problems = append(problems, Problem{Code: ProblemMisplaced, Source: source, Key: key, Value: value,
 				Allowed: "as an annotation"})
@@ -268,8 +258,25 @@ func CheckLabels(source Source, labels map[string]string, allowed string) []Prob
 			problems = append(problems, Problem{Code: ProblemKey, Source: source, Key: key, Value: value, Nearest: nearest(key)})
 		}
 	}
-	slices.SortFunc(problems, func(a, b Problem) int { return strings.Compare(a.Key, b.Key) })
-	return problems[:min(len(problems), maxUnknownKeys)]
+	return problems
+}
+
+// first returns the first maxUnknownKeys keys that match, sorted. It keeps no more than that at
+// any time: a tenant may write hundreds of thousands.
+func first(values map[string]string, match func(key string) bool) []string {
+	var keys []string
+	for key := range values {
+		if !match(key) {
+			continue
+		}
+		i, _ := slices.BinarySearch(keys, key)
+		if i == maxUnknownKeys {
+			continue
+		}
+		keys = slices.Insert(keys, i, key)
+		keys = keys[:min(len(keys), maxUnknownKeys)]
+	}
+	return keys
 }
 
 // known reports whether key is an annotation that we read or write.

@@ -503,3 +503,26 @@ func unique(keys []string) []string {
 	}
 	return keys
 }
+
+// TestUnknownKeysAreBoundedBeforeTheyAreKept holds that hundreds of thousands of labels cost no memory.
+func TestUnknownKeysAreBoundedBeforeTheyAreKept(t *testing.T) {
+	values := map[string]string{}
+	for i := range 100_000 {
+		values[fmt.Sprintf("%sunknown-%06d", Prefix, i)] = "a"
+	}
+	for name, check := range map[string]func() []Problem{
+		"labels": func() []Problem { return CheckLabels(SourceWorkload, values, Disabled) },
+		"annotations": func() []Problem {
+			_, problems := Resolve(Default(), DefaultBounds(), Annotations{Source: SourceWorkload, Values: values})
+			return problems
+		},
+	} {
+		problems := check()
+		if len(problems) != maxUnknownKeys || problems[0].Key != Prefix+"unknown-000000" || problems[7].Key != Prefix+"unknown-000007" {
+			t.Errorf("%s: %v, want the first %d", name, problems, maxUnknownKeys)
+		}
+		if n := testing.AllocsPerRun(1, func() { check() }); n > 1000 {
+			t.Errorf("%s: %.0f allocations", name, n)
+		}
+	}
+}
