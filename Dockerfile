@@ -17,6 +17,7 @@ COPY patches patches
 COPY pdb pdb
 COPY policy policy
 COPY recycle recycle
+COPY server server
 COPY webhook webhook
 ARG TARGETOS
 ARG TARGETARCH

@@ -283,7 +283,7 @@ func TestTheProgramGoesByTheNamespacesOfItsWebhooks(t *testing.T) {
 						if value != "" {
 							set["evenkeel.dev/inject"] = value
 						}
-						never := namespace == "kube-system" || namespace == installation.Namespace // says serve.go
+						never := namespace == "kube-system" || namespace == installation.Namespace // says server/server.go
 						if program := program.Matches(set) && !never; program != called.Matches(set) {
 							t.Errorf("%s with the label %q: the program goes by it: %v, and webhook %s is called for it: %v", namespace, value, program, webhook.Name, !program)
 						}
