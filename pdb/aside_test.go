@@ -72,7 +72,7 @@ func stands(b Budget, before *policyv1.PodDisruptionBudget, replicas, healthy in
 	p.Labels = map[string]string{ManagedByLabel: Manager}
 	p.OwnerReferences, p.UID, p.ResourceVersion = b.Owners, "1", now.Format(time.RFC3339)
 	p.Annotations = configuration("shop", b).Annotations
-	desired := 0
+	var desired int
 	if b.MaxUnavailable != nil {
 		most, _ := intstr.GetScaledValueFromIntOrPercent(b.MaxUnavailable, replicas, true)
 		desired = max(0, replicas-most)
