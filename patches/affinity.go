@@ -71,7 +71,8 @@ func addAntiAffinity(in *input, out *output) {
 		out.write(`]`)
 	}
 	out.write(`}`)
-	out.noteFingerprint("", DefaultAntiAffinity, "", out.fill(&at))
+	out.noteFingerprint("", DefaultAntiAffinity, "", out.patch[at.valueStart:])
+	out.fill(&at)
 	if stays || at.standing == nil && pod.affinity && !pod.affinityOthers {
 		out.noteEmpty("affinity")
 	}

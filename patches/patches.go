@@ -234,9 +234,9 @@ type span struct {
 }
 
 // slot is a place of the pod spec that a default goes to: the member leaf of the member parent of
-// the object at base.
+// the object at base, or of an element of a list there.
 type slot struct {
-	base, index, parent, leaf string
+	base, list, index, parent, leaf string
 	// parentThere is set where there is such a parent already.
 	parentThere bool
 	// standing is the raw value of ours that stands there, or nil.
@@ -252,35 +252,29 @@ type slot struct {
 func (o *output) begin(at *slot) {
 	switch {
 	case at.standing != nil:
-		o.open("replace", at.base, at.index, at.parent, at.leaf)
+		o.open("replace", at.base, at.list, at.index, at.parent, at.leaf)
 	case at.parent == "" || at.parentThere:
-		o.open("add", at.base, at.index, at.parent, at.leaf)
+		o.open("add", at.base, at.list, at.index, at.parent, at.leaf)
 	default:
-		o.open("add", at.base, at.index, at.parent)
+		o.open("add", at.base, at.list, at.index, at.parent)
 		o.write(`{"`, at.leaf[1:], `":`)
 		at.wrapped = true
 	}
 	at.valueStart = len(o.patch)
 }
 
-// fill ends what begin began and returns the fingerprint of the value. Where the same value stands
-// already, nothing is done.
-func (o *output) fill(at *slot) uint64 {
+// fill ends what begin began. Where the same value stands already, nothing is done.
+func (o *output) fill(at *slot) {
 	value := o.patch[at.valueStart:]
-	print, err := Fingerprint(value)
-	if err != nil {
-		panic(fmt.Errorf("read own value: %w", err)) // Review turns it into SkipInternalError
-	}
 	if at.standing != nil && same(at.standing, value) {
 		last := len(o.spans) - 1
 		o.patch, o.spans, at.same = o.patch[:o.spans[last].start], o.spans[:last], true
-		return print
+		return
 	}
 	if at.wrapped {
 		o.write(`}`)
 	}
 	o.close()
-	return print
 }
 
 // takeBack removes what stands of ours in a slot, with its parent where nothing else is left in that
@@ -289,9 +283,9 @@ func (o *output) takeBack(at *slot, others, parentStays bool) {
 	switch {
 	case at.standing == nil:
 	case at.parent == "" || others || parentStays:
-		o.remove(at.base, at.index, at.parent, at.leaf)
+		o.remove(at.base, at.list, at.index, at.parent, at.leaf)
 	default:
-		o.remove(at.base, at.index, at.parent)
+		o.remove(at.base, at.list, at.index, at.parent)
 	}
 }
 

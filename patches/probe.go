@@ -2,7 +2,6 @@ package patches
 
 import (
 	"bytes"
-	"fmt"
 	"slices"
 	"strconv"
 
@@ -55,15 +54,11 @@ func addReadinessProbe(in *input, out *output) {
 			out.takeBack(&at, false, false)
 			continue
 		}
-		print, err := Fingerprint(h.raw)
-		if err != nil {
-			panic(fmt.Errorf("read own handler: %w", err)) // Review turns it into SkipInternalError
-		}
 		timeout, period, failures := h.timings()
 		out.begin(&at)
 		out.probe(h)
 		out.fill(&at)
-		out.noteFingerprint(c.name, DefaultReadinessProbe, h.kind+":", print, ":", strconv.FormatInt(timeout, 10),
+		out.noteFingerprint(c.name, DefaultReadinessProbe, h.kind+":", h.raw, ":", strconv.FormatInt(timeout, 10),
 			":", strconv.FormatInt(period, 10), ":", strconv.FormatInt(failures, 10))
 		out.applied(DefaultReadinessProbe, c.name, describe(h), &at)
 	}

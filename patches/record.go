@@ -109,7 +109,7 @@ func (r record) has(name string) bool {
 
 // wasEmpty reports whether a parent stood there empty before.
 func (r record) wasEmpty(parent string) bool {
-	return slices.Contains(strings.Split(r.get("", entryEmpty), ":"), parent)
+	return r != nil && slices.Contains(strings.Split(r.get("", entryEmpty), ":"), parent)
 }
 
 // note appends an entry to the record of out.
@@ -129,10 +129,16 @@ func (o *output) note(container, name string, value ...string) {
 	}
 }
 
-// noteFingerprint appends an entry whose value is a fingerprint.
-func (o *output) noteFingerprint(container, name, before string, print uint64, after ...string) {
+// noteFingerprint appends an entry whose value is the fingerprint of a value of ours.
+func (o *output) noteFingerprint(container, name, before string, value []byte, after ...string) {
+	print, err := Fingerprint(value)
+	if err != nil {
+		panic(fmt.Errorf("read own value: %w", err)) // Review turns it into SkipInternalError
+	}
 	o.note(container, name, before)
-	o.record = fmt.Appendf(o.record, "%016x", print)
+	for shift := 60; shift >= 0; shift -= 4 {
+		o.record = append(o.record, "0123456789abcdef"[print>>shift&15])
+	}
 	for _, a := range after {
 		o.record = append(o.record, a...)
 	}

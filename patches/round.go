@@ -1,7 +1,6 @@
 package patches
 
 import (
-	"fmt"
 	"slices"
 	"strconv"
 
@@ -157,12 +156,12 @@ func (p *podTemplate) affinitySlot() slot {
 }
 
 func (p *podTemplate) hookSlot(i int) slot {
-	return slot{base: p.path, index: "/spec/containers/" + strconv.Itoa(i), parent: "/lifecycle", leaf: "/preStop",
+	return slot{base: p.path, list: "/spec/containers/", index: strconv.Itoa(i), parent: "/lifecycle", leaf: "/preStop",
 		parentThere: p.containers[i].lifecycle, standing: p.containers[i].ourPreStop}
 }
 
 func (p *podTemplate) probeSlot(i int) slot {
-	return slot{base: p.path, index: "/spec/containers/" + strconv.Itoa(i), leaf: "/readinessProbe", standing: p.containers[i].ourProbe}
+	return slot{base: p.path, list: "/spec/containers/", index: strconv.Itoa(i), leaf: "/readinessProbe", standing: p.containers[i].ourProbe}
 }
 
 // setGrace makes the grace period what is ours, in seconds, or takes ours back for 0.
@@ -193,6 +192,3 @@ func (p *podTemplate) giveWay(i int, out *output, place string, parts []string) 
 		out.remove(p.path, "/spec/containers/", strconv.Itoa(i), place, "/", part)
 	}
 }
-
-// emptyParent names the parent of a slot of container c for the record.
-func emptyParent(c *container, parent string) string { return fmt.Sprintf("%s/%s", c.name, parent) }

@@ -63,7 +63,7 @@ func addPreStopSleep(in *input, out *output) {
 	for i := range pod.containers {
 		c := &pod.containers[i]
 		at := pod.hookSlot(i)
-		stays := in.ours.record.wasEmpty(emptyParent(c, "lifecycle"))
+		stays := in.ours.record != nil && in.ours.record.wasEmpty(c.name+"/lifecycle")
 		pod.giveWay(i, out, "/lifecycle/preStop", c.hookParts)
 		why, seconds := skip, c.fitted(sleep)
 		if why == SkipNone {

@@ -192,8 +192,10 @@ func addDefaults(object metav1.Object) error {
 		addToPod(&o.ObjectMeta, &o.Spec, &metav1.LabelSelector{MatchLabels: selector}, nil)
 	case *appsv1.Deployment:
 		addToPod(&o.Spec.Template.ObjectMeta, &o.Spec.Template.Spec, o.Spec.Selector, []string{"pod-template-hash"})
+		*o.Spec.Template.Spec.TerminationGracePeriodSeconds += 10 // which is the API's, and a Pod's stays
 	case *appsv1.StatefulSet:
 		addToPod(&o.Spec.Template.ObjectMeta, &o.Spec.Template.Spec, o.Spec.Selector, nil)
+		*o.Spec.Template.Spec.TerminationGracePeriodSeconds += 10
 	default:
 		return errors.New("kind is not known")
 	}
