@@ -111,10 +111,6 @@ type Decision struct {
 	Changes bool
 }
 
-// Added reports whether the patch adds the default, or puts another value of it in the
-// place of what stands.
-func (d *Decision) Added() bool { return d.Skip == SkipNone && d.Changes }
-
 // Result is the outcome of a review.
 type Result struct {
 	// Kind and Name are those of the object as it was read, "" where that failed.

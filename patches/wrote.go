@@ -39,7 +39,7 @@ func (o *object) wroteRecord() bool {
 func (o *object) traced(path ...string) bool {
 	last := []byte(path[len(path)-1])
 	if bytes.Contains(o.meta.lastApplied, last) {
-		if s, ok := o.lastApplied(); ok && leads(s, path, func(s *scan.Scanner) bool { return true }) {
+		if s, ok := o.lastApplied(); ok && leads(s, path, alwaysFound) {
 			return true
 		}
 	}
