@@ -29,12 +29,10 @@ const maxSelector = 16 << 10
 func addAntiAffinity(in *input, out *output) {
 	pod := in.pod()
 	at := pod.affinitySlot()
-	r := in.ours.record
-	stays := r.wasEmpty("affinity")
 	selector, skip := in.spread()
 	if skip != SkipNone {
 		out.skip(DefaultAntiAffinity, "", skip, at.standing)
-		out.takeBack(&at, pod.affinityOthers, stays)
+		out.takeBack(&at)
 		return
 	}
 
@@ -73,9 +71,6 @@ func addAntiAffinity(in *input, out *output) {
 	out.write(`}`)
 	out.noteFingerprint("", DefaultAntiAffinity, "", out.patch[at.valueStart:])
 	out.fill(&at)
-	if stays || at.standing == nil && pod.affinity && !pod.affinityOthers {
-		out.noteEmpty("affinity")
-	}
 	detail, base := in.over, &in.config.Base
 	if in.policy.AntiAffinity != base.AntiAffinity || !slices.Equal(in.policy.TopologyKeys, base.TopologyKeys) {
 		detail = over(in.policy.AntiAffinity, in.policy.TopologyKeys)

@@ -54,6 +54,9 @@ func checkLaws(injector *Injector, req Request) error {
 	if err := sleepsFit(req.Object, patched); err != nil {
 		return fmt.Errorf("%w; the patch is %s", err, result.Patch)
 	}
+	if err := uninjects(req.Object, patched, req.Offline); err != nil {
+		return fmt.Errorf("%w; the patch is %s", err, result.Patch)
+	}
 	second := req
 	second.Object, second.Ran = patched, nil
 	if r := injector.Review(second); string(r.Patch) != "[]" {
@@ -170,6 +173,40 @@ func theirsStays(injector *Injector, req Request, patched []byte) error {
 	}
 	if !reflect.DeepEqual(x, y) {
 		return fmt.Errorf("what people wrote is changed (-before +after):\n%s", cmp.Diff(x, y, cmp.AllowUnexported(written{})))
+	}
+	return nil
+}
+
+// uninjects returns an error when an object without a record isn't the same, member for member and null for null, after
+// it was injected and uninjected.
+func uninjects(object, patched []byte, offline bool) error {
+	before, err := decode(object)
+	if err != nil {
+		return err
+	}
+	template := templateIn(before)
+	after, err := decode(patched)
+	if err != nil || len(recordIn(after)) == 0 || at(template, "metadata", "annotations", policy.InjectedAnnotation) != nil {
+		return err // a label alone keeps pods from being looked at, and adds nothing
+	}
+	if at(template, "metadata", "labels", policy.DefaultedLabel) != nil {
+		return nil // only in a manifest is it certain whose label that is
+	}
+	r := Uninject(patched)
+	restored, err := apply(r.Patch, patched)
+	if err != nil {
+		return err
+	}
+	left, err := decode(restored)
+	if err != nil {
+		return err
+	}
+	if spec, _ := template["spec"].(map[string]any); !offline && spec["terminationGracePeriodSeconds"] == json.Number("30") &&
+		at(templateIn(left), "spec", "terminationGracePeriodSeconds") == nil {
+		delete(spec, "terminationGracePeriodSeconds") // the API's default, which nobody wrote
+	}
+	if !reflect.DeepEqual(left, before) {
+		return fmt.Errorf("uninject leaves (-before +after):\n%s", cmp.Diff(before, left))
 	}
 	return nil
 }

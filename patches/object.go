@@ -46,6 +46,8 @@ type metadata struct {
 	// or nil.
 	annotated   bool
 	annotations map[string]string
+	// null says what is null.
+	null struct{ itself, annotations, labels bool }
 	// annotationCount is how many annotations there are, annotationBytes at least their
 	// size, as the API counts it.
 	annotationCount, annotationBytes int
@@ -144,10 +146,12 @@ type podTemplate struct {
 	affinityOthers  bool   // set, with something beside podAntiAffinity in it
 	podAntiAffinity []byte // raw, nil where it is not set
 	topologySpread  bool
+	null            nulls // of podAntiAffinity and affinity
 	// grace is terminationGracePeriodSeconds, nil where it is not set; graceRoom holds
 	// it.
 	grace         *int64
 	graceRoom     int64
+	graceNull     bool
 	restartPolicy string
 	windows       bool
 	containers    []container
@@ -164,7 +168,9 @@ type container struct {
 	lifecycle       bool
 	lifecycleOthers bool   // set, with something beside preStop in it
 	preStop         []byte // the raw hook, nil where it is not set
+	null            nulls  // of preStop and lifecycle
 	readinessProbe  []byte // the raw probe, nil where it is not set
+	probeNull       bool
 	// livenessHandler and startupHandler are the handlers of these probes.
 	livenessHandler, startupHandler handler
 	// killGrace is the shortest terminationGracePeriodSeconds of these probes, nil
@@ -386,7 +392,7 @@ func (r reader) spec(o *object) error {
 
 // metadata reads an ObjectMeta, with its labels appended to room.
 func (r reader) metadata(m *metadata, room []label) error {
-	m.present = r.Next() == '{'
+	m.present, m.null.itself = r.Next() == '{', r.Next() == 'n'
 	return r.Members(metadataMembers, func(name string) error {
 		switch name {
 		case "name":
@@ -396,7 +402,7 @@ func (r reader) metadata(m *metadata, room []label) error {
 		case "managedFields":
 			return r.set(&m.managedFields)
 		case "labels":
-			if r.Next() == '{' {
+			if m.null.labels = r.Next() == 'n'; r.Next() == '{' {
 				m.labels = room
 			}
 			return r.Each(func(key []byte) error {
@@ -407,7 +413,7 @@ func (r reader) metadata(m *metadata, room []label) error {
 				return m.addLabel(key, value)
 			})
 		case "annotations":
-			m.annotated = r.Next() == '{'
+			m.annotated, m.null.annotations = r.Next() == '{', r.Next() == 'n'
 			return r.Each(func(key []byte) error { return r.annotation(m, key) })
 		}
 		return r.Elements(func(int) error { return r.owner(m) })
@@ -462,8 +468,8 @@ func (r reader) podSpec(o *object) error {
 	return r.Members(podMembers, func(name string) error {
 		switch name {
 		case "affinity":
-			p.affinity = r.Next() == '{'
-			return r.parent("podAntiAffinity", &p.podAntiAffinity, &p.affinityOthers)
+			p.affinity, p.null.parent = r.Next() == '{', r.Next() == 'n'
+			return r.parent("podAntiAffinity", &p.podAntiAffinity, &p.affinityOthers, &p.null.leaf)
 		case "topologySpreadConstraints":
 			return r.Elements(func(int) error {
 				p.topologySpread = true
@@ -473,6 +479,7 @@ func (r reader) podSpec(o *object) error {
 		case "terminationGracePeriodSeconds":
 			var ok bool
 			var err error
+			p.graceNull = r.Next() == 'n'
 			if p.graceRoom, ok, err = r.Integer(); ok {
 				p.grace = &p.graceRoom
 			}
@@ -521,7 +528,7 @@ func (r reader) set(raw *[]byte) (err error) {
 }
 
 // parent reads the raw value of one member of an object, and whether any other is set.
-func (r reader) parent(member string, raw *[]byte, others *bool) error {
+func (r reader) parent(member string, raw *[]byte, others, null *bool) error {
 	seen := false
 	return r.Each(func(key []byte) error {
 		if string(key) != member {
@@ -533,6 +540,7 @@ func (r reader) parent(member string, raw *[]byte, others *bool) error {
 			return fmt.Errorf("has %q twice", member)
 		}
 		seen = true
+		*null = r.Next() == 'n'
 		return r.set(raw)
 	})
 }
@@ -553,9 +561,10 @@ func (r reader) container(p *podTemplate, c *container) error {
 				return err
 			})
 		case "lifecycle":
-			c.lifecycle = r.Next() == '{'
-			return r.parent("preStop", &c.preStop, &c.lifecycleOthers)
+			c.lifecycle, c.null.parent = r.Next() == '{', r.Next() == 'n'
+			return r.parent("preStop", &c.preStop, &c.lifecycleOthers, &c.null.leaf)
 		case "readinessProbe":
+			c.probeNull = r.Next() == 'n'
 			return r.set(&c.readinessProbe)
 		case "livenessProbe":
 			c.livenessHandler, err = r.handler(c)

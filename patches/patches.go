@@ -211,7 +211,7 @@ type output struct {
 	problems  []policy.Problem
 	sources   []policy.Annotations
 	// record is what stands after the patch, without what empty adds to it.
-	record, empty []byte
+	record, empty, null []byte
 	// failed is set by a generator for which nothing may be added at all.
 	failed Skip
 
@@ -232,9 +232,16 @@ type span struct {
 // slot is a place of the pod spec that a default goes to: the member leaf of the member parent of
 // the object at base, or of an element of a list there.
 type slot struct {
+	// container, name and parentName are what the record calls the place and its parent.
+	container, name, parentName     string
 	base, list, index, parent, leaf string
-	// parentThere is set where there is such a parent already.
-	parentThere bool
+	// parentThere is set where there is such a parent already, others where it holds
+	// something else.
+	parentThere, others bool
+	// empty is set where the parent stood there empty before.
+	empty bool
+	// was says where null stood before.
+	was nulls
 	// standing is the raw value of ours that stands there, or nil.
 	standing []byte
 	// wrapped and valueStart are for fill.
@@ -242,6 +249,16 @@ type slot struct {
 	valueStart int
 	// same is set by fill where the same value stands already.
 	same bool
+}
+
+// nulls says of a place and of its parent whether null stands there, as it can in a manifest.
+type nulls struct{ leaf, parent bool }
+
+// remember adds what the record says of what stood in the slot before.
+func (at *slot) remember(r record) {
+	at.was.leaf = at.was.leaf || r.wasNull(at.container, at.name)
+	at.was.parent = at.was.parent || r.wasNull(at.container, at.parentName)
+	at.empty = at.standing == nil && at.parentThere && !at.others || r.wasEmpty(at.container, at.parentName)
 }
 
 // begin begins to write what is wanted in a slot; what is written until fill is the value.
@@ -259,8 +276,18 @@ func (o *output) begin(at *slot) {
 	at.valueStart = len(o.patch)
 }
 
-// fill ends what begin began. Where the same value stands already, nothing is done.
+// fill ends what begin began, and notes what stood there before. Where the same value stands
+// already, nothing is done.
 func (o *output) fill(at *slot) {
+	if at.empty {
+		o.empty = appendPlace(o.empty, at.container, at.parentName)
+	}
+	if at.was.leaf {
+		o.null = appendPlace(o.null, at.container, at.name)
+	}
+	if at.was.parent {
+		o.null = appendPlace(o.null, at.container, at.parentName)
+	}
 	value := o.patch[at.valueStart:]
 	if at.standing != nil && same(at.standing, value) {
 		last := len(o.spans) - 1
@@ -275,11 +302,15 @@ func (o *output) fill(at *slot) {
 
 // takeBack removes what stands of ours in a slot, with its parent where nothing else is left in that
 // and it wasn't there before.
-func (o *output) takeBack(at *slot, others, parentStays bool) {
+func (o *output) takeBack(at *slot) {
 	switch {
 	case at.standing == nil:
-	case at.parent == "" || others || parentStays:
+	case at.was.leaf:
+		o.nullify(at.base, at.list, at.index, at.parent, at.leaf)
+	case at.parent == "" || at.others || at.empty:
 		o.remove(at.base, at.list, at.index, at.parent, at.leaf)
+	case at.was.parent:
+		o.nullify(at.base, at.list, at.index, at.parent)
 	default:
 		o.remove(at.base, at.list, at.index, at.parent)
 	}
@@ -310,6 +341,13 @@ func (o *output) open(operation string, path ...string) {
 func (o *output) remove(path ...string) {
 	o.operation("remove", path...)
 	o.write(`"}`)
+}
+
+// nullify appends an operation that writes null again.
+func (o *output) nullify(path ...string) {
+	o.open("replace", path...)
+	o.write("null")
+	o.close()
 }
 
 // operation writes an operation up to its path.
@@ -348,7 +386,7 @@ func (o *output) close() {
 
 // reset forgets everything that was appended.
 func (o *output) reset() {
-	o.patch, o.spans, o.record, o.empty, o.failed = nil, nil, nil, nil, SkipNone
+	o.patch, o.spans, o.record, o.empty, o.null, o.failed = nil, nil, nil, nil, nil, SkipNone
 	o.decisions, o.problems = o.decisionRoom[:0], nil
 }
 

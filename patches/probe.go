@@ -51,7 +51,7 @@ func addReadinessProbe(in *input, out *output) {
 			if skip == SkipNone || at.standing != nil {
 				out.skip(DefaultReadinessProbe, c.name, why, at.standing)
 			}
-			out.takeBack(&at, false, false)
+			out.takeBack(&at)
 			continue
 		}
 		timeout, period, failures := h.timings()

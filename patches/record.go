@@ -19,7 +19,9 @@ import (
 //	CONTAINER/pre-stop-sleep=sleep:SECONDS, or exec:SECONDS
 //	CONTAINER/readiness-probe=HANDLER:FINGERPRINT:TIMEOUT:PERIOD:FAILURES
 //	empty=PARENT:PARENT for parents that stood there empty before, such as affinity: {}
+//	null=PLACE:PLACE for places of a manifest that were null before, such as lifecycle: null
 //	made=metadata where the template had no metadata at all
+//	kept=label where a manifest had the label evenkeel.dev/defaulted itself
 //
 // So nothing is ever recognised by its timings or by arithmetic.
 type record []entry
@@ -31,13 +33,15 @@ type entry struct{ container, name, value string }
 const (
 	entryGrace = "grace-period"
 	entryEmpty = "empty"
+	entryNull  = "null"
 	entryMade  = "made"
+	entryKept  = "kept"
 )
 
-// maxRecord bounds a record, in bytes and in entries: two for each container, and four.
+// maxRecord bounds a record, in bytes and in entries: two for each container, and six.
 const (
 	maxRecord  = 64 << 10
-	maxEntries = 2*maxContainers + 4
+	maxEntries = 2*maxContainers + 6
 )
 
 // readRecord reads a record. ok is false for text that is no record of ours, which is then
@@ -79,7 +83,13 @@ func (e entry) valid() bool {
 		from, to, written := strings.Cut(e.value, "/")
 		return isCount(from) && (!written || isCount(to))
 	}
-	return e.name == entryEmpty && e.value != "" || e.name == entryMade && e.value == "metadata"
+	switch e.name {
+	case entryEmpty, entryNull:
+		return e.value != ""
+	case entryMade:
+		return e.value == "metadata"
+	}
+	return e.name == entryKept && e.value == "label"
 }
 
 func isCount(s string) bool {
@@ -108,8 +118,16 @@ func (r record) has(name string) bool {
 }
 
 // wasEmpty reports whether a parent stood there empty before.
-func (r record) wasEmpty(parent string) bool {
-	return r != nil && slices.Contains(strings.Split(r.get("", entryEmpty), ":"), parent)
+func (r record) wasEmpty(container, parent string) bool {
+	return r.lists(entryEmpty, container, parent)
+}
+
+// wasNull reports whether null stood in a place before.
+func (r record) wasNull(container, place string) bool { return r.lists(entryNull, container, place) }
+
+func (r record) lists(entry, container, name string) bool {
+	list := r.get("", entry)
+	return list != "" && slices.Contains(strings.Split(list, ":"), string(appendPlace(nil, container, name)))
 }
 
 // note appends an entry to the record of out.
@@ -144,15 +162,15 @@ func (o *output) noteFingerprint(container, name, before string, value []byte, a
 	}
 }
 
-// noteEmpty remembers a parent that stands there empty, since it has to stay when what we put into
-// it is taken back.
-func (o *output) noteEmpty(parent ...string) {
-	if len(o.empty) > 0 {
-		o.empty = append(o.empty, ':')
+// appendPlace appends a place of a container, or of the pod for "", to a list of the record.
+func appendPlace(list []byte, container, name string) []byte {
+	if len(list) > 0 {
+		list = append(list, ':')
 	}
-	for _, p := range parent {
-		o.empty = append(o.empty, p...)
+	if container != "" {
+		list = append(append(list, container...), '/')
 	}
+	return append(list, name...)
 }
 
 // maxAnnotationBytes is the API's limit on the annotations of one object, 256 KiB
@@ -178,21 +196,31 @@ func addRecord(in *input, out *output) {
 	r := in.ours.record
 	if len(out.record) > 0 {
 		for _, parent := range [...]struct {
-			name  string
-			empty bool
+			name        string
+			empty, null bool
 		}{
-			{"annotations", meta.annotated && meta.annotationCount == 0},
-			{"labels", meta.labels != nil && len(meta.labels) == 0},
+			{"annotations", meta.annotated && meta.annotationCount == 0, meta.null.annotations},
+			{"labels", meta.labels != nil && len(meta.labels) == 0, meta.null.labels},
+			{"metadata", false, meta.null.itself},
 		} {
-			if parent.empty || r.wasEmpty(parent.name) {
-				out.noteEmpty(parent.name)
+			if parent.empty || r.wasEmpty("", parent.name) {
+				out.empty = appendPlace(out.empty, "", parent.name)
+			}
+			if parent.null || r.wasNull("", parent.name) {
+				out.null = appendPlace(out.null, "", parent.name)
 			}
 		}
 		if len(out.empty) > 0 {
 			out.note("", entryEmpty, string(out.empty))
 		}
-		if !meta.present || r.get("", entryMade) != "" {
+		if len(out.null) > 0 {
+			out.note("", entryNull, string(out.null))
+		}
+		if !meta.present && !meta.null.itself || r.get("", entryMade) != "" {
 			out.note("", entryMade, "metadata")
+		}
+		if _, labelled := meta.label(policy.DefaultedLabel); labelled && in.offline && r == nil || r.get("", entryKept) != "" {
+			out.note("", entryKept, "label")
 		}
 	}
 	out.setRecord(in, out.record, labelled)
@@ -204,7 +232,7 @@ func (o *output) setRecord(in *input, text []byte, label bool) {
 	meta := &pod.meta
 	stands, noted := meta.annotations[policy.InjectedAnnotation]
 	_, labelled := meta.label(policy.DefaultedLabel)
-	unlabel := labelled && !label && r != nil
+	unlabel := labelled && !label && r != nil && r.get("", entryKept) == ""
 
 	annotations, labels := meta.annotationCount, len(meta.labels)
 	if noted && len(text) == 0 {
@@ -213,10 +241,13 @@ func (o *output) setRecord(in *input, text []byte, label bool) {
 	if unlabel {
 		labels--
 	}
-	without := func(parent string, there bool, left int) bool { return !there || left == 0 && !r.wasEmpty(parent) }
+	without := func(parent string, there bool, left int) bool { return !there || left == 0 && !r.wasEmpty("", parent) }
 	switch {
 	case len(text) > 0 || label:
 	case !noted && !unlabel:
+		return
+	case r.wasNull("", "metadata") && annotations == 0 && labels == 0:
+		o.nullify(pod.path, "/metadata")
 		return
 	case r.get("", entryMade) != "" && annotations == 0 && labels == 0:
 		o.remove(pod.path, "/metadata")
@@ -236,6 +267,8 @@ func (o *output) setRecord(in *input, text []byte, label bool) {
 	}
 	switch {
 	case len(text) == 0 && !noted:
+	case len(text) == 0 && annotations == 0 && r.wasNull("", "annotations"):
+		o.nullify(pod.path, "/metadata/annotations")
 	case len(text) == 0 && without("annotations", meta.annotated, annotations):
 		o.remove(pod.path, "/metadata/annotations")
 	case len(text) == 0:
@@ -253,6 +286,8 @@ func (o *output) setRecord(in *input, text []byte, label bool) {
 		o.close()
 	}
 	switch {
+	case unlabel && labels == 0 && r.wasNull("", "labels"):
+		o.nullify(pod.path, "/metadata/labels")
 	case unlabel && without("labels", meta.labels != nil, labels):
 		o.remove(pod.path, "/metadata/labels")
 	case unlabel:

@@ -152,16 +152,27 @@ func keep(in *input, old *object, out *output) {
 }
 
 func (p *podTemplate) affinitySlot() slot {
-	return slot{base: p.path, parent: "/spec/affinity", leaf: "/podAntiAffinity", parentThere: p.affinity, standing: p.ours.antiAffinity}
+	at := slot{name: DefaultAntiAffinity, parentName: "affinity", base: p.path, parent: "/spec/affinity", leaf: "/podAntiAffinity",
+		parentThere: p.affinity, others: p.affinityOthers, standing: p.ours.antiAffinity, was: p.null}
+	at.remember(p.ours.record)
+	return at
 }
 
 func (p *podTemplate) hookSlot(i int) slot {
-	return slot{base: p.path, list: "/spec/containers/", index: strconv.Itoa(i), parent: "/lifecycle", leaf: "/preStop",
-		parentThere: p.containers[i].lifecycle, standing: p.containers[i].ourPreStop}
+	c := &p.containers[i]
+	at := slot{container: c.name, name: DefaultPreStopSleep, parentName: "lifecycle", base: p.path, list: "/spec/containers/",
+		index: strconv.Itoa(i), parent: "/lifecycle", leaf: "/preStop", parentThere: c.lifecycle, others: c.lifecycleOthers,
+		standing: c.ourPreStop, was: c.null}
+	at.remember(p.ours.record)
+	return at
 }
 
 func (p *podTemplate) probeSlot(i int) slot {
-	return slot{base: p.path, list: "/spec/containers/", index: strconv.Itoa(i), leaf: "/readinessProbe", standing: p.containers[i].ourProbe}
+	c := &p.containers[i]
+	at := slot{container: c.name, name: DefaultReadinessProbe, base: p.path, list: "/spec/containers/", index: strconv.Itoa(i),
+		leaf: "/readinessProbe", standing: c.ourProbe, was: nulls{leaf: c.probeNull}}
+	at.remember(p.ours.record)
+	return at
 }
 
 // setGrace makes the grace period what is ours, in seconds, or takes ours back for 0.
@@ -169,6 +180,8 @@ func (p *podTemplate) setGrace(out *output, seconds int64) {
 	const place = "/spec/terminationGracePeriodSeconds"
 	switch {
 	case seconds == p.ours.graceTo:
+	case seconds == 0 && p.ours.record.wasNull("", entryGrace):
+		out.nullify(p.path, place)
 	case seconds == 0 && p.ours.graceFrom < 0:
 		out.remove(p.path, place)
 	default:

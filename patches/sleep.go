@@ -63,7 +63,6 @@ func addPreStopSleep(in *input, out *output) {
 	for i := range pod.containers {
 		c := &pod.containers[i]
 		at := pod.hookSlot(i)
-		stays := in.ours.record != nil && in.ours.record.wasEmpty(c.name+"/lifecycle")
 		pod.giveWay(i, out, "/lifecycle/preStop", c.hookParts)
 		why, seconds := skip, c.fitted(sleep)
 		if why == SkipNone {
@@ -79,7 +78,7 @@ func addPreStopSleep(in *input, out *output) {
 			if skip == SkipNone || at.standing != nil {
 				out.skip(DefaultPreStopSleep, c.name, why, at.standing)
 			}
-			out.takeBack(&at, c.lifecycleOthers, stays)
+			out.takeBack(&at)
 			continue
 		}
 		out.begin(&at)
@@ -91,9 +90,6 @@ func addPreStopSleep(in *input, out *output) {
 		}
 		length := strconv.FormatInt(seconds, 10)
 		out.note(c.name, DefaultPreStopSleep, form, length)
-		if stays || at.standing == nil && c.lifecycle && !c.lifecycleOthers {
-			out.noteEmpty(c.name, "/lifecycle")
-		}
 		out.applied(DefaultPreStopSleep, c.name, "sleep "+length+" s", &at)
 		raised = raise
 	}
@@ -110,6 +106,9 @@ func addPreStopSleep(in *input, out *output) {
 		return
 	case stays:
 		raised = pod.ours.graceTo - base
+	}
+	if pod.graceNull || in.ours.record.wasNull("", entryGrace) {
+		out.null = appendPlace(out.null, "", entryGrace)
 	}
 	to := strconv.FormatInt(base+raised, 10)
 	if pod.grace == nil || !in.object.graceWritten() {
