@@ -11,8 +11,10 @@ RUN go mod download
 COPY *.go ./
 COPY audit audit
 COPY certs certs
+COPY inject inject
 COPY internal internal
 COPY lease lease
+COPY manifest manifest
 COPY patches patches
 COPY pdb pdb
 COPY policy policy

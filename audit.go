@@ -1,26 +1,20 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	autoscalingv2 "k8s.io/api/autoscaling/v2"
-	policyv1 "k8s.io/api/policy/v1"
-	kjson "sigs.k8s.io/json"
 
 	"github.com/evenkeel/evenkeel/audit"
 	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/pdb"
-	"github.com/evenkeel/evenkeel/policy"
 )
 
 const auditHelp = `Say how well workloads are protected now, in a cluster or in manifests.
@@ -32,7 +26,8 @@ is changed.
 
 The cluster, context and namespace are those of kubectl, which KUBECONFIG, --context
 and --namespace change. The flags of the evenkeel that runs there count, unless given
-here. With -f it looks at manifests instead, without a cluster.
+here. With -f it looks at manifests instead, without a cluster: 16 MiB at most, all
+together.
 
 Output formats (-o):
   table  for people
@@ -119,7 +114,7 @@ func (o *auditOptions) run(command *cobra.Command, _ []string) error {
 	var report *audit.Report
 	var err error
 	if len(o.files) > 0 {
-		report, err = o.manifests(command)
+		report, err = o.manifests(command.Context(), command.InOrStdin())
 	} else {
 		report, err = o.live(command.Context())
 	}
@@ -130,22 +125,38 @@ func (o *auditOptions) run(command *cobra.Command, _ []string) error {
 }
 
 // manifests audits the files.
-func (o *auditOptions) manifests(command *cobra.Command) (*audit.Report, error) {
-	i, err := (&injectOptions{output: "json", kubeVersion: o.kubeVersion, namespace: o.cluster.overrides.Context.Namespace, policy: o.policy}).injection()
+func (o *auditOptions) manifests(ctx context.Context, stdin io.Reader) (*audit.Report, error) {
+	cluster, err := clusterOf(o.kubeVersion)
 	if err != nil {
 		return nil, err
 	}
-	if err := i.read(command.Context(), o.files, command.InOrStdin()); err != nil {
-		return nil, err
-	}
-	state, err := i.auditState()
+	config, err := o.policy.config()
 	if err != nil {
 		return nil, err
 	}
-	if err := i.review(); err != nil { // names all that can't be read, as inject does
+	rules, err := rulesOf(config)
+	if err != nil {
 		return nil, err
 	}
-	return audit.Run(*state, audit.Rules{Injector: i.injector, Budgets: pdb.Rules{Base: i.config.Base, Bounds: i.config.Bounds}}), nil
+	files, err := readManifests(ctx, o.files, stdin)
+	if err != nil {
+		return nil, err
+	}
+	state, err := audit.Manifests(ctx, files, audit.ManifestScope{Cluster: cluster,
+		Namespace: o.cluster.overrides.Context.Namespace, Injector: rules.Injector})
+	if err != nil {
+		return nil, err
+	}
+	return audit.Run(*state, rules), nil
+}
+
+// rulesOf returns what an audit goes by.
+func rulesOf(config patches.Config) (audit.Rules, error) {
+	injector, err := patches.New(config)
+	if err != nil {
+		return audit.Rules{}, usageError{err}
+	}
+	return audit.Rules{Injector: injector, Budgets: pdb.Rules{Base: config.Base, Bounds: config.Bounds}}, nil
 }
 
 // live audits the cluster.
@@ -201,57 +212,4 @@ func writeReport(w io.Writer, format string, report *audit.Report) error {
 		_, err = w.Write(text)
 	}
 	return err
-}
-
-// auditState returns what an audit looks at in manifests.
-func (i *injection) auditState() (*audit.State, error) {
-	state := &audit.State{Source: audit.SourceManifests, Offline: true, Cluster: i.cluster, Namespaces: map[string]audit.Namespace{}}
-	for _, m := range i.manifests {
-		for _, d := range m.documents {
-			for _, o := range d.objects() {
-				for _, doubt := range doubts(o) {
-					state.Warnings = append(state.Warnings, fmt.Sprintf("%s:%d: %s: %s", m.name, doubt.line, title(o), printable(doubt.Error())))
-				}
-				if err := i.addObject(state, m, o); err != nil {
-					return nil, fmt.Errorf("%s:%d: %s: %w", m.name, o.line(), title(o), err)
-				}
-			}
-		}
-	}
-	return state, nil
-}
-
-// addObject adds one object of a manifest.
-func (i *injection) addObject(state *audit.State, m *manifest, o *object) error {
-	namespace := cmp.Or(o.Metadata.Namespace, i.namespace)
-	switch o.APIVersion + " " + o.Kind {
-	case "v1 Namespace":
-		labels := texts(o.Metadata.Labels)
-		state.Namespaces[o.Metadata.Name] = audit.Namespace{OptedIn: labels[policy.InjectLabel] == policy.Enabled,
-			Disabled: labels[policy.InjectLabel] == policy.Disabled, Annotations: texts(o.Metadata.Annotations)}
-	case "policy/v1 PodDisruptionBudget":
-		var b policyv1.PodDisruptionBudget
-		if err := kjson.UnmarshalCaseSensitivePreserveInts(o.value, &b); err != nil {
-			return err
-		}
-		b.Namespace = namespace
-		state.Budgets = append(state.Budgets, b)
-	case "autoscaling/v2 HorizontalPodAutoscaler", "autoscaling/v1 HorizontalPodAutoscaler":
-		var h autoscalingv2.HorizontalPodAutoscaler // scaleTargetRef and minReplicas are the same in both
-		if err := kjson.UnmarshalCaseSensitivePreserveInts(o.value, &h); err != nil {
-			return err
-		}
-		h.Namespace = namespace
-		state.Autoscalers = append(state.Autoscalers, h)
-	default:
-		if _, t := apiType(o.Kind); t == nil || i.injector.Review(patches.Request{Operation: patches.Create, Object: o.value, Offline: true}).Decisions[0].Skip == patches.SkipKind {
-			return nil
-		}
-		workload, err := audit.NewObject(namespace, m.name+":"+strconv.Itoa(o.line()), o.value)
-		if err != nil {
-			return cmp.Or(mistyped(o), err)
-		}
-		state.Objects = append(state.Objects, workload)
-	}
-	return nil
 }

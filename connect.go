@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net/url"
 	"slices"
-	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -15,8 +14,8 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/evenkeel/evenkeel/audit"
+	"github.com/evenkeel/evenkeel/internal/words"
 	"github.com/evenkeel/evenkeel/patches"
-	"github.com/evenkeel/evenkeel/pdb"
 )
 
 // connection is a cluster and the evenkeel in it.
@@ -63,12 +62,8 @@ func (c *clusterFlags) connect(ctx context.Context, own *policyFlags) (*connecti
 	if result.config, err = own.config(); err != nil {
 		return nil, err
 	}
-	injector, err := patches.New(result.config)
-	if err != nil {
-		return nil, usageError{err}
-	}
-	result.rules = audit.Rules{Injector: injector, Budgets: pdb.Rules{Base: result.config.Base, Bounds: result.config.Bounds}}
-	return result, nil
+	result.rules, err = rulesOf(result.config)
+	return result, err
 }
 
 // configError says what is wrong with the kubeconfig.
@@ -77,7 +72,7 @@ func (c *clusterFlags) configError(err error) error {
 		return errors.New("no cluster is configured; set KUBECONFIG or --kubeconfig" + c.instead)
 	}
 	if raw, loadErr := c.rules.Load(); loadErr == nil && clientcmd.IsContextNotFound(err) {
-		return notFound("context", c.overrides.CurrentContext, slices.Collect(maps.Keys(raw.Contexts)))
+		return words.NotFound("context", c.overrides.CurrentContext, slices.Collect(maps.Keys(raw.Contexts)))
 	}
 	return fmt.Errorf("read kubeconfig: %w", err)
 }
@@ -99,28 +94,11 @@ func (c *connection) explained(ctx context.Context, namespace string, err error)
 		for i := range list.Items {
 			names = append(names, list.Items[i].Name)
 		}
-		return notFound("namespace", namespace, names)
+		return words.NotFound("namespace", namespace, names)
 	case apierrors.IsUnauthorized(err):
 		return fmt.Errorf("%s does not accept the credentials of the kubeconfig: %w", c.source, err)
 	case errors.As(err, &network):
 		return fmt.Errorf("can't reach %s: %w; is it running, and is this the right context?", c.source, network.Err)
 	}
 	return err
-}
-
-// notFound says that nothing of a name exists, and which of the existing names
-// resembles it most.
-func notFound(what, name string, existing []string) error {
-	if near := nearest(name, existing); near != "" {
-		return fmt.Errorf("%s %q does not exist; did you mean %q?", what, name, near)
-	}
-	slices.Sort(existing)
-	const most = 10
-	switch n := len(existing); {
-	case n == 0:
-		return fmt.Errorf("%s %q does not exist; there is none", what, name)
-	case n > most:
-		return fmt.Errorf("%s %q does not exist; there are %s, and %d more", what, name, strings.Join(existing[:most], ", "), n-most)
-	}
-	return fmt.Errorf("%s %q does not exist; there are: %s", what, name, strings.Join(existing, ", "))
 }

@@ -10,6 +10,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/evenkeel/evenkeel/audit"
+	"github.com/evenkeel/evenkeel/internal/words"
 	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/policy"
 )
@@ -120,6 +121,17 @@ func (p *policyFlags) adopt(installation *audit.Installation) error {
 	return failure
 }
 
+// given returns the settings whose flags were given, with their values, by name.
+func (p *policyFlags) given() map[string]string {
+	given := map[string]string{}
+	for _, s := range policy.Settings() {
+		if f := p.flags.Lookup(s.Name); s.Flag && f.Changed {
+			given[s.Name] = f.Value.String()
+		}
+	}
+	return given
+}
+
 // flagError says what is wrong with a flag: its name, the value, and what is
 // allowed or resembles it.
 func flagError(command *cobra.Command, err error) error {
@@ -144,25 +156,5 @@ func nearestFlag(command *cobra.Command, name string) string {
 			flags = append(flags, f.Name)
 		}
 	})
-	return nearest(name, flags)
-}
-
-// nearest returns the candidate that name resembles most, or "" when none is close.
-// The measure is the one that cobra has for commands. A name of more than 64 bytes, which
-// would take long, resembles none.
-func nearest(name string, candidates []string) string {
-	if len(name) > 64 {
-		return ""
-	}
-	commands := &cobra.Command{}
-	for _, c := range candidates {
-		commands.AddCommand(&cobra.Command{Use: c, Run: func(*cobra.Command, []string) {}})
-	}
-	for distance := 1; distance <= 3; distance++ {
-		commands.SuggestionsMinimumDistance = distance
-		if near := commands.SuggestionsFor(name); len(near) > 0 {
-			return near[0]
-		}
-	}
-	return ""
+	return words.Nearest(name, flags, words.Slips)
 }

@@ -20,6 +20,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/evenkeel/evenkeel/internal/words"
 )
 
 // version and commit are set by the linker: -ldflags "-X main.version=v1.2.3 -X
@@ -56,17 +58,26 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	case errors.Is(err, errMissing):
 		return exitMissing
 	}
-	failures := []error{err}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { // of errors.Join
-		failures = joined.Unwrap()
-	}
-	for _, failure := range failures {
-		_, _ = fmt.Fprintf(stderr, "Error: %s\n", strings.TrimSpace(failure.Error())) // nobody left to tell
+	for _, failure := range separate(err) {
+		fmt.Fprintf(stderr, "Error: %s\n", words.Lines(strings.TrimSpace(failure.Error())))
 	}
 	if errors.As(err, &usage) || command == root { // cobra's own "unknown command"
 		_, _ = fmt.Fprintf(stderr, "Run '%s --help' for usage.\n", command.CommandPath())
 	}
 	return exitFailed
+}
+
+// separate returns the errors that errors.Join has joined, or the error itself.
+func separate(err error) []error {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
+	}
+	var all []error
+	for _, inner := range joined.Unwrap() {
+		all = append(all, separate(inner)...)
+	}
+	return all
 }
 
 // usageError is a mistake in the command line, after which a pointer to --help is

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/evenkeel/evenkeel/internal/words"
 	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/policy"
 )
@@ -61,9 +62,9 @@ func Page(r *Report, now time.Time) ([]byte, error) {
 	if !now.IsZero() {
 		p.Time = now.UTC().Format("2 January 2006, 15:04 UTC")
 	}
-	p.Scope = plural(r.Summary.Workloads, "workload") + "."
+	p.Scope = words.Count(r.Summary.Workloads, "workload") + "."
 	if r.Summary.Nodes > 0 {
-		p.Scope = fmt.Sprintf("%s on %s in %s.", plural(r.Summary.Workloads, "workload"), plural(r.Summary.Nodes, "node"), plural(r.Summary.Zones, "zone"))
+		p.Scope = fmt.Sprintf("%s on %s in %s.", words.Count(r.Summary.Workloads, "workload"), words.Count(r.Summary.Nodes, "node"), words.Count(r.Summary.Zones, "zone"))
 	}
 	add := func(text string, class string, codes ...Code) {
 		f := figure{Number: r.Count(codes...), Text: text, Class: class}
@@ -99,22 +100,15 @@ func headline(r *Report) string {
 	case total == 0:
 		return "There are no workloads here"
 	case lost > 0:
-		return fmt.Sprintf("%d of %s would not survive the loss of one node or zone", lost, plural(total, "workload"))
+		return fmt.Sprintf("%d of %s would not survive the loss of one node or zone", lost, words.Count(total, "workload"))
 	case r.Count(DrainBlocked, BudgetsOverlap) > 0:
-		return fmt.Sprintf("%d of %s keep nodes from being emptied", r.Count(DrainBlocked, BudgetsOverlap), plural(total, "workload"))
+		return fmt.Sprintf("%d of %s keep nodes from being emptied", r.Count(DrainBlocked, BudgetsOverlap), words.Count(total, "workload"))
 	case r.Count(SingleReplica, BarePod) > 0:
-		return fmt.Sprintf("%d of %s have a single replica", r.Count(SingleReplica, BarePod), plural(total, "workload"))
+		return fmt.Sprintf("%d of %s have a single replica", r.Count(SingleReplica, BarePod), words.Count(total, "workload"))
 	case r.Summary.Complete < total:
-		return fmt.Sprintf("%d of %s lack protection that costs nothing", total-r.Summary.Complete, plural(total, "workload"))
+		return fmt.Sprintf("%d of %s lack protection that costs nothing", total-r.Summary.Complete, words.Count(total, "workload"))
 	}
-	return fmt.Sprintf("All %s are as well protected as evenkeel can make them", plural(total, "workload"))
-}
-
-func plural(n int, thing string) string {
-	if n == 1 {
-		return "1 " + thing
-	}
-	return fmt.Sprintf("%d %ss", n, thing)
+	return fmt.Sprintf("All %s are as well protected as evenkeel can make them", words.Count(total, "workload"))
 }
 
 // fill adds what is per workload.
@@ -127,10 +121,10 @@ func (p *page) fill() {
 	occurs := map[string]bool{}
 	for _, w := range p.Workloads {
 		cells := Table{}.row(w)
-		row := pageRow{Name: w.ID(), Source: w.Source, Ready: cells[1].text, Problems: w.Problems}
+		row := pageRow{Name: w.ID(), Source: w.Source, Ready: cells[1].Text, Problems: w.Problems}
 		for i, name := range names {
 			c := stateCell(w, name)
-			t := tag{Text: c.text}
+			t := tag{Text: c.Text}
 			switch t.Text {
 			case "missing":
 				t.Class, t.Title = "bad", details(w, name)

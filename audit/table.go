@@ -6,9 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
+	"github.com/evenkeel/evenkeel/internal/words"
 	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/policy"
 )
@@ -19,39 +18,27 @@ type Table struct {
 	Color bool
 }
 
-// The colors, as ANSI escape sequences.
-const (
-	red    = "\x1b[31m"
-	green  = "\x1b[32m"
-	yellow = "\x1b[33m"
-	faint  = "\x1b[2m"
-	plain  = "\x1b[0m"
-)
-
-// cell is text and its color, "" for none.
-type cell struct{ text, color string }
-
 // Text returns the report for people: a row for each workload, then what one node or
 // zone takes down, blocked drains, why defaults are skipped, and a summary.
 func (t Table) Text(r *Report) []byte {
 	var b bytes.Buffer
 	if len(r.Workloads) > 0 {
-		rows := [][]cell{{{"WORKLOAD", ""}, {strings.ToUpper(readyTitle(r)), ""}, {"SPREAD", ""}, {"STOP", ""}, {"PROBE", ""}, {"BUDGET", ""}, {"FINDINGS", ""}}}
+		rows := [][]words.Cell{words.Cells("WORKLOAD", strings.ToUpper(readyTitle(r)), "SPREAD", "STOP", "PROBE", "BUDGET", "FINDINGS")}
 		for _, w := range r.Workloads {
 			rows = append(rows, t.row(w))
 		}
-		t.write(&b, rows)
+		words.Table(&b, t.Color, rows)
 	}
 	t.domains(&b, "node", r.Nodes)
 	t.domains(&b, "zone", r.Zones)
 	if len(r.Drains) > 0 {
 		b.WriteString("\nDrains that can't finish now:\n")
-		var rows [][]cell
+		var rows [][]words.Cell
 		for _, d := range r.Drains {
-			rows = append(rows, []cell{{string(d.Code), red}, {d.Namespace + " " + strings.Join(d.Budgets, " + "), ""},
-				{few(d.Workloads), ""}, {"on " + few(d.Nodes), ""}})
+			rows = append(rows, append([]words.Cell{words.In(words.Red, string(d.Code))},
+				words.Cells(d.Namespace+" "+strings.Join(d.Budgets, " + "), few(d.Workloads), "on "+few(d.Nodes))...))
 		}
-		t.write(&b, rows)
+		words.Table(&b, t.Color, rows)
 	}
 	t.legend(&b, r)
 	for _, w := range r.Workloads {
@@ -67,11 +54,15 @@ func (t Table) Text(r *Report) []byte {
 }
 
 func (t Table) warning(b *bytes.Buffer, text string) {
-	b.WriteString(t.paint(cell{"warning:", yellow}) + " " + printable(text) + "\n")
+	label := "warning:"
+	if t.Color {
+		label = words.Paint(words.Yellow, label)
+	}
+	b.WriteString(label + " " + words.Printable(text) + "\n")
 }
 
 // row is the line of one workload.
-func (t Table) row(w *Workload) []cell {
+func (t Table) row(w *Workload) []words.Cell {
 	ready := "-"
 	switch {
 	case w.Replicas >= 0 && w.Source != "":
@@ -81,7 +72,7 @@ func (t Table) row(w *Workload) []cell {
 	case w.Source == "":
 		ready = fmt.Sprintf("%d/%d", w.Ready, w.Pods)
 	}
-	row := []cell{{w.ID(), ""}, {ready, ""}}
+	row := words.Cells(w.ID(), ready)
 	for _, name := range []string{patches.DefaultAntiAffinity, patches.DefaultPreStopSleep, patches.DefaultReadinessProbe, policy.SettingDisruptionBudget} {
 		row = append(row, stateCell(w, name))
 	}
@@ -96,24 +87,24 @@ func (t Table) row(w *Workload) []cell {
 			text += "(" + f.Object + ")"
 		}
 		findings = append(findings, text)
-		color = yellow
+		color = words.Yellow
 	}
-	return append(row, cell{strings.Join(findings, " "), color})
+	return append(row, words.In(color, strings.Join(findings, " ")))
 }
 
 // stateCell sums one default of a workload up: missing from any container, else
 // skipped in all, else there.
-func stateCell(w *Workload, name string) cell {
-	c := cell{"-", faint}
+func stateCell(w *Workload, name string) words.Cell {
+	c := words.In(words.Faint, "-")
 	for _, d := range w.Defaults {
 		switch {
 		case d.Default != name:
 		case d.State == StateMissing:
-			return cell{"missing", red}
+			return words.In(words.Red, "missing")
 		case d.State == StatePresent:
-			c = cell{"yes", green}
-		case c.text == "-":
-			c.text = d.Code
+			c = words.In(words.Green, "yes")
+		case c.Text == "-":
+			c.Text = d.Code
 		}
 	}
 	return c
@@ -126,11 +117,11 @@ func (t Table) domains(b *bytes.Buffer, kind string, domains []Domain) {
 	}
 	const most = 10
 	fmt.Fprintf(b, "\nWhat the loss of one %s takes down now:\n", kind)
-	var rows [][]cell
+	var rows [][]words.Cell
 	for _, d := range domains[:min(most, len(domains))] {
-		rows = append(rows, []cell{{d.Name, ""}, {strconv.Itoa(len(d.Workloads)), ""}, {few(d.Workloads), ""}})
+		rows = append(rows, words.Cells(d.Name, strconv.Itoa(len(d.Workloads)), few(d.Workloads)))
 	}
-	t.write(b, rows)
+	words.Table(b, t.Color, rows)
 	if len(domains) > most {
 		fmt.Fprintf(b, "  and %d more (-o json has all)\n", len(domains)-most)
 	}
@@ -147,7 +138,7 @@ func few(names []string) string {
 
 // legend explains the codes that occur.
 func (t Table) legend(b *bytes.Buffer, r *Report) {
-	var skips, found [][]cell
+	var skips, found [][]words.Cell
 	occurs := map[string]bool{}
 	for _, w := range r.Workloads {
 		for _, d := range w.Defaults {
@@ -158,63 +149,32 @@ func (t Table) legend(b *bytes.Buffer, r *Report) {
 	}
 	for _, code := range skipCodes() {
 		if occurs[code] {
-			skips = append(skips, []cell{{"  " + code, ""}, {skipText(code), ""}})
+			skips = append(skips, words.Cells("  "+code, skipText(code)))
 		}
 	}
 	for _, e := range explanations {
 		if r.Summary.Findings[e.Code] > 0 && !strings.HasPrefix(string(e.Code), "missing-") {
-			found = append(found, []cell{{"  " + string(e.Code), ""}, {e.Text + " " + e.Advice, ""}})
+			found = append(found, words.Cells("  "+string(e.Code), e.Text+" "+e.Advice))
 		}
 	}
 	if len(skips) > 0 {
 		b.WriteString("\nWhy skipped:\n")
-		t.write(b, skips)
+		words.Table(b, t.Color, skips)
 	}
 	if len(found) > 0 {
 		b.WriteString("\nFindings:\n")
-		t.write(b, found)
+		words.Table(b, t.Color, found)
 	}
 	if len(r.Workloads) > 0 {
 		b.WriteByte('\n')
 	}
 }
 
-// write aligns rows.
-func (t Table) write(b *bytes.Buffer, rows [][]cell) {
-	var widths []int
-	for _, row := range rows {
-		for i := range row {
-			row[i].text = printable(row[i].text)
-			if i == len(widths) {
-				widths = append(widths, 0)
-			}
-			widths[i] = max(widths[i], utf8.RuneCountInString(row[i].text))
-		}
-	}
-	for _, row := range rows {
-		var line strings.Builder
-		for i, c := range row {
-			line.WriteString(t.paint(c))
-			if i < len(row)-1 {
-				line.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c.text)+2))
-			}
-		}
-		b.WriteString(strings.TrimRight(line.String(), " ") + "\n")
-	}
-}
-
-func (t Table) paint(c cell) string {
-	if !t.Color || c.color == "" || c.text == "" {
-		return c.text
-	}
-	return c.color + c.text + plain
-}
-
 // Sentence sums the report up in one line.
 func (r *Report) Sentence() string {
 	s := r.Summary
 	if s.Workloads == 0 {
-		return "no workloads found in " + printable(r.Source)
+		return "no workloads found in " + words.Printable(r.Source)
 	}
 	var parts []string
 	for _, p := range []struct {
@@ -232,10 +192,7 @@ func (r *Report) Sentence() string {
 			parts = append(parts, fmt.Sprintf(p.text, n))
 		}
 	}
-	text := fmt.Sprintf("%d workloads: ", s.Workloads)
-	if s.Workloads == 1 {
-		text = "1 workload: "
-	}
+	text := words.Count(s.Workloads, "workload") + ": "
 	if lacking := s.Workloads - s.Complete; lacking > 0 {
 		parts = append([]string{fmt.Sprintf("evenkeel would add something to %d", lacking)}, parts...)
 	} else {
@@ -253,15 +210,6 @@ func (r *Report) Count(codes ...Code) int {
 		}
 	}
 	return n
-}
-
-// printable returns text with everything escaped that could steer a terminal.
-func printable(text string) string {
-	if strings.IndexFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 {
-		return text
-	}
-	quoted := strconv.Quote(text)
-	return quoted[1 : len(quoted)-1]
 }
 
 // readyTitle is the title of the replicas, in table and page.

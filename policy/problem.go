@@ -5,7 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
-	"unicode/utf8"
+
+	"github.com/evenkeel/evenkeel/internal/words"
 )
 
 // ProblemCode is the kind of a problem: a closed set, so that it can be a metric
@@ -45,7 +46,7 @@ type Problem struct {
 // longer warnings (k8s.io/apiserver/pkg/endpoints/filters/warning.go), and
 // contains no control characters.
 func (p Problem) String() string {
-	key, value := shorten(p.Key, 80), strconv.QuoteToASCII(shorten(p.Value, 40))
+	key, value := words.Shorten(p.Key, 80), strconv.QuoteToASCII(words.Shorten(p.Value, 40))
 	var text string
 	switch p.Code {
 	case ProblemKey:
@@ -62,7 +63,7 @@ func (p Problem) String() string {
 	default:
 		text = fmt.Sprintf("%s %s=%s %s; allowed: %s", p.Source, key, value, p.Reason, p.Allowed)
 	}
-	return shorten(strings.Map(visible, text), 256)
+	return words.Shorten(strings.Map(visible, text), 256)
 }
 
 // visible replaces what is not to be printed, control and direction characters
@@ -75,35 +76,20 @@ func visible(r rune) rune {
 	return unicode.ReplacementChar
 }
 
-// shorten cuts s to at most n bytes at a rune boundary and marks the cut.
-func shorten(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	cut := n - len("...")
-	for cut > 0 && !utf8.RuneStart(s[cut]) {
-		cut--
-	}
-	return s[:cut] + "..."
-}
-
 // nearest returns the known key most like key, or "" when none is close: at most
 // a third of the letters differ, or key is a part of its name.
 func nearest(key string) string {
 	name := strings.ToLower(strings.TrimPrefix(key, Prefix))
-	if len(name) > 64 {
-		return ""
-	}
-	best, bestDistance := "", len(name)/3+2
-	for _, candidate := range append(names(), strings.TrimPrefix(InjectLabel, Prefix)) {
+	known := append(names(), strings.TrimPrefix(InjectLabel, Prefix))
+	for _, candidate := range known {
 		if len(name) >= 4 && strings.Contains(candidate, name) {
 			return Prefix + candidate
 		}
-		if d := distance(name, candidate); d < bestDistance {
-			best, bestDistance = Prefix+candidate, d
-		}
 	}
-	return best
+	if near := words.Nearest(name, known, len(name)/3+1); near != "" {
+		return Prefix + near
+	}
+	return ""
 }
 
 // names returns the names of all settings in table order.
@@ -113,25 +99,4 @@ func names() []string {
 		all[i] = settings[i].Name
 	}
 	return all
-}
-
-// distance is the Levenshtein distance of a and b in bytes.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			next := min(row[j+1]+1, row[j]+1, diagonal+cost)
-			diagonal, row[j+1] = row[j+1], next
-		}
-	}
-	return row[len(b)]
 }

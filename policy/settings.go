@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/evenkeel/evenkeel/internal/words"
 )
 
 // The names of the settings: the annotation without Prefix, and the flag.
@@ -140,7 +142,7 @@ func (p *Policy) Set(name, value string, bounds Bounds) error {
 			err = fmt.Errorf("is above the bound of %s", clamped)
 		}
 		if err != nil {
-			return fmt.Errorf("--%s=%q %w; allowed: %s", name, shorten(value, 64), err, s.Allowed())
+			return fmt.Errorf("--%s=%q %w; allowed: %s", name, words.Shorten(value, 64), err, s.Allowed())
 		}
 		*p = set
 		return nil
@@ -173,7 +175,7 @@ func parseTopologyKeys(p *Policy, value string, _ Bounds) (string, error) {
 	}
 	for _, key := range keys {
 		if !isLabelKey(key) {
-			return "", fmt.Errorf("holds %q, which is no label key", shorten(key, 40))
+			return "", fmt.Errorf("holds %q, which is no label key", words.Shorten(key, 40))
 		}
 	}
 	p.TopologyKeys = keys
@@ -317,7 +319,7 @@ func parseContainers(p *Policy, value string, _ Bounds) (string, error) {
 	}
 	for _, name := range containers {
 		if !IsDNSLabel(name) {
-			return "", fmt.Errorf("holds %q, which is no container name", shorten(name, 40))
+			return "", fmt.Errorf("holds %q, which is no container name", words.Shorten(name, 40))
 		}
 	}
 	p.Containers = containers
@@ -343,7 +345,7 @@ func list(value string, most int) ([]string, error) {
 			return nil, errors.New("has an empty entry")
 		}
 		if slices.Contains(entries[:i], entries[i]) {
-			return nil, fmt.Errorf("names %q twice", shorten(entries[i], 40))
+			return nil, fmt.Errorf("names %q twice", words.Shorten(entries[i], 40))
 		}
 	}
 	return entries, nil

@@ -1,4 +1,4 @@
-package main
+package manifest
 
 import (
 	"errors"
@@ -50,17 +50,17 @@ func TestReadManifest(t *testing.T) {
 		{"what looks like JSON may be YAML", "{a: 1}\n", []string{`1 {"a":1}`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			m, err := readManifest("", c.text)
+			m, err := Read("", c.text)
 			var got []string
-			var at lineError
+			var at Remark
 			switch {
 			case errors.As(err, &at):
-				got = []string{fmt.Sprintf("error in line %d", at.line)}
+				got = []string{fmt.Sprintf("error in line %d", at.Line)}
 			case err != nil:
 				t.Fatalf("the error has no line: %v", err)
 			default:
-				for _, d := range m.documents {
-					got = append(got, fmt.Sprintf("%d %s", d.line, d.value))
+				for _, d := range m.Documents {
+					got = append(got, fmt.Sprintf("%d %s", d.Line, d.Value))
 				}
 				if text, _ := m.text(); text != c.text {
 					t.Errorf("the documents together are %q, want %q", text, c.text)

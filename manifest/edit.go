@@ -1,4 +1,4 @@
-package main
+package manifest
 
 import (
 	"bytes"
@@ -13,55 +13,110 @@ import (
 	"github.com/aymanbagabas/go-udiff"
 	"go.yaml.in/yaml/v3"
 	applier "gopkg.in/evanphx/json-patch.v4"
-
-	"github.com/evenkeel/evenkeel/patches"
 )
+
+// Patch is a JSON Patch (RFC 6902) of one object of a file.
+type Patch struct {
+	Object *Object
+	JSON   []byte
+}
+
+// Apply applies patches to the documents of the file. It returns the remarks that a document was
+// formatted anew, since the text as it is has no room for the patch. The error joins a Remark for
+// each document that a patch can't be written into.
+func (f *File) Apply(patches []Patch) (anew []Remark, err error) {
+	changes := map[*Document][]change{}
+	var order []*Document
+	var failures []error
+	for _, p := range patches {
+		d := p.Object.document
+		more, err := changesOf(p)
+		if err != nil {
+			failures = append(failures, p.Object.Remark(p.Object.Line(), err))
+			continue
+		}
+		if changes[d] == nil {
+			order = append(order, d)
+		}
+		changes[d] = append(changes[d], more...)
+	}
+	for _, d := range order {
+		formatted, err := d.apply(changes[d])
+		if err != nil {
+			failures = append(failures, Remark{File: f.Name, Line: d.Line, Err: err})
+			continue
+		}
+		if !formatted {
+			line, _ := d.lineOf("")
+			anew = append(anew, Remark{File: f.Name, Line: line, Err: errFormatted})
+		}
+	}
+	return anew, errors.Join(failures...)
+}
+
+// errFormatted says that a document is not byte for byte what its author wrote.
+var errFormatted = errors.New("the additions don't fit into the text as it is (anchors, for example), " +
+	"so this document was formatted anew")
 
 // change is an operation that adds a member to an object, or replaces its value.
 type change struct {
-	path  []string
-	value json.RawMessage
+	Operation string          `json:"op"`
+	Path      string          `json:"path"`
+	Value     json.RawMessage `json:"value,omitempty"`
+
+	path []string // Path, taken apart
 }
 
-// apply returns the edits of body that apply the operations, and reports whether
-// they keep its formatting. First they are written into the text, where everything
-// else stays as it is; where that does not work out, into the tree, which keeps the
-// comments; and JSON is encoded anew. Each way is proven: the result is read again
-// and must be the value that the JSON patch gives. None is trusted, so whatever
-// YAML has in store, an addition can't end up in a wrong place.
-func (d *document) apply(ops []patches.Change) (edits []udiff.Edit, formatted bool, err error) {
-	changes := make([]change, len(ops))
-	for i, op := range ops {
-		if op.Operation != "add" && op.Operation != "replace" {
-			return nil, false, fmt.Errorf("operation %s %s is not known", op.Operation, op.Path)
+// changesOf returns the operations of a patch, with paths from the document.
+func changesOf(p Patch) ([]change, error) {
+	var changes []change
+	if err := json.Unmarshal(p.JSON, &changes); err != nil {
+		return nil, fmt.Errorf("read patch: %w", err)
+	}
+	for i := range changes {
+		c := &changes[i]
+		if c.Operation != "add" && c.Operation != "replace" {
+			return nil, fmt.Errorf("operation %s %s is not known", c.Operation, c.Path)
 		}
-		changes[i] = change{pointerKeys(op.Path), op.Value}
+		c.Path = p.Object.path + c.Path
+		c.path = pointerKeys(c.Path)
 	}
-	patch, err := json.Marshal(ops)
+	return changes, nil
+}
+
+// apply notes the edits of the body that apply the changes, and reports whether they keep its
+// formatting. First they are written into the text, where everything else stays as it is; where that
+// does not work out, into the tree, which keeps the comments; and JSON is encoded anew. Each way is
+// proven: the result is read again and must be the value that the JSON patch gives. None is trusted,
+// so whatever YAML has in store, an addition can't end up in a wrong place.
+func (d *Document) apply(changes []change) (formatted bool, err error) {
+	patch, err := json.Marshal(changes)
 	if err != nil {
-		return nil, false, fmt.Errorf("encode operations: %w", err)
+		return false, fmt.Errorf("encode operations: %w", err)
 	}
-	want, err := patched(d.value, patch)
+	want, err := patched(d.Value, patch)
 	if err != nil {
-		return nil, false, err
+		return false, err
 	}
 	ways := []func() ([]udiff.Edit, error){
 		func() ([]udiff.Edit, error) { return editText(d, changes) },
 		func() ([]udiff.Edit, error) { return editTree(d, changes) },
 	}
-	if d.isJSON {
+	if d.IsJSON {
 		ways[1] = func() ([]udiff.Edit, error) { return d.encodeJSON(want) }
 	}
 	for i, write := range ways {
+		var edits []udiff.Edit
 		edits, err = write()
 		if err == nil {
 			err = d.proves(edits, want)
 		}
 		if err == nil {
-			return edits, i == 0, nil
+			d.edits, d.Value = edits, want
+			return i == 0, nil
 		}
 	}
-	return nil, false, err
+	return false, err
 }
 
 // patched applies a JSON patch to a JSON document.
@@ -79,16 +134,16 @@ func patched(value, patch []byte) ([]byte, error) {
 
 // proves returns an error when the edited document would not be read as the value
 // want.
-func (d *document) proves(edits []udiff.Edit, want []byte) error {
-	body, err := udiff.Apply(d.body, edits)
+func (d *Document) proves(edits []udiff.Edit, want []byte) error {
+	body, err := udiff.Apply(d.Body, edits)
 	if err != nil {
 		return fmt.Errorf("edit text: %w", err)
 	}
-	m, err := readManifest("", d.before+body+d.after)
+	f, err := read("", d.Before+body+d.After)
 	if err != nil {
 		return fmt.Errorf("read result: %w", err)
 	}
-	if len(m.documents) != 1 || m.documents[0].isJSON != d.isJSON || !sameValue(m.documents[0].value, want) {
+	if len(f.Documents) != 1 || f.Documents[0].IsJSON != d.IsJSON || !sameValue(f.Documents[0].Value, want) {
 		return errNoPlace
 	}
 	return nil
@@ -110,14 +165,14 @@ func decodeJSON(raw []byte) (value any, err error) {
 }
 
 // encodeJSON replaces body with value, with about the same indentation.
-func (d *document) encodeJSON(value []byte) ([]udiff.Edit, error) {
-	rest := d.body[len(strings.TrimRight(d.body, " \t\r\n")):]
-	if !strings.Contains(strings.TrimSpace(d.body), "\n") {
-		return udiff.Lines(d.body, string(value)+rest), nil
+func (d *Document) encodeJSON(value []byte) ([]udiff.Edit, error) {
+	rest := d.Body[len(strings.TrimRight(d.Body, " \t\r\n")):]
+	if !strings.Contains(strings.TrimSpace(d.Body), "\n") {
+		return udiff.Lines(d.Body, string(value)+rest), nil
 	}
 	var b bytes.Buffer
 	err := json.Indent(&b, value, "", "  ")
-	return udiff.Lines(d.body, b.String()+rest), err
+	return udiff.Lines(d.Body, b.String()+rest), err
 }
 
 // errNoPlace says that a change can't be written.
@@ -149,13 +204,13 @@ type edit struct {
 }
 
 // editText inserts the changes as text.
-func editText(d *document, changes []change) ([]udiff.Edit, error) {
+func editText(d *Document, changes []change) ([]udiff.Edit, error) {
 	if d.root == nil {
 		return nil, errNoPlace
 	}
-	e := &editor{text: d.body, starts: []int{0}, style: styleOf(d), merged: map[*yaml.Node]bool{}}
-	for i := range d.body {
-		if d.body[i] == '\n' {
+	e := &editor{text: d.Body, starts: []int{0}, style: styleOf(d), merged: map[*yaml.Node]bool{}}
+	for i := range d.Body {
+		if d.Body[i] == '\n' {
 			e.starts = append(e.starts, i+1)
 		}
 	}
@@ -175,9 +230,9 @@ func editText(d *document, changes []change) ([]udiff.Edit, error) {
 }
 
 // styleOf returns how the author of a document writes.
-func styleOf(d *document) style {
-	s := style{indent: 2, compact: true, newline: "\n", isJSON: d.isJSON}
-	if strings.Contains(d.body, "\r\n") {
+func styleOf(d *Document) style {
+	s := style{indent: 2, compact: true, newline: "\n", isJSON: d.IsJSON}
+	if strings.Contains(d.Body, "\r\n") {
 		s.newline = "\r\n"
 	}
 	found, sequences := false, 0
@@ -221,14 +276,14 @@ func (e *editor) change(root *yaml.Node, c change) error {
 	}
 	key := c.path[len(c.path)-1]
 	if node.Kind == yaml.AliasNode {
-		return e.mergeAlias(above, name, node, change{[]string{key}, c.value})
+		return e.mergeAlias(above, name, node, change{path: []string{key}, Value: c.Value})
 	}
 	if node.Kind != yaml.MappingNode {
 		return errNoPlace
 	}
-	member := map[string]json.RawMessage{key: c.value}
+	member := map[string]json.RawMessage{key: c.Value}
 	if k, value := child(node, key); value != nil {
-		return e.replace(node, k, value, c.value)
+		return e.replace(node, k, value, c.Value)
 	}
 	switch {
 	case node.Style&yaml.FlowStyle == 0:
@@ -542,7 +597,7 @@ func (e *editor) mergeAlias(around, name, alias *yaml.Node, c change) error {
 		return errNoPlace
 	}
 	number, _ := slices.BinarySearch(e.starts, at+1)
-	member := map[string]json.RawMessage{c.path[0]: c.value}
+	member := map[string]json.RawMessage{c.path[0]: c.Value}
 	indent := name.Column - 1 + e.style.indent
 	if e.merged[alias] {
 		return e.insertLines(number, indent, member)
@@ -562,9 +617,9 @@ func (e *editor) mergeAlias(around, name, alias *yaml.Node, c change) error {
 }
 
 // editTree makes the changes in the tree of the document and encodes it anew.
-func editTree(d *document, changes []change) ([]udiff.Edit, error) {
+func editTree(d *Document, changes []change) ([]udiff.Edit, error) {
 	var document yaml.Node // with the comments at its end
-	if err := yaml.Unmarshal([]byte(d.body), &document); err != nil {
+	if err := yaml.Unmarshal([]byte(d.Body), &document); err != nil {
 		return nil, fmt.Errorf("read document: %w", err)
 	}
 	t := &tree{document.Content[0]}
@@ -576,7 +631,7 @@ func editTree(d *document, changes []change) ([]udiff.Edit, error) {
 			}
 		}
 		key := c.path[len(c.path)-1]
-		value, err := nodeOf(c.value)
+		value, err := nodeOf(c.Value)
 		if err != nil {
 			return nil, err
 		}
@@ -593,13 +648,13 @@ func editTree(d *document, changes []change) ([]udiff.Edit, error) {
 	if err != nil {
 		return nil, err
 	}
-	if strings.Contains(d.body, "\r\n") {
+	if strings.Contains(d.Body, "\r\n") {
 		text = strings.ReplaceAll(text, "\n", "\r\n")
 	}
-	if d.before == "" || strings.HasSuffix(d.body, "\n") {
-		return udiff.Lines(d.body, text), nil
+	if d.Before == "" || strings.HasSuffix(d.Body, "\n") {
+		return udiff.Lines(d.Body, text), nil
 	}
-	return udiff.Lines(d.body, strings.TrimRight(text, "\r\n")), nil
+	return udiff.Lines(d.Body, strings.TrimRight(text, "\r\n")), nil
 }
 
 // plainMerges takes the tag off the merge keys, which would be written out.

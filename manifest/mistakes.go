@@ -1,4 +1,4 @@
-package main
+package manifest
 
 import (
 	"encoding"
@@ -18,6 +18,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/evenkeel/evenkeel/internal/words"
 )
 
 // apiType returns the API's own type of a kind that inject looks at, and the only
@@ -48,6 +50,13 @@ func apiType(kind string) (apiVersion string, t reflect.Type) {
 	return "", nil
 }
 
+// HasPods reports whether the object is of a kind with a pod template, a Pod, or a Namespace or List,
+// in the version that clusters serve: Check knows its type.
+func (o *Object) HasPods() bool {
+	apiVersion, t := apiType(o.Kind)
+	return t != nil && apiVersion == o.APIVersion
+}
+
 // knownKind returns the kind that apiType knows and that kind is, but for case and a
 // plural; "" without one.
 func knownKind(kind string) string {
@@ -63,15 +72,15 @@ func knownKind(kind string) string {
 // misnamed returns what is wrong with the apiVersion or kind of an object that looks
 // like one of a kind that apiType knows, "" where nothing is. Another group's kind of
 // the same name is that group's business.
-func misnamed(o *object) string {
+func misnamed(o *Object) string {
 	kind := knownKind(o.Kind)
 	group, _, _ := strings.Cut(o.APIVersion, "/")
 	if kind == "" && o.Kind != "ControllerRevision" { // the one kind of these groups that apiType doesn't know
 		switch group {
 		case "apps":
-			kind = nearest(o.Kind, []string{"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"})
+			kind = words.Nearest(o.Kind, []string{"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"}, words.Slips)
 		case "batch":
-			kind = nearest(o.Kind, []string{"Job", "CronJob"})
+			kind = words.Nearest(o.Kind, []string{"Job", "CronJob"}, words.Slips)
 		}
 	}
 	apiVersion, _ := apiType(kind)
@@ -80,17 +89,17 @@ func misnamed(o *object) string {
 	}
 	where := "without an apiVersion"
 	if o.APIVersion != "" {
-		where = fmt.Sprintf("in apiVersion %q", shortened(o.APIVersion))
+		where = fmt.Sprintf("in apiVersion %q", words.Shorten(o.APIVersion, quoted))
 	}
-	return fmt.Sprintf("nothing is added, since clusters know no kind %q %s; allowed: kind %s in %s", shortened(o.Kind), where, kind, apiVersion)
+	return fmt.Sprintf("nothing is added, since clusters know no kind %q %s; allowed: kind %s in %s", words.Shorten(o.Kind, quoted), where, kind, apiVersion)
 }
 
-// doubts returns what an object says that its author can hardly mean, with the lines:
+// Doubts returns what an object says that its author can hardly mean, with the lines:
 // what misnamed finds, and fields that its type doesn't have. They are no errors, since
 // a newer API may know them.
-func doubts(o *object) []lineError {
+func (o *Object) Doubts() []Remark {
 	if wrong := misnamed(o); wrong != "" {
-		return []lineError{{o.line(), errors.New(wrong)}}
+		return []Remark{o.Remark(o.Line(), errors.New(wrong))}
 	}
 	apiVersion, t := apiType(o.Kind)
 	if apiVersion != o.APIVersion {
@@ -103,18 +112,18 @@ func doubts(o *object) []lineError {
 	if t == nil {
 		return nil
 	}
-	value, err := decodeJSON(o.value)
+	value, err := decodeJSON(o.Value)
 	if err != nil {
-		return nil // told by mistyped
+		return nil // told by Check
 	}
-	var all []lineError
+	var all []Remark
 	misspelt(value, t, "", func(pointer, instead string) {
 		text := pathOf(pointer) + " is no known field, so kubectl apply refuses it"
 		if instead != "" {
 			text += "; did you mean " + instead + "?"
 		}
-		line, _ := o.document.lineOf(o.path + pointer)
-		all = append(all, lineError{line, errors.New(text)})
+		line, _ := o.LineOf(pointer)
+		all = append(all, o.Remark(line, errors.New(text)))
 	})
 	return all
 }
@@ -134,16 +143,16 @@ func misspelt(value any, t reflect.Type, pointer string, report func(pointer, in
 	case reflect.Struct:
 		fields := fieldsOf(t)
 		for _, key := range slices.Sorted(maps.Keys(members)) {
-			at := pointer + pointerTo(key)
+			at := pointer + PointerTo(key)
 			if field, known := fields[key]; known {
 				misspelt(members[key], field, at, report)
 			} else {
-				report(at, nearest(key, slices.Sorted(maps.Keys(fields))))
+				report(at, words.Nearest(key, slices.Sorted(maps.Keys(fields)), words.Slips))
 			}
 		}
 	case reflect.Map:
 		for _, key := range slices.Sorted(maps.Keys(members)) {
-			misspelt(members[key], t.Elem(), pointer+pointerTo(key), report)
+			misspelt(members[key], t.Elem(), pointer+PointerTo(key), report)
 		}
 	case reflect.Slice:
 		for i := range elements {
@@ -167,16 +176,16 @@ func fieldsOf(t reflect.Type) map[string]reflect.Type {
 	return fields
 }
 
-// mistyped returns the first value of an object that the API server would refuse
-// because of its type, or that no pod can do without, as a lineError, or nil.
-func mistyped(o *object) error {
+// Check returns the first value of an object that the API server would refuse
+// because of its type, or that no pod can do without, as a Remark, or nil.
+func (o *Object) Check() error {
 	_, t := apiType(o.Kind)
 	if t == nil {
 		return nil
 	}
-	value, err := decodeJSON(o.value)
+	value, err := decodeJSON(o.Value)
 	if err != nil {
-		return lineError{o.line(), err}
+		return o.Remark(o.Line(), err)
 	}
 	pointer, problem := mistake(value, t, "")
 	if problem == "" {
@@ -184,14 +193,14 @@ func mistyped(o *object) error {
 			return nil
 		}
 		problem = "is missing, so there are no pods; "
-		if found := doubts(o); len(found) > 0 {
-			problem += found[0].Error()
+		if found := o.Doubts(); len(found) > 0 {
+			problem += found[0].Err.Error()
 		} else {
 			problem += "a patch for kustomize has to be rendered first, as in: kubectl kustomize DIR | evenkeel inject -"
 		}
 	}
-	line, _ := o.document.lineOf(o.path + pointer)
-	return lineError{line, errors.New(pathOf(pointer) + " " + problem)}
+	line, _ := o.LineOf(pointer)
+	return o.Remark(line, errors.New(pathOf(pointer)+" "+problem))
 }
 
 // podless returns the JSON pointer to what a workload of type t lacks on the way to its
@@ -279,7 +288,7 @@ func mistake(value any, t reflect.Type, pointer string) (at, problem string) {
 			return wrong("a mapping (key: value)")
 		}
 		for _, key := range slices.Sorted(maps.Keys(members)) {
-			if at, problem := mistake(members[key], t.Elem(), pointer+pointerTo(key)); problem != "" {
+			if at, problem := mistake(members[key], t.Elem(), pointer+PointerTo(key)); problem != "" {
 				return at, problem
 			}
 		}
@@ -322,9 +331,9 @@ func described(value any) string {
 	case []any:
 		return "a list"
 	case string:
-		return fmt.Sprintf("the text %q", shortened(value))
+		return fmt.Sprintf("the text %q", words.Shorten(value, quoted))
 	case json.Number:
-		return "the number " + shortened(string(value))
+		return "the number " + words.Shorten(string(value), quoted)
 	}
 	return fmt.Sprint(value)
 }

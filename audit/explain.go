@@ -1,0 +1,371 @@
+package audit
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	kjson "sigs.k8s.io/json"
+
+	"github.com/evenkeel/evenkeel/internal/words"
+	"github.com/evenkeel/evenkeel/patches"
+	"github.com/evenkeel/evenkeel/pdb"
+	"github.com/evenkeel/evenkeel/policy"
+)
+
+// find returns the workload of a name, and the pod where that was asked for and
+// belongs to one.
+func find(report *Report, state *State, kind, name string) (*Workload, string, error) {
+	var names []string
+	for _, w := range report.Workloads {
+		if w.Kind == kind && w.Name == name {
+			return w, "", nil
+		}
+		if w.Kind == kind {
+			names = append(names, w.Name)
+		}
+	}
+	for id, pods := range report.PodNames {
+		if kind == "Pod" && slices.Contains(pods, name) {
+			for _, w := range report.Workloads {
+				if w.ID() == id {
+					return w, name, nil
+				}
+			}
+		}
+		if kind == "Pod" {
+			names = append(names, pods...)
+		}
+	}
+	for i := range state.Objects { // a ReplicaSet of a Deployment
+		if o := &state.Objects[i]; o.Kind == kind && o.Metadata.Name == name {
+			return nil, "", fmt.Errorf("%s %q belongs to another workload; ask for that", strings.ToLower(kind), name)
+		}
+	}
+	slices.Sort(names)
+	return nil, "", words.NotFound(strings.ToLower(kind), name, slices.Compact(names))
+}
+
+// Question asks why a workload has what it has.
+type Question struct {
+	// Kind and Name are those of a workload, or of a pod, in the namespace that State is of.
+	Kind, Name string
+	State      *State
+	Rules      Rules
+	// Namespace is nil where it may not be read.
+	Namespace    *corev1.Namespace
+	Installation *Installation
+	// Config is what the flags ask for, Flags those that were given, with their values, by name.
+	Config patches.Config
+	Flags  map[string]string
+}
+
+// Explain says why evenkeel did, or did not, add something to a workload, and what to do next. The
+// error says that there is no such workload.
+func Explain(q Question) ([]byte, error) {
+	report := Run(*q.State, q.Rules)
+	e := explanation{Question: q}
+	var err error
+	if e.workload, e.pod, err = find(report, q.State, q.Kind, q.Name); err != nil {
+		return nil, err
+	}
+	e.pods = report.PodNames[e.workload.ID()]
+	for i := range q.State.Objects {
+		if x := &q.State.Objects[i]; x.Kind == e.workload.Kind && x.Metadata.Name == e.workload.Name {
+			e.object = x
+		}
+	}
+	return e.text(), nil
+}
+
+// explanation is what is said of one workload.
+type explanation struct {
+	Question
+	workload *Workload
+	pod      string   // the one that was asked for, or ""
+	pods     []string // names of those of the workload
+	object   *Object  // nil for a pod and for kinds known by their pods only
+}
+
+// text returns the explanation, with what to do next at the end.
+func (e *explanation) text() []byte {
+	var b bytes.Buffer
+	w := e.workload
+	var advice []string
+	say := func(format string, args ...any) { fmt.Fprintf(&b, format, args...) }
+	advise := func(format string, args ...any) {
+		if text := fmt.Sprintf(format, args...); !slices.Contains(advice, text) {
+			advice = append(advice, text)
+		}
+	}
+	if e.pod != "" {
+		say("Pod %s belongs to %s, which this is about.\n\n", words.Printable(e.pod), w.ID())
+	}
+	say("%s: %s\n\n", w.ID(), e.verdict())
+
+	var rows [][]words.Cell
+	row := func(cells ...string) { rows = append(rows, words.Cells(cells...)) }
+	flush := func() {
+		words.Table(&b, false, rows)
+		rows = nil
+	}
+	row("Opted in", e.optedIn(advise))
+	for _, line := range e.called(advise) {
+		row("Webhook", line)
+	}
+	row("Cluster", fmt.Sprintf("API server %s, oldest kubelet %s", e.State.Cluster.APIServer, e.State.Cluster.OldestKubelet))
+	if w.Pods > 0 {
+		row("Pods", fmt.Sprintf("%d running, %d ready, %d lack what they would get today", w.Pods, w.Ready, w.BarePods))
+	}
+	flush()
+
+	say("\nDefaults:\n")
+	for _, d := range w.Defaults {
+		state, why := d.State, d.Detail
+		switch {
+		case d.State == StateMissing && d.Default != policy.SettingDisruptionBudget:
+			why = "would be added: " + d.Detail
+		case d.Code != "" && d.State != StatePresent, d.Code != "" && d.Detail == "" || d.Default == policy.SettingDisruptionBudget && d.Code != "":
+			why = d.Code + ": " + reasonText(d) + suffix(d.Detail)
+		}
+		row("  "+d.Default, cmp.Or(d.Container, "-"), state, why)
+	}
+	flush()
+	for _, p := range w.Problems {
+		say("  warning: %s\n", words.Printable(p))
+	}
+
+	say("\nSettings:\n")
+	for _, s := range e.settings() {
+		row("  "+s[0], s[1], s[2])
+	}
+	flush()
+
+	e.budget(say)
+	findings := slices.DeleteFunc(slices.Clone(w.Findings), func(f Finding) bool {
+		return strings.HasPrefix(string(f.Code), "missing-") // stands among the defaults
+	})
+	if len(findings) > 0 {
+		say("\nFindings:\n")
+		for _, f := range findings {
+			what := string(f.Code)
+			if f.Object != "" {
+				what += " (" + f.Object + ")"
+			}
+			row("  "+what, f.Code.Explain().Text)
+		}
+		flush()
+	}
+	e.next(advise)
+	say("\nWhat to do next:\n")
+	if len(advice) == 0 {
+		say("  Nothing: it has all that evenkeel would add.\n")
+	}
+	for _, a := range advice {
+		say("  - %s\n", a)
+	}
+	return b.Bytes()
+}
+
+func suffix(detail string) string {
+	if detail == "" {
+		return ""
+	}
+	return " (" + detail + ")"
+}
+
+// reasonText returns the sentence of a skip or budget code.
+func reasonText(d Default) string {
+	if d.Default == policy.SettingDisruptionBudget {
+		return pdb.Code(d.Code).Reason().Text
+	}
+	return patches.Skip(d.Code).Reason().Text
+}
+
+// verdict says in one sentence how the workload stands.
+func (e *explanation) verdict() string {
+	by := map[string][]string{}
+	for _, d := range e.workload.Defaults {
+		key := d.State
+		if d.State == StatePresent && d.Detail == "added by evenkeel" {
+			key = "added"
+		}
+		if !slices.Contains(by[key], d.Default) {
+			by[key] = append(by[key], d.Default)
+		}
+	}
+	var parts []string
+	for _, p := range [][2]string{{"added", "evenkeel added "}, {StatePresent, "it has "}, {StateMissing, "it lacks "}, {StateSkipped, "evenkeel leaves out "}} {
+		if len(by[p[0]]) > 0 {
+			parts = append(parts, p[1]+strings.Join(by[p[0]], ", "))
+		}
+	}
+	return strings.Join(parts, "; ")
+}
+
+// optedIn says whether evenkeel looks after the workload at all.
+func (e *explanation) optedIn(advise func(string, ...any)) string {
+	if e.Namespace == nil {
+		return "not known: the Namespace may not be read"
+	}
+	label := e.Namespace.Labels[policy.InjectLabel]
+	switch {
+	case slices.ContainsFunc(e.workload.Defaults, func(d Default) bool { return d.Code == string(patches.SkipOptedOut) }):
+		advise("It opted out by the label %s: %s on itself or its pod template; remove that to opt in.", policy.InjectLabel, policy.Disabled)
+		return "no: the workload or its pod template carries the label " + policy.InjectLabel + ": " + policy.Disabled
+	case e.workload.OptedIn:
+		return "yes: the webhook looks after namespace " + e.Namespace.Name
+	case label == "":
+		advise("kubectl label namespace %s %s=%s", e.Namespace.Name, policy.InjectLabel, policy.Enabled)
+		return "no: namespace " + e.Namespace.Name + " has no label " + policy.InjectLabel
+	}
+	return fmt.Sprintf("no: the label %s: %s of namespace %s does not opt it in", policy.InjectLabel, label, e.Namespace.Name)
+}
+
+// called says which webhooks the API server calls for the workload.
+func (e *explanation) called(advise func(string, ...any)) []string {
+	i := e.Installation
+	if len(i.Webhooks) == 0 {
+		if len(i.Warnings) > 0 {
+			return []string{"not known: " + i.Warnings[0]}
+		}
+		advise("Install evenkeel: no webhook of it is registered with this cluster.")
+		return []string{"none: evenkeel is not installed in this cluster"}
+	}
+	resource, object := "pods", map[string]string(nil)
+	switch e.workload.Kind {
+	case "Deployment":
+		resource = "deployments"
+	case "StatefulSet":
+		resource = "statefulsets"
+	}
+	if e.object != nil && resource != "pods" {
+		object = e.object.Metadata.Labels
+	}
+	var namespace map[string]string
+	if e.Namespace != nil {
+		namespace = e.Namespace.Labels
+	}
+	var lines []string
+	for k := range i.Webhooks {
+		h := &i.Webhooks[k]
+		if !h.Calls(resource, object, namespace) {
+			continue
+		}
+		line := fmt.Sprintf("%s is called for %s, failurePolicy %s", h.Name, resource, h.FailurePolicy)
+		if !h.Bundle {
+			line += ", but without a caBundle the API server can't trust it"
+			advise("Write the caBundle of webhook %s; without it nothing is ever added.", h.Name)
+		}
+		lines = append(lines, line)
+	}
+	if len(lines) == 0 {
+		lines = []string{"not called: no webhook selects it"}
+	}
+	switch i.Ready {
+	case -1:
+	case 0:
+		lines = append(lines, "no replica of evenkeel is ready")
+		advise("Look at evenkeel itself: kubectl -n %s get pods. None of its replicas is ready.", i.Namespace)
+	default:
+		lines = append(lines, fmt.Sprintf("%d replicas of evenkeel are ready", i.Ready))
+	}
+	return lines
+}
+
+// settings returns name, value and source of each setting.
+func (e *explanation) settings() [][3]string {
+	var sources []policy.Annotations
+	if e.object != nil {
+		var o struct {
+			Metadata metav1.ObjectMeta `json:"metadata"`
+			Spec     struct {
+				Template struct {
+					Metadata metav1.ObjectMeta `json:"metadata"`
+				} `json:"template"`
+			} `json:"spec"`
+		}
+		if kjson.UnmarshalCaseSensitivePreserveInts(e.object.JSON, &o) == nil {
+			sources = append(sources, policy.Annotations{Source: policy.SourcePodTemplate, Values: o.Spec.Template.Metadata.Annotations},
+				policy.Annotations{Source: policy.SourceWorkload, Values: o.Metadata.Annotations})
+		}
+	}
+	if e.Namespace != nil {
+		sources = append(sources, policy.Annotations{Source: policy.SourceNamespace, Values: e.Namespace.Annotations})
+	}
+	p, _ := policy.Resolve(e.Config.Base, e.Config.Bounds, sources...)
+	var rows [][3]string
+	for _, s := range policy.Settings() {
+		value, from := cmp.Or(s.Default, "-"), "built-in"
+		if given, ok := e.Flags[s.Name]; ok {
+			value, from = given, "flag of evenkeel serve"
+		}
+		for _, source := range sources {
+			if source.Source == p.From(s.Name) {
+				if v, ok := source.Values[s.Annotation()]; ok {
+					value, from = v, "annotation of the "+string(source.Source)
+				}
+			}
+		}
+		rows = append(rows, [3]string{s.Name, value, from})
+	}
+	return rows
+}
+
+// budget says how the budgets of the workload stand.
+func (e *explanation) budget(say func(string, ...any)) {
+	var lines []string
+	for i := range e.State.Budgets {
+		b := &e.State.Budgets[i]
+		s, err := metav1.LabelSelectorAsSelector(b.Spec.Selector)
+		if err != nil || !slices.ContainsFunc(e.State.Pods, func(p Pod) bool {
+			return slices.Contains(e.pods, p.Name) && s.Matches(labels.Set(p.Labels))
+		}) {
+			continue
+		}
+		amount := "nothing said"
+		if b.Spec.MaxUnavailable != nil {
+			amount = "maxUnavailable " + b.Spec.MaxUnavailable.String()
+		} else if b.Spec.MinAvailable != nil {
+			amount = "minAvailable " + b.Spec.MinAvailable.String()
+		}
+		if b.Status.ObservedGeneration < b.Generation {
+			lines = append(lines, fmt.Sprintf("  %s: %s; its pods have not been counted since it was last written, so none may be evicted now", b.Name, amount))
+			continue
+		}
+		lines = append(lines, fmt.Sprintf("  %s: %s; %d of %d pods are healthy, %d have to be, so %d may be evicted now", b.Name, amount,
+			b.Status.CurrentHealthy, b.Status.ExpectedPods, b.Status.DesiredHealthy, b.Status.DisruptionsAllowed))
+	}
+	if len(lines) > 0 {
+		say("\nBudget:\n%s\n", strings.Join(lines, "\n"))
+	}
+}
+
+// next adds what follows from the findings.
+func (e *explanation) next(advise func(string, ...any)) {
+	w := e.workload
+	name := strings.ToLower(w.Kind) + "/" + w.Name
+	for _, f := range w.Findings {
+		switch f.Code {
+		case MissedInjection:
+			if w.Kind == "Pod" {
+				advise("Make the pod anew, and it gets what it lacks.")
+			} else {
+				advise("kubectl -n %s rollout restart %s adds what is missing.", w.Namespace, name)
+			}
+		case MissingAntiAffinity, MissingPreStopSleep, MissingReadinessProbe, MissingBudget:
+		default:
+			advise("%s", f.Code.Explain().Advice)
+		}
+	}
+	for _, d := range w.Defaults {
+		if d.Default != policy.SettingDisruptionBudget && patches.Skip(d.Code).Reason().Warn {
+			advise("%s of container %s: %s", d.Default, d.Container, patches.Skip(d.Code).Reason().Text)
+		}
+	}
+}

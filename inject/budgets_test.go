@@ -1,0 +1,68 @@
+package inject
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/evenkeel/evenkeel/manifest"
+)
+
+const budgetInput = `# kept as it is
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: db, namespace: shop, annotations: {evenkeel.dev/disruption-budget: quorum, evenkeel.dev/anti-affinity: "off"}}
+spec:
+  replicas: 5
+  selector: {matchLabels: {app: db}}
+  template:
+    metadata: {labels: {app: db}}
+    spec: {containers: [{name: db, image: db}]}
+`
+
+const budgetOutput = `---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  name: db-evenkeel
+  namespace: shop
+spec:
+  maxUnavailable: 2
+  selector:
+    matchLabels:
+      app: db
+  unhealthyPodEvictionPolicy: AlwaysAllow
+`
+
+func TestInjectWithBudgets(t *testing.T) {
+	with := config()
+	with.WithBudgets = true
+	inject := func(text string) *Result {
+		t.Helper()
+		f, err := manifest.Read("db.yaml", text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := Run(t.Context(), []*manifest.File{f}, with)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	r := inject(budgetInput)
+	if diff := cmp.Diff(budgetInput+budgetOutput, encoded(t, r, "yaml")); diff != "" {
+		t.Error(diff)
+	}
+	report := string(r.Report(Style{}))
+	line := "StatefulSet shop/db  disruption-budget  added  PodDisruptionBudget db-evenkeel, maxUnavailable 2\n"
+	if !strings.HasPrefix(report, line) || !strings.Contains(report, "1 workload in 1 file") {
+		t.Errorf("report: %s", report)
+	}
+	if !r.Missing() {
+		t.Error("a missing budget passes the check")
+	}
+	if inject(budgetInput + budgetOutput).Missing() {
+		t.Error("a budget that stands is missing")
+	}
+}

@@ -1,0 +1,416 @@
+package inject
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/aymanbagabas/go-udiff"
+	"github.com/google/go-cmp/cmp"
+	applier "gopkg.in/evanphx/json-patch.v4"
+	kyaml "sigs.k8s.io/yaml"
+
+	"github.com/evenkeel/evenkeel/manifest"
+	"github.com/evenkeel/evenkeel/patches"
+	"github.com/evenkeel/evenkeel/policy"
+)
+
+var update = flag.Bool("update", false, "rewrite the expectations in testdata/diffs")
+
+// manifestTexts returns the manifests of testdata and, where it is there, of the
+// corpus of real projects: the directory that CORPUS names, or ../shared/corpus.
+func manifestTexts(t testing.TB) (texts, corpus map[string]string) {
+	t.Helper()
+	texts, corpus = map[string]string{}, map[string]string{}
+	read := func(into map[string]string, dir string) {
+		paths, err := filepath.Glob(filepath.Join(dir, "*.[yj]*"))
+		if err != nil || len(paths) == 0 {
+			t.Fatalf("no manifests in %s: %v", dir, err)
+		}
+		for _, path := range paths {
+			text, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			into[filepath.Base(path)] = string(text)
+		}
+	}
+	read(texts, "../testdata/manifests")
+	dir := os.Getenv("CORPUS")
+	if dir == "" {
+		dir = "../../shared/corpus"
+		if _, err := os.Stat(dir); err != nil {
+			t.Log("NOTE: no corpus of real projects: set CORPUS to a directory of manifests. Only testdata/manifests is tested.")
+			return texts, corpus
+		}
+	}
+	read(corpus, dir)
+	return texts, corpus
+}
+
+// config is what the command line asks for without flags.
+func config() Config {
+	version := patches.Version{Major: 1, Minor: 33}
+	return Config{Patches: patches.DefaultConfig(), Cluster: patches.Cluster{APIServer: version, OldestKubelet: version}}
+}
+
+// run injects into one file.
+func run(t testing.TB, text string) (*Result, error) {
+	t.Helper()
+	f, err := manifest.Read("stdin", text)
+	if err != nil {
+		return nil, err
+	}
+	return Run(t.Context(), []*manifest.File{f}, config())
+}
+
+// encoded returns a result in a format.
+func encoded(t testing.TB, r *Result, format string) string {
+	t.Helper()
+	text, err := r.Encode(format)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestInjectKeepsItsPromisesOnEveryManifest(t *testing.T) {
+	texts, corpus := manifestTexts(t)
+	for name, text := range texts {
+		t.Run(name, func(t *testing.T) {
+			if _, err := run(t, text); err != nil {
+				t.Error(err)
+			}
+			checkLaws(t, text)
+		})
+	}
+	for name, text := range corpus {
+		t.Run("corpus "+name, func(t *testing.T) {
+			checkLaws(t, text)
+			r, err := run(t, text)
+			if err != nil || len(r.Warnings) > 0 {
+				t.Fatalf("%v, %v", err, r)
+			}
+			changes := encoded(t, r, "diff")
+			for line := range strings.Lines(changes) {
+				if strings.HasPrefix(line, "-") && !strings.HasPrefix(line, "---") && !strings.Contains(line, "terminationGracePeriodSeconds") {
+					t.Errorf("a line of the user's is gone: %s", line)
+				}
+			}
+		})
+	}
+}
+
+// TestTheDiffOfEveryManifestIsAsReviewed compares what is added to the manifests of
+// testdata, to the letter, with what somebody has looked at.
+func TestTheDiffOfEveryManifestIsAsReviewed(t *testing.T) {
+	texts, _ := manifestTexts(t)
+	for name, text := range texts {
+		f, err := manifest.Read("testdata/manifests/"+name, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := Run(t.Context(), []*manifest.File{f}, config())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := encoded(t, r, "diff")
+		golden := filepath.Join("..", "testdata", "diffs", name+".diff")
+		if *update {
+			if err := os.WriteFile(golden, []byte(got), 0o666); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		want, err := os.ReadFile(golden)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(string(want), got); d != "" {
+			t.Errorf("%s: (-want +got)\n%s", name, d)
+		}
+	}
+}
+
+// checkLaws tests what holds for inject on any input.
+func checkLaws(t *testing.T, text string) {
+	t.Helper()
+	r, err := run(t, text)
+	if err != nil {
+		for _, line := range strings.Split(err.Error(), "\n") {
+			if !strings.HasPrefix(line, "stdin:") {
+				t.Errorf("an error without a place: %q", line)
+			}
+		}
+		return
+	}
+	output := encoded(t, r, "yaml")
+	before, err := manifest.Read("", text)
+	if err != nil {
+		t.Fatalf("read input: %v", err)
+	}
+	after, err := manifest.Read("", output)
+	if err != nil {
+		t.Fatalf("read output: %v\n%s", err, output)
+	}
+	if len(before.Documents) != len(after.Documents) {
+		t.Fatalf("%d documents became %d", len(before.Documents), len(after.Documents))
+	}
+	oracle := newOracle(t, before)
+	changed := false
+	values := []any{}
+	for i, d := range before.Documents {
+		now := after.Documents[i]
+		if now.Value != nil {
+			value, err := decodeJSON(now.Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			values = append(values, value)
+		}
+		want := d.Value
+		if d.Value != nil {
+			want = oracle.document(t, d)
+		}
+		if d.Value == nil || sameValue(want, d.Value) {
+			if d.Before+d.Body+d.After != now.Before+now.Body+now.After {
+				t.Errorf("nothing is missing from document %d, but its text changed:\n%s", i, udiff.Unified("before", "after", d.Body, now.Body))
+			}
+			continue
+		}
+		changed = true
+		if !sameValue(want, now.Value) {
+			t.Errorf("document %d has not the value that the JSON patch gives: (-want +got)\n%s", i, cmp.Diff(string(want), string(now.Value)))
+		}
+		if d.Before != now.Before || d.After != now.After {
+			t.Errorf("the surroundings of document %d changed", i)
+		}
+		for _, comment := range comments(d.Body) {
+			if !strings.Contains(now.Body, comment) {
+				t.Errorf("document %d lost the comment %q", i, comment)
+			}
+		}
+	}
+
+	if r.Missing() != changed {
+		t.Errorf("something is missing: %v, want %v", r.Missing(), changed)
+	}
+	second, err := run(t, output)
+	if err != nil || encoded(t, second, "yaml") != output || second.Missing() {
+		t.Errorf("a second run ends with %v and changes:\n%s", err, encoded(t, second, "diff"))
+	}
+	if applied := applyUnified(t, encoded(t, r, "diff"), text); applied != output {
+		t.Errorf("the diff gives something else:\n%s", udiff.Unified("yaml", "diff", output, applied))
+	}
+	inJSON := encoded(t, r, "json")
+	decoder := json.NewDecoder(strings.NewReader(inJSON))
+	decoder.UseNumber()
+	for i := 0; ; i++ {
+		var value any
+		if err := decoder.Decode(&value); errors.Is(err, io.EOF) {
+			if i != len(values) {
+				t.Errorf("JSON output has %d documents, want %d", i, len(values))
+			}
+			break
+		} else if err != nil {
+			t.Fatalf("read JSON output: %v", err)
+		}
+		if i >= len(values) || !cmp.Equal(values[i], value) {
+			t.Errorf("document %d of the JSON output has another value than the YAML output:\nJSON:\n%s\nYAML:\n%s", i, inJSON, output)
+		}
+	}
+	if lines := encoded(t, r, "patch"); (lines != "") != changed {
+		t.Errorf("patch output: %q; something is missing: %v", lines, changed)
+	}
+}
+
+// sameValue reports whether two JSON documents are the same value.
+func sameValue(a, b []byte) bool {
+	x, err1 := decodeJSON(a)
+	y, err2 := decodeJSON(b)
+	return err1 == nil && err2 == nil && cmp.Equal(x, y)
+}
+
+// decodeJSON decodes a value with its numbers as written.
+func decodeJSON(raw []byte) (value any, err error) {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	err = d.Decode(&value)
+	return value, err
+}
+
+// hunk matches the head of a hunk of a unified diff.
+var hunk = regexp.MustCompile(`^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,\d+)? @@`)
+
+// applyUnified applies a unified diff as patch(1) does, without any tolerance.
+func applyUnified(t *testing.T, unified, text string) string {
+	t.Helper()
+	lines := strings.SplitAfter(text, "\n")
+	var result []string
+	at, kind := 0, byte(0)
+	for line := range strings.Lines(unified) {
+		content := line[1:]
+		switch {
+		case line[0] == '\\': // "No newline at end of file", of the line before
+			if kind != '-' {
+				result[len(result)-1] = strings.TrimSuffix(result[len(result)-1], "\n")
+			}
+		case at == 0 && len(result) == 0 && (strings.HasPrefix(line, "--- ") || strings.HasPrefix(line, "+++ ")):
+		case line[0] == '@':
+			match := hunk.FindStringSubmatch(line)
+			start, _ := strconv.Atoi(match[1])
+			if match[2] != "0" {
+				start--
+			}
+			result = append(result, lines[at:start]...)
+			at = start
+			if begin, _ := strconv.Atoi(match[3]); begin != len(result)+1 && begin != 0 {
+				t.Errorf("a hunk begins in line %d of the result, and says %s", len(result)+1, strings.TrimSpace(line))
+			}
+		case line[0] == '+':
+			result = append(result, content)
+		default:
+			if strings.TrimSuffix(lines[at], "\n") != strings.TrimSuffix(content, "\n") {
+				t.Errorf("the diff does not apply: line %d is %q, and the diff says %q", at+1, lines[at], content)
+			}
+			at++
+			if line[0] == ' ' {
+				result = append(result, content)
+			}
+		}
+		kind = line[0]
+	}
+	return strings.Join(append(result, lines[at:]...), "")
+}
+
+// comment matches what is a comment wherever it stands, or text that looks like one.
+var comment = regexp.MustCompile(`(?m)(?:^|[ \t])(#[^\r\n]*)`)
+
+func comments(text string) []string {
+	found := []string{}
+	for _, match := range comment.FindAllStringSubmatch(text, -1) {
+		found = append(found, strings.TrimSpace(match[1]))
+	}
+	return found
+}
+
+// oracle says what inject should make of a document, by another way: the patches of
+// its objects, applied to each of them.
+type oracle struct {
+	injector *patches.Injector
+	// namespaces are the Namespaces among the input.
+	namespaces map[string]*manifest.Object
+}
+
+func newOracle(t *testing.T, f *manifest.File) *oracle {
+	t.Helper()
+	injector, err := patches.New(patches.DefaultConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := &oracle{injector, map[string]*manifest.Object{}}
+	for _, object := range f.Objects() {
+		if object.APIVersion == "v1" && object.Kind == "Namespace" {
+			o.namespaces[object.Metadata.Name] = object
+		}
+	}
+	return o
+}
+
+// document returns the value that a document should have.
+func (o *oracle) document(t *testing.T, d *manifest.Document) []byte {
+	t.Helper()
+	raw := []byte(strings.TrimSpace(d.Body))
+	if !d.IsJSON { // in YAML a number such as -0 has another form than in JSON
+		var err error
+		if raw, err = kyaml.YAMLToJSON([]byte(d.Body)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	value, err := decodeJSON(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err = json.Marshal(o.value(t, value, "", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+// value returns the value that an object should have. The items of a typed list
+// have the kind and apiVersion given.
+func (o *oracle) value(t *testing.T, value any, apiVersion, kind string) any {
+	t.Helper()
+	members, ok := value.(map[string]any)
+	if !ok {
+		return value
+	}
+	bare := kind != "" && members["kind"] == nil && members["apiVersion"] == nil
+	if bare {
+		members["kind"], members["apiVersion"] = kind, apiVersion
+		defer func() { delete(members, "kind"); delete(members, "apiVersion") }()
+	}
+	ownKind, _ := members["kind"].(string)
+	ownVersion, _ := members["apiVersion"].(string)
+	if items, ok := members["items"].([]any); ok && strings.HasSuffix(ownKind, "List") {
+		for i := range items {
+			items[i] = o.value(t, items[i], ownVersion, strings.TrimSuffix(ownKind, "List"))
+		}
+		return value
+	}
+	raw, err := json.Marshal(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	metadata, _ := members["metadata"].(map[string]any)
+	name, _ := metadata["namespace"].(string)
+	version := patches.Version{Major: 1, Minor: 33}
+	request := patches.Request{Operation: patches.Create, Object: raw, Offline: true,
+		Cluster: patches.Cluster{APIServer: version, OldestKubelet: version}}
+	if n := o.namespaces[name]; n != nil {
+		if n.Metadata.Labels[policy.InjectLabel] == policy.Disabled {
+			return value
+		}
+		request.Namespace = n.Annotations()
+	}
+	patch, err := applier.DecodePatch(o.injector.Review(request).Patch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, err := patch.Apply(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	result, err := decodeJSON(now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bare {
+		delete(result.(map[string]any), "kind")
+		delete(result.(map[string]any), "apiVersion")
+	}
+	return result
+}
+
+// FuzzInject tests the laws on any text.
+func FuzzInject(f *testing.F) {
+	texts, _ := manifestTexts(f)
+	for _, text := range texts {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if len(text) > 1<<14 {
+			return
+		}
+		checkLaws(t, text)
+	})
+}
