@@ -17,6 +17,7 @@ const (
 	MissingAntiAffinity   Code = "missing-anti-affinity"
 	MissingPreStopSleep   Code = "missing-pre-stop-sleep"
 	MissingReadinessProbe Code = "missing-readiness-probe"
+	MissingNodeLoss       Code = "missing-node-loss"
 	MissingBudget         Code = "missing-disruption-budget"
 	MissedInjection       Code = "missed-injection"
 	OneNode               Code = "one-node"
@@ -52,6 +53,7 @@ var explanations = [...]Explanation{
 	{MissingAntiAffinity, "Nothing keeps its replicas apart.", "evenkeel adds it on the next change of the pod template in an opted-in namespace."},
 	{MissingPreStopSleep, "Containers that serve stop at once, while load balancers still send them requests.", "evenkeel adds it on the next change of the pod template in an opted-in namespace."},
 	{MissingReadinessProbe, "Containers that serve get requests before they can answer.", "evenkeel adds it on the next change of the pod template in an opted-in namespace."},
+	{MissingNodeLoss, "Its pods stay on a lost node longer than its settings ask for.", "evenkeel adds it on the next change of the pod template in an opted-in namespace."},
 	{MissingBudget, "No budget keeps a drain from taking all of its pods at once.", "evenkeel makes one in an opted-in namespace."},
 }
 
@@ -77,6 +79,8 @@ func missing(name string) Code {
 		return MissingPreStopSleep
 	case patches.DefaultReadinessProbe:
 		return MissingReadinessProbe
+	case patches.DefaultNodeLoss:
+		return MissingNodeLoss
 	case policy.SettingDisruptionBudget:
 		return MissingBudget
 	}

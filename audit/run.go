@@ -567,7 +567,7 @@ func (r *run) findings() {
 			w.find(NoneReady, "")
 		}
 		injectable := false
-		for _, name := range append(patches.Defaults(), policy.SettingDisruptionBudget) {
+		for _, name := range append(allDefaults(), policy.SettingDisruptionBudget) {
 			if w.missing[name] {
 				w.find(missing(name), "")
 				injectable = injectable || name != policy.SettingDisruptionBudget

@@ -165,7 +165,7 @@ type missKey struct {
 // the cluster.
 type missedWorkload struct {
 	apiVersion, kind, namespace, name string
-	lacks                             uint8 // a bit for each of patches.Defaults
+	lacks                             uint8 // a bit for each of allDefaults
 	template                          bool  // or only pods
 }
 
@@ -264,7 +264,7 @@ func (s *Scan) look(m *missedInjections, kind string, raw []byte, namespaces map
 		reason = MissOlderRecord
 	}
 	lacks := uint8(0)
-	for i, name := range patches.Defaults() {
+	for i, name := range allDefaults() {
 		if slices.ContainsFunc(result.Decisions, func(d patches.Decision) bool { return d.Default == name && d.Changes }) {
 			lacks |= 1 << i
 			m.counts[missKey{name, kind, reason}]++
@@ -343,10 +343,13 @@ func (s *Scan) tell(ctx context.Context, workloads map[types.UID]*missedWorkload
 	return now
 }
 
+// allDefaults are all defaults that may be missing.
+func allDefaults() []string { return append(patches.Defaults(), patches.Optional()...) }
+
 // message says what is missing and what to do about it.
 func (w *missedWorkload) message() string {
 	var lacks []string
-	for i, name := range patches.Defaults() {
+	for i, name := range allDefaults() {
 		if w.lacks&(1<<i) != 0 {
 			lacks = append(lacks, name)
 		}
@@ -408,7 +411,7 @@ func newScanMetrics(registerer prometheus.Registerer) (*scanMetrics, error) {
 
 // found sets the gauge, zeros included.
 func (m *scanMetrics) found(counts map[missKey]int) {
-	for _, name := range patches.Defaults() {
+	for _, name := range allDefaults() {
 		for _, kind := range []string{"Deployment", "StatefulSet", "Pod"} {
 			for _, reason := range []MissReason{MissNoRecord, MissOlderRecord} {
 				m.gauge.WithLabelValues(name, kind, string(reason)).Set(float64(counts[missKey{name, kind, reason}]))

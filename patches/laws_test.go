@@ -287,6 +287,16 @@ func people(object map[string]any, r record, offline bool) written {
 		delete(affinity, "podAntiAffinity")
 	}
 	dropEmpty(spec, "affinity")
+	if list, ok := spec["tolerations"].([]any); ok {
+		seconds := json.Number(r.get("", DefaultNodeLoss))
+		own := []any{
+			map[string]any{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds},
+			map[string]any{"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds},
+		}
+		if len(list) == 0 || reflect.DeepEqual(list, own) && clientWrote(object, true, "tolerations") == "" {
+			delete(spec, "tolerations")
+		}
+	}
 	containers, _ := spec["containers"].([]any)
 	longest := int64(0)
 	for _, element := range containers {
@@ -334,13 +344,14 @@ func people(object map[string]any, r record, offline bool) written {
 		from, to, raised := strings.Cut(r.get("", entryGrace), "/")
 		back, _ := strconv.ParseInt(from, 10, 64)
 		switch {
-		case from == "" || raised && to != w.grace || !raised && from != w.grace || clientWrote(object, !raised) == w.grace:
+		case from == "" || raised && to != w.grace || !raised && from != w.grace ||
+			clientWrote(object, !raised, "terminationGracePeriodSeconds") == w.grace:
 		case raised && longest <= back:
 			w.grace = from
 		case !raised && longest <= 30:
 			w.grace = ""
 		}
-		if w.grace == "30" && !offline && clientWrote(object, true) == "" {
+		if w.grace == "30" && !offline && clientWrote(object, true, "terminationGracePeriodSeconds") == "" {
 			w.grace = ""
 		}
 		delete(spec, "terminationGracePeriodSeconds")
@@ -348,10 +359,10 @@ func people(object map[string]any, r record, offline bool) written {
 	return w
 }
 
-// clientWrote returns the grace period that a client has left a trace of, or "". One of server-side apply is
-// without a value, and says nothing where we raised what was written.
-func clientWrote(object map[string]any, applied bool) string {
-	path := []string{"spec", "terminationGracePeriodSeconds"}
+// clientWrote returns the value of a member of the pod spec that a client has left a trace of, or "". One of
+// server-side apply is without a value, and says nothing where we raised what was written.
+func clientWrote(object map[string]any, applied bool, member string) string {
+	path := []string{"spec", member}
 	if object["kind"] != "Pod" {
 		path = append([]string{"spec", "template"}, path...)
 	}
@@ -526,6 +537,7 @@ func worlds(t testing.TB) map[string]*Injector {
 		"required":       {policy.SettingAntiAffinity: "required", policy.SettingPreStopSleep: "60s"},
 		"explicit probe": {policy.SettingReadinessProbe: "http:http/ready", policy.SettingTopologyKeys: "rack"},
 		"raise":          {policy.SettingGracePeriod: "raise", policy.SettingPreStopSleep: "20s"},
+		"node loss":      {policy.SettingNodeLoss: "30s", policy.SettingPreStopSleep: "off"},
 		"all off":        {policy.SettingAntiAffinity: "off", policy.SettingPreStopSleep: "off", policy.SettingReadinessProbe: "off"},
 	} {
 		config := DefaultConfig()

@@ -146,7 +146,9 @@ type podTemplate struct {
 	affinityOthers  bool   // set, with something beside podAntiAffinity in it
 	podAntiAffinity []byte // raw, nil where it is not set
 	topologySpread  bool
-	null            nulls // of podAntiAffinity and affinity
+	null            nulls  // of podAntiAffinity and affinity
+	tolerations     []byte // raw, nil where they are not set
+	tolerationsNull bool
 	// grace is terminationGracePeriodSeconds, nil where it is not set; graceRoom holds
 	// it.
 	grace         *int64
@@ -221,7 +223,7 @@ var (
 	templateMembers  = []string{"metadata", "spec"}
 	metadataMembers  = []string{"name", "uid", "labels", "annotations", "ownerReferences", "managedFields"}
 	ownerMembers     = []string{"kind", "name", "controller"}
-	podMembers       = []string{"affinity", "topologySpreadConstraints", "terminationGracePeriodSeconds", "restartPolicy", "os", "nodeSelector", "containers"}
+	podMembers       = []string{"affinity", "topologySpreadConstraints", "tolerations", "terminationGracePeriodSeconds", "restartPolicy", "os", "nodeSelector", "containers"}
 	containerMembers = []string{"name", "ports", "lifecycle", "readinessProbe", "livenessProbe", "startupProbe"}
 	portMembers      = []string{"name", "containerPort", "protocol"}
 )
@@ -476,6 +478,9 @@ func (r reader) podSpec(o *object) error {
 				_, err := r.Skip()
 				return err
 			})
+		case "tolerations":
+			p.tolerationsNull = r.Next() == 'n'
+			return r.set(&p.tolerations)
 		case "terminationGracePeriodSeconds":
 			var ok bool
 			var err error

@@ -15,6 +15,8 @@ type ours struct {
 	record record // nil without one
 	// antiAffinity is the raw podAntiAffinity, nil where none of ours stands.
 	antiAffinity []byte
+	// tolerations is the raw list of tolerations, nil where it isn't ours.
+	tolerations []byte
 	// graceTo is the grace period that we raised and that stands, in seconds; 0 for none.
 	graceTo int64
 	// graceFrom is what somebody had written, in seconds; -1 where nobody had.
@@ -36,6 +38,8 @@ func (o *object) split(r record) {
 			if p.podAntiAffinity != nil && hasFingerprint(p.podAntiAffinity, e.value) {
 				p.ours.antiAffinity, p.podAntiAffinity = p.podAntiAffinity, nil
 			}
+		case e.name == DefaultNodeLoss:
+			o.splitTolerations(e.value)
 		case e.name == DefaultPreStopSleep:
 			o.splitHook(c, e.value)
 		case e.name == DefaultReadinessProbe:
@@ -209,7 +213,7 @@ func (p *podTemplate) container(name string) *container {
 
 // standing reports whether anything of ours stands.
 func (p *podTemplate) standing() bool {
-	if p.ours.antiAffinity != nil || p.ours.graceTo > 0 {
+	if p.ours.antiAffinity != nil || p.ours.tolerations != nil || p.ours.graceTo > 0 {
 		return true
 	}
 	for i := range p.containers {
@@ -260,6 +264,8 @@ func (o *object) theirs() (uint64, error) {
 			return p.nothing()
 		case string(key) == "affinity" && pod.ours.antiAffinity != nil:
 			return p.parent(p.without("podAntiAffinity"))
+		case string(key) == "tolerations" && (pod.ours.tolerations != nil || isEmptyList(pod.tolerations)):
+			return p.nothing()
 		case string(key) == "affinity":
 			return p.parent(p.member)
 		case string(key) == "containers" && p.Next() == '[':

@@ -2,7 +2,7 @@
 // Patch operations (RFC 6902).
 //
 // One pure generator per default stands in a file of its own: affinity.go,
-// sleep.go, probe.go, and record.go for the note of what was added. The funnel,
+// sleep.go, probe.go, nodeloss.go, and record.go for the note of what was added. The funnel,
 // Injector.Review, reads the raw object, resolves the policy, runs the generators
 // and applies the result with the API server's own applier; when anything about
 // it is in doubt, the answer is the empty patch.
@@ -97,7 +97,7 @@ type Request struct {
 
 // Decision is what became of one default of a workload, or of one container of it.
 type Decision struct {
-	// Default is one of Defaults.
+	// Default is one of Defaults or of Optional.
 	Default string
 	// Container is the name of the container, or "" for the whole pod.
 	Container string
@@ -119,7 +119,7 @@ type Result struct {
 	Operations []Change
 	// Patch is Operations as a JSON Patch document, exactly "[]" for none.
 	Patch []byte
-	// Decisions are in the order of Defaults and, within one, of the containers.
+	// Decisions are in the order of Defaults, then of Optional, and within one of the containers.
 	Decisions []Decision
 	Problems  []policy.Problem
 	// Err says what went wrong where a decision is SkipUnreadable or
@@ -127,8 +127,13 @@ type Result struct {
 	Err error
 }
 
-// Defaults returns the names of all defaults in the order of Decisions.
-func Defaults() []string { return append([]string(nil), defaults...) }
+// Defaults returns the names of the defaults that every Result decides over, in the order of
+// Decisions.
+func Defaults() []string { return slices.Clone(defaults) }
+
+// Optional returns the names of the defaults that a Result decides over only where a setting asks
+// for them, or where they stand.
+func Optional() []string { return slices.Clone(optional) }
 
 // Injector reviews objects. It is safe for concurrent use.
 type Injector struct {
@@ -154,7 +159,7 @@ func New(config Config) (*Injector, error) {
 		return nil, errors.New("base policy is empty; policy.Default returns the built-in one")
 	}
 	return &Injector{config: config, over: over(config.Base.AntiAffinity, config.Base.TopologyKeys), proof: &proof{},
-		generators: []generator{addAntiAffinity, addPreStopSleep, addReadinessProbe, addFault, addRecord}}, nil
+		generators: []generator{addAntiAffinity, addPreStopSleep, addReadinessProbe, addNodeLoss, addFault, addRecord}}, nil
 }
 
 // input is what a generator reads.

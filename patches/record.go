@@ -17,6 +17,7 @@ import (
 //	anti-affinity=FINGERPRINT
 //	grace-period=TO, or FROM/TO where somebody had written FROM; in seconds
 //	CONTAINER/pre-stop-sleep=sleep:SECONDS, or exec:SECONDS
+//	node-loss=SECONDS
 //	CONTAINER/readiness-probe=HANDLER:FINGERPRINT:TIMEOUT:PERIOD:FAILURES
 //	empty=PARENT:PARENT for parents that stood there empty before, such as affinity: {}
 //	null=PLACE:PLACE for places of a manifest that were null before, such as lifecycle: null
@@ -38,10 +39,10 @@ const (
 	entryKept  = "kept"
 )
 
-// maxRecord bounds a record, in bytes and in entries: two for each container, and six.
+// maxRecord bounds a record, in bytes and in entries: two for each container, and seven.
 const (
 	maxRecord  = 64 << 10
-	maxEntries = 2*maxContainers + 6
+	maxEntries = 2*maxContainers + 7
 )
 
 // readRecord reads a record. ok is false for text that is no record of ours, which is then
@@ -82,6 +83,8 @@ func (e entry) valid() bool {
 	case e.name == entryGrace:
 		from, to, written := strings.Cut(e.value, "/")
 		return isCount(from) && (!written || isCount(to))
+	case e.name == DefaultNodeLoss:
+		return isCount(e.value)
 	}
 	switch e.name {
 	case entryEmpty, entryNull:
@@ -326,5 +329,9 @@ func (in *input) unseenByPods() bool {
 // podSettings are the settings that decide over what a pod gets.
 var podSettings = [...]string{policy.SettingAntiAffinity, policy.SettingTopologyKeys, policy.SettingPreStopSleep, policy.SettingGracePeriod, policy.SettingReadinessProbe, policy.SettingContainers}
 
-// defaults are the names of all defaults in the order of the decisions.
-var defaults = []string{DefaultAntiAffinity, DefaultPreStopSleep, DefaultReadinessProbe}
+// defaults are the names of the defaults that every result decides over, in the order of the
+// decisions; optional those that come after them where a setting asks for one.
+var (
+	defaults = []string{DefaultAntiAffinity, DefaultPreStopSleep, DefaultReadinessProbe}
+	optional = []string{DefaultNodeLoss}
+)

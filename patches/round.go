@@ -83,6 +83,9 @@ func (p *podTemplate) places() []string {
 	if p.ours.antiAffinity != nil {
 		places = append(places, DefaultAntiAffinity)
 	}
+	if p.ours.tolerations != nil {
+		places = append(places, DefaultNodeLoss)
+	}
 	for i := range p.containers {
 		if p.containers[i].ourPreStop != nil {
 			places = append(places, DefaultPreStopSleep+" "+strconv.Itoa(i))
@@ -106,6 +109,9 @@ func (o *object) restored(after *object, out *output) []string {
 	}
 	if o.pod.ours.antiAffinity != nil && after.pod.ours.antiAffinity == nil && record.has(DefaultAntiAffinity) {
 		note(DefaultAntiAffinity)
+	}
+	if o.pod.ours.tolerations != nil && after.pod.ours.tolerations == nil && record.has(DefaultNodeLoss) {
+		note(DefaultNodeLoss)
 	}
 	for i := range o.pod.containers {
 		was, is := &o.pod.containers[i], &after.pod.containers[i] // theirs is the same
@@ -131,6 +137,7 @@ func keep(in *input, old *object, out *output) {
 		out.fill(&at)
 	}
 	put(pod.affinitySlot(), was.ours.antiAffinity)
+	put(pod.tolerationsSlot(), was.ours.tolerations)
 	for i := range pod.containers {
 		put(pod.hookSlot(i), was.containers[i].ourPreStop)
 		put(pod.probeSlot(i), was.containers[i].ourProbe)
@@ -149,11 +156,23 @@ func keep(in *input, old *object, out *output) {
 			out.skip(name, "", SkipUnchangedTemplate, nil)
 		}
 	}
+	if r.has(DefaultNodeLoss) {
+		out.applied(DefaultNodeLoss, "", "kept as it was", &slot{same: true})
+	} else if in.policy.NodeLoss > 0 {
+		out.skip(DefaultNodeLoss, "", SkipUnchangedTemplate, nil)
+	}
 }
 
 func (p *podTemplate) affinitySlot() slot {
 	at := slot{name: DefaultAntiAffinity, parentName: "affinity", base: p.path, parent: "/spec/affinity", leaf: "/podAntiAffinity",
 		parentThere: p.affinity, others: p.affinityOthers, standing: p.ours.antiAffinity, was: p.null}
+	at.remember(p.ours.record)
+	return at
+}
+
+func (p *podTemplate) tolerationsSlot() slot {
+	at := slot{name: DefaultNodeLoss, parentName: "tolerations", base: p.path, leaf: "/spec/tolerations",
+		parentThere: isEmptyList(p.tolerations), standing: p.ours.tolerations, was: nulls{leaf: p.tolerationsNull}}
 	at.remember(p.ours.record)
 	return at
 }

@@ -29,6 +29,9 @@ const (
 	SkipUnknownPort       Skip = "unknown-port"
 	SkipNoNativeSleep     Skip = "no-native-sleep"
 	SkipShortGracePeriod  Skip = "short-grace-period"
+	SkipOwnTolerations    Skip = "own-tolerations"
+	SkipStatefulSet       Skip = "statefulset"
+	SkipPodItself         Skip = "pod-itself"
 	SkipKnownRevision     Skip = "known-revision"
 	SkipTemplateDone      Skip = "template-done"
 	SkipWrittenRecord     Skip = "written-record"
@@ -71,6 +74,9 @@ var reasons = [...]Reason{
 	{SkipUnknownPort, "No container, or more than one, declares the port that the setting readiness-probe names.", true},
 	{SkipNoNativeSleep, "The API server or a kubelet does not know preStop.sleep (1.30 and later do), and the operator does not allow exec sleeps, or the pod runs on Windows.", false},
 	{SkipShortGracePeriod, "The termination grace period is too short for a sleep and must not be raised further.", true},
+	{SkipOwnTolerations, "The workload lists tolerations of its own, and the API replaces that list whole; add those for not-ready and unreachable to it.", true},
+	{SkipStatefulSet, "The pods of a StatefulSet keep their time on a lost node, since two of one name must never run, unless its own annotation asks.", false},
+	{SkipPodItself, "Kubernetes gives a pod its tolerations before evenkeel sees it, so only pod templates get others.", false},
 	{SkipKnownRevision, "The pod template is one that a revision of the workload has, so going back to it gives back what ran.", false},
 	{SkipTemplateDone, "The pod comes from a template that evenkeel has looked at already.", false},
 	{SkipWrittenRecord, "The manifest carries evenkeel's record: it was injected before it was applied, and stays as it is.", false},

@@ -33,7 +33,8 @@ func Uninject(raw []byte) (result Result) {
 	}
 	config := DefaultConfig()
 	off := config.Base
-	off.AntiAffinity, off.PreStopSleep, off.ReadinessProbe = policy.AntiAffinityOff, 0, policy.Probe{Kind: policy.ProbeOff}
+	off.AntiAffinity, off.PreStopSleep, off.NodeLoss = policy.AntiAffinityOff, 0, 0
+	off.ReadinessProbe = policy.Probe{Kind: policy.ProbeOff}
 	o.offline = true
 	o.split(r)
 	in := &input{object: o, ours: &o.pod.ours, policy: off, config: &config, offline: true}
@@ -42,6 +43,7 @@ func Uninject(raw []byte) (result Result) {
 	addAntiAffinity(in, &out)
 	addPreStopSleep(in, &out)
 	addReadinessProbe(in, &out)
+	addNodeLoss(in, &out)
 	addRecord(in, &out)
 	result.Patch, result.Decisions = []byte("[]"), out.decisions
 	if len(out.spans) == 0 {

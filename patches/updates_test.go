@@ -223,6 +223,9 @@ func (s *stored) outline() string {
 		required, _ := affinity["requiredDuringSchedulingIgnoredDuringExecution"].([]any)
 		parts = append(parts, fmt.Sprintf("%d+%d terms", len(required), len(preferred)))
 	}
+	if tolerations, ok := at(template, "spec", "tolerations").([]any); ok {
+		parts = append(parts, fmt.Sprintf("%d tolerations of %v s", len(tolerations), at(tolerations[0], "tolerationSeconds")))
+	}
 	if len(recordIn(s.object)) == 0 {
 		parts = append(parts, "no record")
 	}
@@ -409,6 +412,64 @@ func TestWhatAnUpdateLeaves(t *testing.T) {
 			s.apply(plainDeployment)
 			s.apply(with(plainDeployment, "containers: [", `containers: [{name: first, image: "a", ports: [{containerPort: 81}]}, `))
 		}, all, 1},
+		{"a setting of node-loss arrives with a restart", func(s *stored) {
+			s.apply(plainDeployment)
+			s.flags = map[string]string{"node-loss": "30s"}
+			s.apply(plainDeployment)
+			s.restart()
+			s.apply(plainDeployment)
+		}, all + ", 2 tolerations of 30 s", 1},
+		{"another setting of node-loss arrives with a restart", func(s *stored) {
+			s.flags = map[string]string{"node-loss": "30s"}
+			s.apply(plainDeployment)
+			s.patch(`metadata: {annotations: {evenkeel.dev/node-loss: 1m}}`)
+			s.restart()
+		}, all + ", 2 tolerations of 60 s", 1},
+		{"node-loss off and a restart", func(s *stored) {
+			s.namespace = map[string]string{"evenkeel.dev/node-loss": "30s"}
+			s.apply(plainDeployment)
+			s.namespace = nil
+			s.restart()
+		}, all, 1},
+		{"node-loss off, then tolerations null", func(s *stored) {
+			s.namespace = map[string]string{"evenkeel.dev/node-loss": "30s"}
+			s.apply(plainDeployment)
+			s.namespace = nil
+			s.patch(`spec: {template: {spec: {tolerations: null}}}`)
+		}, all, 1},
+		{"tolerations null without a setting", func(s *stored) {
+			s.flags = map[string]string{"node-loss": "30s"}
+			s.apply(plainDeployment)
+			s.patch(`spec: {template: {spec: {tolerations: null}}}`)
+			if len(s.problems) != 1 || s.problems[0].Code != policy.ProblemRestored || !strings.Contains(s.problems[0].String(), "evenkeel.dev/node-loss") {
+				s.t.Errorf("warns of %v", s.problems)
+			}
+		}, all + ", 2 tolerations of 30 s", 0},
+		{"tolerations that come into the manifest win, and stay when the setting goes", func(s *stored) {
+			s.flags = map[string]string{"node-loss": "30s"}
+			own := with(plainDeployment, "spec: {containers", "spec: {tolerations: [{key: dedicated, operator: Exists}], containers")
+			s.apply(plainDeployment)
+			s.apply(own)
+			s.apply(own)
+			s.flags = nil
+			s.restart()
+		}, all + ", 1 tolerations of <nil> s", 2},
+		{"tolerations that come into the manifest with our own values are theirs", func(s *stored) {
+			s.flags = map[string]string{"node-loss": "30s"}
+			s.apply(plainDeployment)
+			s.apply(with(plainDeployment, "spec: {containers", `spec: {tolerations: [
+				{key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: 30},
+				{key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 30}], containers`))
+			s.flags = nil
+			s.restart()
+		}, all + ", 2 tolerations of 30 s", 1},
+		{"undo to what was there before node-loss", func(s *stored) {
+			s.apply(plainDeployment)
+			before := templateIn(s.copy())
+			s.flags = map[string]string{"node-loss": "30s"}
+			s.restart()
+			s.undo(before)
+		}, all, 2},
 		{"an update while evenkeel is away, and a restart", func(s *stored) {
 			s.apply(plainDeployment)
 			s.away = true
@@ -477,7 +538,7 @@ func TestAnotherWebhookAfterOurs(t *testing.T) {
 func TestRandomUpdatesEndWhereACreationEnds(t *testing.T) {
 	manifests := []string{plainDeployment, ownProbe, ownAnnotation, written30, nullLifecycle, offInTemplate,
 		with(plainDeployment, "web:1", "web:2"), with(ownAnnotation, "web:1", "web:3")}
-	settings := []map[string]string{nil, {"pre-stop-sleep": "20s"}, {"pre-stop-sleep": "off"}, {"anti-affinity": "required"}, {"readiness-probe": "off"}}
+	settings := []map[string]string{nil, {"pre-stop-sleep": "20s"}, {"pre-stop-sleep": "off"}, {"anti-affinity": "required"}, {"readiness-probe": "off"}, {"node-loss": "30s"}}
 	for seed := range uint64(60) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 0))

@@ -125,11 +125,13 @@ type Policy struct {
 	// BudgetPatience is how long a budget may let nothing be evicted before it steps
 	// aside; zero means for ever.
 	BudgetPatience time.Duration
+	// NodeLoss is how long pods stay on a lost node, in whole seconds; 0 leaves that to Kubernetes.
+	NodeLoss time.Duration
 	// Containers are the names of the only containers that get probe and hook, or
 	// nil for all that serve.
 	Containers []string
 
-	from [12]Source // by row of the table: where it was set, "" for flag or built-in
+	from [16]Source // by row of the table: where it was set, "" for flag or built-in
 }
 
 // From returns the source that decided the named setting, SourceFlag for flags and

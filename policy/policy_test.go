@@ -128,6 +128,10 @@ var allowed = []struct {
 	{SettingDisruptionBudget, "minAvailable=2147483647", func(p *Policy) {
 		p.DisruptionBudget = Budget{Kind: BudgetMinAvailable, Value: 2147483647}
 	}},
+	{SettingNodeLoss, "off", func(p *Policy) { p.NodeLoss = 0 }},
+	{SettingNodeLoss, "1s", func(p *Policy) { p.NodeLoss = time.Second }},
+	{SettingNodeLoss, "30s", func(p *Policy) { p.NodeLoss = 30 * time.Second }},
+	{SettingNodeLoss, "24h", func(p *Policy) { p.NodeLoss = 24 * time.Hour }},
 	{SettingContainers, "web", func(p *Policy) { p.Containers = []string{"web"} }},
 	{SettingContainers, "web, api-2 ,0", func(p *Policy) { p.Containers = []string{"web", "api-2", "0"} }},
 }
@@ -152,6 +156,9 @@ var refused = map[string][]string{
 		"", " ", "1", "maxUnavailable", "maxUnavailable=", "maxUnavailable=%", "maxUnavailable=0", "maxUnavailable=0%", "maxUnavailable=-1", "maxUnavailable=1.5",
 		"maxUnavailable=101%", "maxUnavailable=1%%", "maxUnavailable= 1", "maxUnavailable=1 ", "maxunavailable=1", "maxUnavailable=+1", "maxUnavailable=0x1",
 		"maxUnavailable=2147483648", "minAvailable=100%", "minAvailable=", "maxUnavailable==1", "Quorum", "quorum=1", "off=1", "both=1", strings.Repeat("9", 1<<20),
+	},
+	SettingNodeLoss: {
+		"", " ", "30", "30 s", "-1s", "0", "0s", "1.5s", "1ns", "on", "Off", "24h1s", "99999999h", "1s\x00", strings.Repeat("1", 1<<20) + "s",
 	},
 	SettingContainers: {
 		"", " ", ",", "web,", "web,web", "Web", "web_1", "-web", "web-", "web.1", "a/b", "ä", "w\neb", strings.Repeat("a", 64),

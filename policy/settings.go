@@ -20,6 +20,7 @@ const (
 	SettingReadinessProbe   = "readiness-probe"
 	SettingDisruptionBudget = "disruption-budget"
 	SettingBudgetPatience   = "budget-patience"
+	SettingNodeLoss         = "node-loss"
 	SettingContainers       = "containers"
 )
 
@@ -96,6 +97,13 @@ var settings = [...]Setting{
 		Default: "10m",
 		Effect:  "How long the budget may let nothing be evicted before it steps aside until all replicas are ready.",
 		parse:   parseBudgetPatience,
+	},
+	{
+		Name: SettingNodeLoss, Flag: true,
+		Values:  "whole seconds up to a day as a duration such as `30s`, or `off`",
+		Default: "off",
+		Effect:  "How long pods stay on a node that is lost before they are replaced; off leaves that to Kubernetes, which waits 300 s.",
+		parse:   parseNodeLoss,
 	},
 	{
 		Name:    SettingContainers,
@@ -187,17 +195,10 @@ func parsePreStopSleep(p *Policy, value string, bounds Bounds) (string, error) {
 		p.PreStopSleep = 0
 		return "", nil
 	}
-	if len(value) > 32 {
-		return "", errTooLong
-	}
-	sleep, err := time.ParseDuration(value)
+	sleep, err := parseSeconds(value)
 	switch {
 	case err != nil:
-		return "", errors.New("is no duration")
-	case sleep%time.Second != 0:
-		return "", errors.New("is not in whole seconds")
-	case sleep < time.Second:
-		return "", errors.New("is less than 1s")
+		return "", err
 	case sleep > bounds.MaxPreStopSleep:
 		p.PreStopSleep = bounds.MaxPreStopSleep
 		return bounds.MaxPreStopSleep.String(), nil
@@ -296,20 +297,48 @@ func parseBudgetPatience(p *Policy, value string, _ Bounds) (string, error) {
 		p.BudgetPatience = 0
 		return "", nil
 	}
-	if len(value) > 32 {
-		return "", errTooLong
-	}
-	patience, err := time.ParseDuration(value)
-	switch {
-	case err != nil:
-		return "", errors.New("is no duration")
-	case patience%time.Second != 0:
-		return "", errors.New("is not in whole seconds")
-	case patience < time.Second:
-		return "", errors.New("is less than 1s")
+	patience, err := parseSeconds(value)
+	if err != nil {
+		return "", err
 	}
 	p.BudgetPatience = patience
 	return "", nil
+}
+
+// maxNodeLoss is the longest time that a setting may ask for.
+const maxNodeLoss = 24 * time.Hour
+
+func parseNodeLoss(p *Policy, value string, _ Bounds) (string, error) {
+	if value == "off" {
+		p.NodeLoss = 0
+		return "", nil
+	}
+	wait, err := parseSeconds(value)
+	switch {
+	case err != nil:
+		return "", err
+	case wait > maxNodeLoss:
+		return "", errors.New("is more than a day")
+	}
+	p.NodeLoss = wait
+	return "", nil
+}
+
+// parseSeconds reads a duration of whole seconds, one at least.
+func parseSeconds(value string) (time.Duration, error) {
+	if len(value) > 32 {
+		return 0, errTooLong
+	}
+	d, err := time.ParseDuration(value)
+	switch {
+	case err != nil:
+		return 0, errors.New("is no duration")
+	case d%time.Second != 0:
+		return 0, errors.New("is not in whole seconds")
+	case d < time.Second:
+		return 0, errors.New("is less than 1s")
+	}
+	return d, nil
 }
 
 func parseContainers(p *Policy, value string, _ Bounds) (string, error) {

@@ -176,6 +176,7 @@ func (g *generator) injector(t *testing.T) (*patches.Injector, patches.Cluster) 
 		{policy.SettingGracePeriod, []string{"raise"}},
 		{policy.SettingReadinessProbe, []string{"auto", "off", "tcp:http", "grpc:80", "https:port-1/x"}},
 		{policy.SettingTopologyKeys, []string{"rack", "a/b,c/d"}},
+		{policy.SettingNodeLoss, []string{"30s", "24h"}},
 	} {
 		if g.chance(4) {
 			if err := config.Base.Set(setting.name, pick(g, setting.values...), config.Bounds); err != nil {
@@ -272,7 +273,7 @@ func (g *generator) check(t *testing.T, seen map[string]int) error {
 		seen["not patched"]++
 		return nil
 	}
-	for _, name := range patches.Defaults() {
+	for _, name := range append(patches.Defaults(), patches.Optional()...) {
 		for _, d := range result.Decisions {
 			if d.Default == name && d.Skip == patches.SkipNone {
 				seen["added "+name]++
