@@ -113,6 +113,7 @@ func TestTheLossOfANodeOrZone(t *testing.T) {
 		"replicas that terminate keep nothing up": {2, []string{"node-0", "node-1"}, func(s *State) { s.Pods[0].Terminating = true },
 			[]string{"one-node node-1", "one-zone zone-1"}},
 		"a node without a zone may be in any": {2, []string{"node-0", "node-3"}, func(s *State) { s.Nodes["node-3"] = Node{} }, []string{}},
+		"nodes without zones may be in two":   {2, []string{"node-0", "node-3"}, func(s *State) { s.Nodes["node-0"], s.Nodes["node-3"] = Node{}, Node{} }, []string{}},
 		"a cluster of one zone has no zone to lose alone": {2, []string{"node-0", "node-3"}, func(s *State) {
 			for name := range s.Nodes {
 				s.Nodes[name] = Node{Zone: "only"}
@@ -174,7 +175,7 @@ func TestWhatTheAPIServerWouldRefuse(t *testing.T) {
 	}
 	percent := intstr.FromString("70%")
 	ready := Pod{Phase: "Running", Ready: true}
-	always := policyv1.AlwaysAllow
+	always, ifHealthy := policyv1.AlwaysAllow, policyv1.IfHealthyBudget
 	for name, c := range map[string]struct {
 		pod     Pod
 		wanted  int
@@ -190,10 +191,15 @@ func TestWhatTheAPIServerWouldRefuse(t *testing.T) {
 		"nothing said":                  {ready, 3, []*policyv1.PodDisruptionBudget{budget(strict, func(b *policyv1.PodDisruptionBudget) { b.Spec.MinAvailable = nil })}, DrainBlocked},
 		"two budgets with room":         {ready, 3, []*policyv1.PodDisruptionBudget{budget(), budget()}, BudgetsOverlap},
 		"two budgets, pod pending":      {Pod{Phase: "Pending"}, 3, []*policyv1.PodDisruptionBudget{budget(), budget()}, ""},
+		"used up, pod succeeded":        {Pod{Phase: "Succeeded", Ready: true}, 3, []*policyv1.PodDisruptionBudget{budget(used)}, ""},
+		"used up, pod failed":           {Pod{Phase: "Failed", Ready: true}, 3, []*policyv1.PodDisruptionBudget{budget(used)}, ""},
 		"used up, pod terminating":      {Pod{Phase: "Running", Ready: true, Terminating: true}, 3, []*policyv1.PodDisruptionBudget{budget(used)}, ""},
 		"used up, pod not ready":        {Pod{Phase: "Running"}, 3, []*policyv1.PodDisruptionBudget{budget(used)}, ""},
 		"too few ready, pod not ready":  {Pod{Phase: "Running"}, 3, []*policyv1.PodDisruptionBudget{budget(strict)}, DrainBlocked},
 		"likewise, but always allowed":  {Pod{Phase: "Running"}, 3, []*policyv1.PodDisruptionBudget{budget(strict, func(b *policyv1.PodDisruptionBudget) { b.Spec.UnhealthyPodEvictionPolicy = &always })}, ""},
+		"none wanted, pod not ready":    {Pod{Phase: "Running"}, 3, []*policyv1.PodDisruptionBudget{budget(strict, func(b *policyv1.PodDisruptionBudget) { b.Status.DesiredHealthy = 0 })}, DrainBlocked},
+		"healthy ones by default":       {Pod{Phase: "Running"}, 3, []*policyv1.PodDisruptionBudget{budget(strict, func(b *policyv1.PodDisruptionBudget) { b.Spec.UnhealthyPodEvictionPolicy = &ifHealthy })}, DrainBlocked},
+		"more pods than are wanted":     {ready, 1, []*policyv1.PodDisruptionBudget{budget(strict, func(b *policyv1.PodDisruptionBudget) { b.Status.ExpectedPods = 4 })}, DrainWaits},
 		"a status that is behind":       {ready, 3, []*policyv1.PodDisruptionBudget{budget(func(b *policyv1.PodDisruptionBudget) { b.Generation = 2 })}, DrainWaits},
 		"two of two and one may go":     {ready, 2, []*policyv1.PodDisruptionBudget{budget(used, func(b *policyv1.PodDisruptionBudget) { b.Status.ExpectedPods = 2 })}, DrainWaits},
 		"a single replica that is kept": {ready, 1, []*policyv1.PodDisruptionBudget{budget(strict, func(b *policyv1.PodDisruptionBudget) { b.Spec.MinAvailable, b.Status.ExpectedPods = number(1), 1 })}, DrainBlocked},

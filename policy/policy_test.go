@@ -316,6 +316,8 @@ func TestResolveReportsKeys(t *testing.T) {
 		"names the key that a short one is a part of":     {SourceWorkload, "evenkeel.dev/probe", ProblemKey, "evenkeel.dev/readiness-probe"},
 		"names a key with a dash missing":                 {SourceWorkload, "evenkeel.dev/prestop-sleep", ProblemKey, "evenkeel.dev/pre-stop-sleep"},
 		"names the opt-in label where that is near":       {SourceWorkload, "evenkeel.dev/injekt", ProblemKey, InjectLabel},
+		"names a key with a third of its letters wrong":   {SourceWorkload, "evenkeel.dev/anti-bbbbbity", ProblemKey, "evenkeel.dev/anti-affinity"},
+		"names no key where more letters are wrong":       {SourceWorkload, "evenkeel.dev/anti-bbbbbbty", ProblemKey, ""},
 		"names no key where none is near":                 {SourceWorkload, "evenkeel.dev/zzzzzzzz", ProblemKey, ""},
 		"names no key where the key is endless":           {SourceWorkload, "evenkeel.dev/" + strings.Repeat("a", 1<<16), ProblemKey, ""},
 		"takes the prefix alone for unknown":              {SourceWorkload, "evenkeel.dev/", ProblemKey, ""},
