@@ -2,7 +2,6 @@ package audit_test
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -11,30 +10,27 @@ import (
 
 	"github.com/evenkeel/evenkeel/audit"
 	"github.com/evenkeel/evenkeel/inject"
+	"github.com/evenkeel/evenkeel/internal/corpus"
 	"github.com/evenkeel/evenkeel/manifest"
 	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/pdb"
 	"github.com/evenkeel/evenkeel/policy"
 )
 
-// corpusFiles returns the manifests of testdata and examples, and those below the directory $CORPUS,
-// or ../shared/corpus beside the repository.
+// corpusFiles returns the manifests of testdata, examples and the corpus.
 func corpusFiles(t *testing.T) []string {
 	t.Helper()
-	outside := os.Getenv("CORPUS")
-	if outside == "" {
-		outside = filepath.Join("..", "..", "shared", "corpus")
-	}
-	var files []string
-	for _, dir := range []string{filepath.Join("..", "testdata", "manifests"), filepath.Join("..", "examples"), outside} {
-		paths, err := filepath.Glob(filepath.Join(dir, "*.[yj]*"))
+	files, err := corpus.Files()
+	for _, dir := range []string{filepath.Join("..", "testdata", "manifests"), filepath.Join("..", "examples")} {
 		if err != nil {
-			t.Fatal(err)
+			break
 		}
-		if len(paths) == 0 {
-			t.Logf("NO MANIFESTS IN %s; CORPUS=DIRECTORY names some of your own", dir)
-		}
-		files = append(files, paths...)
+		var more []string
+		more, err = corpus.Below(dir)
+		files = append(files, more...)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 	return files
 }

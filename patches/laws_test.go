@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -21,6 +20,7 @@ import (
 	applier "gopkg.in/evanphx/json-patch.v4"
 	"sigs.k8s.io/yaml"
 
+	"github.com/evenkeel/evenkeel/internal/corpus"
 	"github.com/evenkeel/evenkeel/internal/scan"
 	"github.com/evenkeel/evenkeel/policy"
 )
@@ -818,7 +818,7 @@ func wasNull(t *testing.T, object []byte, path string) bool {
 }
 
 func TestLawsHoldForEveryWorkloadOfTheCorpus(t *testing.T) {
-	documents := corpus(t)
+	documents := wild(t)
 	counts := map[string]int{}
 	for name, raw := range documents {
 		var head struct{ Kind string }
@@ -833,44 +833,30 @@ func TestLawsHoldForEveryWorkloadOfTheCorpus(t *testing.T) {
 	t.Logf("documents of the corpus: %v", counts)
 }
 
-// corpus reads the manifests below the directory $CORPUS, or ../shared/corpus
-// beside the repository, as JSON documents by file, kind and name.
-func corpus(t *testing.T) map[string][]byte {
-	directory := os.Getenv("CORPUS")
-	if directory == "" {
-		directory = filepath.Join("..", "..", "shared", "corpus")
-		if _, err := os.Stat(directory); errors.Is(err, fs.ErrNotExist) {
-			t.Logf("NO CORPUS: the laws are checked on the cases of testdata alone; CORPUS=DIRECTORY names manifests of your own")
-			return nil
-		}
+// wild reads the corpus as JSON documents by file, kind and name.
+func wild(t *testing.T) map[string][]byte {
+	t.Helper()
+	files, err := corpus.Files()
+	if err != nil {
+		t.Fatal(err)
 	}
 	documents := map[string][]byte{}
-	err := filepath.WalkDir(directory, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() || !slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(path)) {
-			return err
-		}
-		text, err := os.ReadFile(path)
+	for _, file := range files {
+		text, err := os.ReadFile(file)
 		if err != nil {
-			return err
+			t.Fatal(err)
 		}
 		for i, part := range strings.Split("\n"+string(text), "\n---") {
 			raw, err := yaml.YAMLToJSON([]byte(part))
 			if err != nil {
-				return fmt.Errorf("%s: %w", path, err)
+				t.Fatalf("%s: %v", file, err)
 			}
 			o, err := parse(raw)
 			if err != nil {
 				continue // comments alone
 			}
-			documents[fmt.Sprintf("%s %d %s %s", entry.Name(), i, o.kind, o.meta.name)] = raw
+			documents[fmt.Sprintf("%s %d %s %s", filepath.Base(file), i, o.kind, o.meta.name)] = raw
 		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(documents) == 0 {
-		t.Fatalf("no manifests in %s", directory)
 	}
 	return documents
 }

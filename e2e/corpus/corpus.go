@@ -1,5 +1,4 @@
-// Package corpus reads manifests to test against: the project's own, and public projects' from a directory outside the
-// repository.
+// Package corpus reads the manifests that tests run over as objects.
 package corpus
 
 import (
@@ -8,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,6 +17,7 @@ import (
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 
 	"github.com/evenkeel/evenkeel/e2e/installation"
+	"github.com/evenkeel/evenkeel/internal/corpus"
 )
 
 // Object is one object of a manifest.
@@ -27,39 +26,29 @@ type Object struct {
 	File string // base name of its file
 }
 
-// Load returns all objects of the project's own manifests (testdata/manifests) and of the directory CORPUS, or else
-// ../shared/corpus beside the repository. missing says which of the two is not there, and which files or rests of files
+// Load returns all objects of testdata/manifests and of the corpus. unread says which files or rests of files
 // client-go's decoder can't read, as kubectl's can't.
-func Load() (objects []Object, missing []string, err error) {
+func Load() (objects []Object, unread []string, err error) {
 	root, err := installation.Root()
 	if err != nil {
 		return nil, nil, err
 	}
-	outside := os.Getenv("CORPUS")
-	if outside == "" {
-		outside = filepath.Join(root, "..", "shared", "corpus")
+	files, err := corpus.Below(filepath.Join(root, "testdata", "manifests"))
+	if err != nil {
+		return nil, nil, err
 	}
-	for _, dir := range []string{filepath.Join(root, "testdata", "manifests"), outside} {
-		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-			missing = append(missing, "no directory "+dir)
-			continue
-		}
-		err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-			if err != nil || entry.IsDir() || !slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(path)) {
-				return err
-			}
-			found, err := read(path)
-			objects = append(objects, found...)
-			if err != nil {
-				missing = append(missing, err.Error())
-			}
-			return nil
-		})
+	wild, err := corpus.Files()
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, path := range append(files, wild...) {
+		found, err := read(path)
+		objects = append(objects, found...)
 		if err != nil {
-			return nil, nil, fmt.Errorf("read corpus: %w", err)
+			unread = append(unread, err.Error())
 		}
 	}
-	return objects, missing, nil
+	return objects, unread, nil
 }
 
 func read(path string) ([]Object, error) {
