@@ -23,10 +23,15 @@ type clusterFlags struct {
 	instead   string // what to do without a cluster, for the error; "" for nothing
 }
 
+// kubeconfigHelp says where a command finds its cluster, the first that there is first: the order of
+// client-go's loading rules.
+const kubeconfigHelp = "Kubeconfig `FILE`. Without it the files of KUBECONFIG, or else ~/.kube/config; " +
+	"without any of them the service account of the pod that evenkeel runs in."
+
 // register adds the flags to fs. Those of kubectl that few need work and aren't listed.
 func (c *clusterFlags) register(fs *pflag.FlagSet) {
 	c.rules = clientcmd.NewDefaultClientConfigLoadingRules()
-	fs.StringVar(&c.rules.ExplicitPath, "kubeconfig", "", "Kubeconfig `FILE` to use instead of KUBECONFIG and ~/.kube/config.")
+	fs.StringVar(&c.rules.ExplicitPath, "kubeconfig", "", kubeconfigHelp)
 	own := pflag.NewFlagSet("", pflag.ContinueOnError)
 	clientcmd.BindOverrideFlags(&c.overrides, own, clientcmd.RecommendedConfigOverrideFlags(""))
 	own.VisitAll(func(f *pflag.Flag) {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"github.com/evenkeel/evenkeel/inject"
@@ -86,9 +87,7 @@ func newInjectCommand(program string) *cobra.Command {
 	}
 	fs := command.Flags()
 	fs.SortFlags = false
-	fs.StringArrayVarP(&o.files, "filename", "f", nil,
-		"`FILE` or directory to read, or - for standard input; may be repeated.")
-	fs.StringVarP(&o.output, "output", "o", "yaml", "`FORMAT` of the output: yaml, json, patch or diff.")
+	registerFiles(fs, &o.files, &o.output)
 	fs.BoolVar(&o.check, "check", false,
 		"Change nothing, and exit with 1 when something is missing. Prints manifests only with --output.")
 	fs.BoolVarP(&o.quiet, "quiet", "q", false, "No report; warnings and errors only.")
@@ -98,9 +97,29 @@ func newInjectCommand(program string) *cobra.Command {
 	fs.BoolVar(&o.withBudgets, "with-budgets", false,
 		"Print a PodDisruptionBudget for each Deployment and StatefulSet that lacks one, behind the input.")
 	o.policy.register(fs)
+	completeFormats(command)
+	return command
+}
+
+// registerFiles adds the flags of the input and the output to fs.
+func registerFiles(fs *pflag.FlagSet, files *[]string, output *string) {
+	fs.StringArrayVarP(files, "filename", "f", nil,
+		"`FILE` or directory to read, or - for standard input; may be repeated.")
+	fs.StringVarP(output, "output", "o", "yaml", "`FORMAT` of the output: yaml, json, patch or diff.")
+}
+
+// completeFormats lets the shell complete --output.
+func completeFormats(command *cobra.Command) {
 	_ = command.RegisterFlagCompletionFunc("output", // fails for an unknown flag only
 		cobra.FixedCompletions(inject.Formats, cobra.ShellCompDirectiveNoFileComp))
-	return command
+}
+
+// checkFormat returns an error for an --output that is no format.
+func checkFormat(output string) error {
+	if slices.Contains(inject.Formats, output) {
+		return nil
+	}
+	return usageError{fmt.Errorf("--output=%q is no format; allowed: %s", output, strings.Join(inject.Formats, ", "))}
 }
 
 func (o *injectOptions) run(command *cobra.Command, args []string) error {
@@ -125,15 +144,8 @@ func (o *injectOptions) run(command *cobra.Command, args []string) error {
 		return fmt.Errorf("write report: %w", err)
 	}
 	if !o.check || command.Flags().Changed("output") {
-		text, err := result.Encode(o.output)
-		if err != nil {
+		if err := writeResult(stdout, result, o.output); err != nil {
 			return err
-		}
-		if o.output == "diff" && colored(stdout) {
-			text = words.Diff(text)
-		}
-		if _, err := stdout.Write(text); err != nil {
-			return fmt.Errorf("write output: %w", err)
 		}
 	}
 	if o.check && result.Missing() {
@@ -142,11 +154,26 @@ func (o *injectOptions) run(command *cobra.Command, args []string) error {
 	return nil
 }
 
+// writeResult writes the manifests in a format.
+func writeResult(stdout io.Writer, result *inject.Result, format string) error {
+	text, err := result.Encode(format)
+	if err != nil {
+		return err
+	}
+	if format == "diff" && colored(stdout) {
+		text = words.Diff(text)
+	}
+	if _, err := stdout.Write(text); err != nil {
+		return fmt.Errorf("write output: %w", err)
+	}
+	return nil
+}
+
 // config checks the flags.
 func (o *injectOptions) config() (inject.Config, error) {
 	c := inject.Config{Namespace: o.namespace, WithBudgets: o.withBudgets}
-	if !slices.Contains(inject.Formats, o.output) {
-		return c, usageError{fmt.Errorf("--output=%q is no format; allowed: %s", o.output, strings.Join(inject.Formats, ", "))}
+	if err := checkFormat(o.output); err != nil {
+		return c, err
 	}
 	if o.withBudgets && (o.output == "patch" || o.output == "diff") {
 		return c, usageError{fmt.Errorf("--with-budgets adds objects, which --output=%s has no place for; allowed: yaml, json", o.output)}

@@ -120,6 +120,7 @@ func newRootCommand(program string) *cobra.Command {
 	root.AddCommand(
 		newServeCommand(),
 		newInjectCommand(name),
+		newUninjectCommand(name),
 		newAuditCommand(name),
 		newExplainCommand(name),
 		newVersionCommand(),

@@ -10,9 +10,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
+	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/policy"
@@ -99,6 +101,61 @@ func TestCommands(t *testing.T) {
 				t.Errorf("%s(-want +got)\n%s", parts[0], d)
 			}
 		})
+	}
+}
+
+// TestFlagsAreDescribedInOneStyle looks at every flag of every command: a sentence, as in kubectl's help.
+func TestFlagsAreDescribedInOneStyle(t *testing.T) {
+	for _, command := range newRootCommand("evenkeel").Commands() {
+		command.Flags().VisitAll(func(f *pflag.Flag) {
+			_, usage := pflag.UnquoteUsage(f)
+			first := []rune(usage)[0]
+			if !f.Hidden && (!unicode.IsUpper(first) || !strings.HasSuffix(usage, ".")) {
+				t.Errorf("%s --%s: %q is no sentence", command.Name(), f.Name, usage)
+			}
+			if f.Name == "kubeconfig" && f.Usage != kubeconfigHelp {
+				t.Errorf("%s --kubeconfig says something else than other commands: %q", command.Name(), usage)
+			}
+		})
+	}
+}
+
+// TestTheClusterIsFoundInTheOrderThatHelpSays takes one source after the other away.
+func TestTheClusterIsFoundInTheOrderThatHelpSays(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("HOME", dir)
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	write := func(path, host string) string {
+		path = filepath.Join(dir, path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		text := "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{name: c, context: {cluster: c}}]\n" +
+			"clusters: [{name: c, cluster: {server: \"https://" + host + "\"}}]\n"
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	flag, variable := write("flag", "flag"), write("variable", "variable")
+	for _, c := range []struct{ flag, variable, want string }{
+		{flag, variable, "https://flag"},
+		{"", variable, "https://variable"},
+		{flag, "", "https://flag"},
+	} {
+		t.Setenv("KUBECONFIG", c.variable)
+		var cluster clusterFlags
+		cluster.register(pflag.NewFlagSet("", pflag.ContinueOnError))
+		cluster.rules.ExplicitPath = c.flag
+		loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(cluster.rules, &cluster.overrides)
+		config, err := loader.ClientConfig()
+		if err != nil || config.Host != c.want {
+			t.Errorf("--kubeconfig=%q, KUBECONFIG=%q: %v, %v, want %s", c.flag, c.variable, config, err, c.want)
+		}
+		serve := serveOptions{kubeconfig: c.flag}
+		if config, err := serve.restConfig(); err != nil || config.Host != c.want {
+			t.Errorf("serve with --kubeconfig=%q, KUBECONFIG=%q: %v, %v, want %s", c.flag, c.variable, config, err, c.want)
+		}
 	}
 }
 

@@ -48,40 +48,40 @@ standard variables of OpenTelemetry apply.`,
 		},
 	}
 	fs := command.Flags()
-	fs.StringVar(&o.Listen, "listen", ":8443", "`address` of the webhook, HTTPS")
-	fs.StringVar(&o.MetricsListen, "metrics-listen", ":8080", "`address` of /livez, /readyz and /metrics, HTTP")
+	fs.StringVar(&o.Listen, "listen", ":8443", "`ADDRESS` of the webhook, HTTPS.")
+	fs.StringVar(&o.MetricsListen, "metrics-listen", ":8080", "`ADDRESS` of /livez, /readyz and /metrics, HTTP.")
 	fs.StringVar(&o.CertFile, "tls-cert-file", "",
-		"PEM `file` with the serving certificate, read again when it changes; without it evenkeel makes its own")
-	fs.StringVar(&o.KeyFile, "tls-key-file", "", "PEM `file` with its key")
+		"PEM `FILE` with the serving certificate. It is read again when it changes. Without it evenkeel makes its own.")
+	fs.StringVar(&o.KeyFile, "tls-key-file", "", "PEM `FILE` with the key of the serving certificate.")
 	fs.StringVar(&o.ClientCAFile, "client-ca-file", "",
-		"PEM `file` with the authorities that sign the API server's client certificate, "+
-			"read again when it changes; without it whoever reaches the port is answered")
+		"PEM `FILE` with the authorities that sign the API server's client certificate. "+
+			"It is read again when it changes. Without it whoever reaches the port is answered.")
 	fs.StringSliceVar(&o.ClientNames, "client-name", nil,
-		"common `name` that a client's certificate has to have, with --client-ca-file; repeat it, "+
-			"or separate names by commas; without it any will do")
+		"Common `NAME` that a client's certificate must have, with --client-ca-file. "+
+			"May be repeated, or hold several names, comma-separated. Without it any name will do.")
 	registerAuthorities(fs, &o.Authorities)
 	fs.StringVar(&o.kubeconfig, "kubeconfig", "",
-		"kubeconfig `file`; without it KUBECONFIG or ~/.kube/config, or else the pod's service account")
+		kubeconfigHelp)
 	fs.StringVar(&o.namespaceSelector, "namespace-selector", policy.InjectLabel+"="+policy.Enabled,
-		"label `selector` of the opted-in Namespaces; the same as in the webhook configuration. "+
-			"kube-system and --namespace never are")
+		"Label `SELECTOR` of the opted-in Namespaces, the same as in the webhook configuration. "+
+			"kube-system and --namespace are never opted in.")
 	fs.StringVar(&o.logLevel, "log-level", "info",
-		"`level` of the log: debug (a line per review), info, warning, error")
+		"`LEVEL` of the log: debug (a line per review), info, warning, error.")
 	fs.DurationVar(&o.DrainTimeout, "drain-timeout", 25*time.Second,
-		"how long to go on answering after SIGTERM at most; "+
-			"less than the pod's grace period without its preStop sleep")
+		"How long to go on answering after SIGTERM at most. "+
+			"Must be less than the pod's grace period without its preStop sleep.")
 	fs.IntVar(&o.Recycle.MaxRequests, "recycle-requests", 1000,
-		"requests after which a connection is closed, so that new replicas get their share; 0 is no limit")
+		"Number of requests after which a connection is closed, so that new replicas get their share. 0 is no limit.")
 	fs.DurationVar(&o.Recycle.MaxAge, "recycle-age", 5*time.Minute,
-		"age at which a connection is closed; 0 is no limit")
+		"Age at which a connection is closed. 0 is no limit.")
 	fs.BoolVar(&o.Budgets, "budgets", true,
-		"keep a PodDisruptionBudget for each workload that can have one; one replica works, by leader election")
+		"Keep a PodDisruptionBudget for each workload that can have one. One replica works, by leader election.")
 	fs.DurationVar(&o.ScanInterval, "scan-interval", 20*time.Second,
-		"time between two scans for workloads and pods that admission has missed; 0 is none")
+		"Time between two scans for workloads and pods that admission has missed. 0 is none.")
 	fs.StringVar(&o.Namespace, "namespace", "evenkeel-system",
-		"`namespace` that evenkeel runs in: that of its Lease, its Service and its Secret")
+		"`NAMESPACE` that evenkeel runs in: that of its Lease, its Service and its Secret.")
 	fs.DurationVar(&o.LeaseDuration, "lease-duration", 15*time.Second,
-		"how long a leader that died holds the others up; at least 1s")
+		"How long a leader that died holds the others up. At least 1s.")
 	o.policy.register(fs)
 	return command
 }
@@ -89,16 +89,16 @@ standard variables of OpenTelemetry apply.`,
 // registerAuthorities adds the flags of self-managed certificates to fs.
 func registerAuthorities(fs *pflag.FlagSet, a *server.Authorities) {
 	fs.StringVar(&a.Secret, "authority-secret", "evenkeel-authority",
-		"`name` of the Secret with the certificate authorities that evenkeel makes")
+		"`NAME` of the Secret with the certificate authorities that evenkeel makes.")
 	fs.StringVar(&a.WebhookConfiguration, "webhook-configuration", "evenkeel",
-		"`name` of the MutatingWebhookConfiguration that gets their caBundle")
-	fs.StringVar(&a.Service, "service", "evenkeel", "`name` of the Service that the API server calls")
+		"`NAME` of the MutatingWebhookConfiguration that gets their caBundle.")
+	fs.StringVar(&a.Service, "service", "evenkeel", "`NAME` of the Service that the API server calls.")
 	fs.DurationVar(&a.Lifetimes.Authority, "authority-lifetime", 365*24*time.Hour,
-		"how long a certificate authority lasts; it is replaced when two thirds are over")
+		"How long a certificate authority lasts. It is replaced when two thirds are over.")
 	fs.DurationVar(&a.Lifetimes.Leaf, "certificate-lifetime", 24*time.Hour,
-		"how long a serving certificate lasts; it is replaced when two thirds are over")
+		"How long a serving certificate lasts. It is replaced when two thirds are over.")
 	fs.DurationVar(&a.Lifetimes.Settle, "settle-time", time.Minute,
-		"how long an authority stands in the caBundle before anybody serves with it")
+		"How long an authority stands in the caBundle before anybody serves with it.")
 }
 
 // run serves until ctx ends and the drain after it is done.

@@ -78,6 +78,9 @@ func (r *Result) budgetTable(b *bytes.Buffer, s Style) {
 		}
 		if d.Manifest != nil {
 			done = "added"
+			if s.Check {
+				done = "missing"
+			}
 			if detail = d.Budget.String(); d.Code != pdb.Applied {
 				detail += ", " + string(d.Code)
 			}

@@ -1,5 +1,5 @@
 // Package inject makes the decisions of the admission webhook over manifests: it finds what is
-// missing from each workload, and writes it into the text.
+// missing from each workload, and writes it into the text, or takes it back.
 //
 // Run is one pass over all input, since Namespaces count for workloads in other files. A Result
 // encodes the manifests, and says for people what was done and why not.
@@ -48,6 +48,7 @@ type Result struct {
 	Budgets []pdb.ManifestDecision
 
 	budgetFile *manifest.File // nil for none
+	undone     bool           // of Undo
 }
 
 // Workload is an object with a pod template, or a Pod, and what is missing from it.
@@ -61,8 +62,17 @@ func (w *Workload) Changed() bool { return len(w.Result.Operations) > 0 }
 
 // Missing reports whether a workload lacks a default, or a budget where budgets are asked for.
 func (r *Result) Missing() bool {
-	return slices.ContainsFunc(r.Workloads, (*Workload).Changed) ||
-		slices.ContainsFunc(r.Budgets, func(d pdb.ManifestDecision) bool { return d.Manifest != nil })
+	return slices.ContainsFunc(r.Workloads, (*Workload).Changed) || r.missingBudgets() > 0
+}
+
+// missingBudgets returns how many workloads lack a budget, where budgets are asked for.
+func (r *Result) missingBudgets() (n int) {
+	for _, d := range r.Budgets {
+		if d.Manifest != nil {
+			n++
+		}
+	}
+	return n
 }
 
 // namespaces holds what Namespaces say, by name.
@@ -128,6 +138,53 @@ func Run(ctx context.Context, files []*manifest.File, config Config) (*Result, e
 		}
 	}
 	return i.Result, nil
+}
+
+// Undo takes back from the workloads in files what their records say, and nothing else: what Run has
+// added, where nobody has changed it since. The error joins a Remark for every object that can't be
+// used; then the files are of no use. Undo ends early when ctx does.
+func Undo(ctx context.Context, files []*manifest.File) (*Result, error) {
+	r := &Result{Files: files, undone: true}
+	var failures []error
+	for _, f := range files {
+		r.Foreign += f.Foreign()
+		var changes []manifest.Patch
+		for _, o := range f.Objects() {
+			if ctx.Err() != nil {
+				return nil, fmt.Errorf("look at manifests: %w", ctx.Err())
+			}
+			if !o.HasPods() || o.Kind == "CronJob" { // whose template is elsewhere, and gets nothing
+				r.Others++
+				continue
+			}
+			w := &Workload{o, patches.Uninject(o.Value)}
+			switch {
+			case w.Result.Err != nil:
+				failures = append(failures, o.Remark(o.Line(), w.Result.Err))
+				continue
+			case w.Result.Decisions[0].Skip == patches.SkipKind:
+				r.Others++
+				continue
+			}
+			r.Workloads = append(r.Workloads, w)
+			if reason := w.Result.Decisions[0].Skip.Reason(); reason.Warn { // the record can't be used
+				r.Warnings = append(r.Warnings, o.Remark(o.Line(), errors.New("nothing is taken back: "+reason.Text)))
+			}
+			if w.Changed() {
+				changes = append(changes, manifest.Patch{Object: o, JSON: w.Result.Patch})
+			}
+		}
+		anew, err := f.Apply(changes)
+		if err != nil {
+			failures = append(failures, err)
+		}
+		r.Warnings = append(r.Warnings, anew...)
+	}
+	r.sortWarnings()
+	if err := errors.Join(failures...); err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
 // InvalidError is an error in the Config, as opposed to one in the manifests.

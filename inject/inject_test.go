@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -199,6 +201,14 @@ func checkLaws(t *testing.T, text string) {
 	if err != nil || encoded(t, second, "yaml") != output || second.Missing() {
 		t.Errorf("a second run ends with %v and changes:\n%s", err, encoded(t, second, "diff"))
 	}
+	undone, err := Undo(t.Context(), mustRead(t, output).Files)
+	if err == nil && !strings.Contains(text, policy.InjectedAnnotation) {
+		if now := encoded(t, undone, "json"); !sameStream(t, encoded(t, mustRead(t, text), "json"), now) {
+			t.Errorf("uninject gives another value back:\n%s\n%s", text, now)
+		}
+	} else if err != nil && changed {
+		t.Errorf("uninject: %v", err)
+	}
 	if applied := applyUnified(t, encoded(t, r, "diff"), text); applied != output {
 		t.Errorf("the diff gives something else:\n%s", udiff.Unified("yaml", "diff", output, applied))
 	}
@@ -237,6 +247,86 @@ func decodeJSON(raw []byte) (value any, err error) {
 	d.UseNumber()
 	err = d.Decode(&value)
 	return value, err
+}
+
+// nulls matches a null in YAML, however it is written.
+var nulls = regexp.MustCompile(`:[ \t]*(?:null|~)?[ \t]*([}#\r\n,]|$)`)
+
+// TestUninjectGivesTheInputBack injects into each manifest and takes it back: then it is what it was,
+// byte for byte. A null comes back as nothing, and what was formatted anew has the same value.
+func TestUninjectGivesTheInputBack(t *testing.T) {
+	texts, corpus := manifestTexts(t)
+	anew, exact := 0, 0
+	for name, text := range merged(texts, corpus) {
+		r, err := run(t, text)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		formatted := strings.Contains(fmt.Sprint(r.Warnings), "formatted anew")
+		f, err := manifest.Read("stdin", encoded(t, r, "yaml"))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		undone, err := Undo(t.Context(), []*manifest.File{f})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		got := encoded(t, undone, "yaml")
+		switch {
+		case formatted:
+			anew++
+			before, after := encoded(t, mustRead(t, text), "json"), encoded(t, undone, "json")
+			if !sameStream(t, before, after) {
+				t.Errorf("%s: another value came back: %s", name, cmp.Diff(before, after))
+			}
+		case nulls.ReplaceAllString(got, ":$1") != nulls.ReplaceAllString(text, ":$1"):
+			t.Errorf("%s: something else came back (-before +after)\n%s", name, cmp.Diff(text, got))
+		default:
+			exact++
+		}
+		again, err := Undo(t.Context(), mustRead(t, got).Files)
+		if err != nil || len(encoded(t, again, "diff")) > 0 {
+			t.Errorf("%s: a second time takes back more: %v", name, err)
+		}
+	}
+	if anew > 3 || exact < 12 {
+		t.Errorf("%d manifests come back byte for byte, %d are formatted anew", exact, anew)
+	}
+}
+
+func merged(all ...map[string]string) map[string]string {
+	into := map[string]string{}
+	for _, m := range all {
+		maps.Copy(into, m)
+	}
+	return into
+}
+
+// mustRead returns a manifest to which nothing was done.
+func mustRead(t *testing.T, text string) *Result {
+	t.Helper()
+	f, err := manifest.Read("stdin", text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Result{Files: []*manifest.File{f}}
+}
+
+// sameStream reports whether two streams of JSON have the same values.
+func sameStream(t *testing.T, a, b string) bool {
+	t.Helper()
+	read := func(text string) (values []any) {
+		d := json.NewDecoder(strings.NewReader(text))
+		for d.More() {
+			var value any
+			if err := d.Decode(&value); err != nil {
+				t.Fatal(err)
+			}
+			values = append(values, value)
+		}
+		return values
+	}
+	return cmp.Equal(read(a), read(b))
 }
 
 // hunk matches the head of a hunk of a unified diff.

@@ -53,6 +53,10 @@ func (r *Result) table(b *bytes.Buffer, s Style) {
 		for _, d := range w.Result.Decisions {
 			outcome, why := "added", d.Detail
 			switch {
+			case r.undone && d.Changes:
+				outcome, why = "removed", d.Standing
+			case r.undone: // nothing of ours stands there
+				continue
 			case d.Skip != patches.SkipNone && d.Changes:
 				outcome, why = "removed", string(d.Skip)+", "+d.Standing
 				occurred[d.Skip] = true
@@ -104,12 +108,25 @@ func (r *Result) summary(s Style) string {
 	switch {
 	case len(r.Workloads) == 0:
 		text = "no workloads in " + files
+	case r.undone && changed == 0:
+		text += "nothing to take back"
+	case r.undone:
+		text += fmt.Sprintf("defaults taken back from %d", changed)
+	case changed == 0 && r.missingBudgets() > 0:
+		text += "all defaults are there"
 	case changed == 0:
 		text += "nothing is missing"
 	case s.Check:
 		text += fmt.Sprintf("something is missing from %d", changed)
 	default:
 		text += fmt.Sprintf("defaults added to %d", changed)
+	}
+	if n := r.missingBudgets(); n > 0 {
+		outcome := " added"
+		if s.Check {
+			outcome = " missing"
+		}
+		text += "; " + words.Count(n, "budget") + outcome
 	}
 	if r.Others > 0 {
 		text += "; " + words.Count(r.Others, "other object") + " left alone"

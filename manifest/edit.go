@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -58,7 +59,7 @@ func (f *File) Apply(patches []Patch) (anew []Remark, err error) {
 var errFormatted = errors.New("the additions don't fit into the text as it is (anchors, for example), " +
 	"so this document was formatted anew")
 
-// change is an operation that adds a member to an object, or replaces its value.
+// change is an operation that adds a member to an object, replaces its value, or removes it.
 type change struct {
 	Operation string          `json:"op"`
 	Path      string          `json:"path"`
@@ -75,11 +76,11 @@ func changesOf(p Patch) ([]change, error) {
 	}
 	for i := range changes {
 		c := &changes[i]
-		if c.Operation != "add" && c.Operation != "replace" {
-			return nil, fmt.Errorf("operation %s %s is not known", c.Operation, c.Path)
-		}
 		c.Path = p.Object.path + c.Path
 		c.path = pointerKeys(c.Path)
+		if !slices.Contains([]string{"add", "replace", "remove"}, c.Operation) || len(c.path) == 0 {
+			return nil, fmt.Errorf("operation %s %q is not known", c.Operation, c.Path)
+		}
 	}
 	return changes, nil
 }
@@ -186,6 +187,8 @@ type editor struct {
 	edits  []edit
 	// merged are the aliases that have become merge keys.
 	merged map[*yaml.Node]bool
+	// removals are the mappings that lose members, in order.
+	removals []*removal
 }
 
 // style is how the author of a document writes.
@@ -218,6 +221,9 @@ func editText(d *Document, changes []change) ([]udiff.Edit, error) {
 		if err := e.change(d.root, c); err != nil {
 			return nil, err
 		}
+	}
+	if err := e.removeAll(); err != nil {
+		return nil, err
 	}
 	slices.SortStableFunc(e.edits, func(a, b edit) int {
 		return cmp.Or(cmp.Compare(a.offset, b.offset), cmp.Compare(b.indent, a.indent))
@@ -276,15 +282,25 @@ func (e *editor) change(root *yaml.Node, c change) error {
 	}
 	key := c.path[len(c.path)-1]
 	if node.Kind == yaml.AliasNode {
+		if c.Operation != "add" {
+			return errNoPlace
+		}
 		return e.mergeAlias(above, name, node, change{path: []string{key}, Value: c.Value})
 	}
 	if node.Kind != yaml.MappingNode {
 		return errNoPlace
 	}
-	member := map[string]json.RawMessage{key: c.Value}
-	if k, value := child(node, key); value != nil {
+	k, value := child(node, key)
+	switch {
+	case value == nil && c.Operation != "add":
+		return errNoPlace
+	case c.Operation == "remove":
+		e.noteRemoval(name, node, k)
+		return nil
+	case value != nil:
 		return e.replace(node, k, value, c.Value)
 	}
+	member := map[string]json.RawMessage{key: c.Value}
 	switch {
 	case node.Style&yaml.FlowStyle == 0:
 		return e.appendBlock(node, member)
@@ -407,13 +423,33 @@ func nodeOf(value any) (*yaml.Node, error) {
 	}
 	var plain func(*yaml.Node)
 	plain = func(n *yaml.Node) {
-		n.Style = 0
+		n.Style = styleOfScalar(n)
 		for _, inner := range n.Content {
 			plain(inner)
 		}
 	}
 	plain(&document)
 	return document.Content[0], nil
+}
+
+// yamlWords are the scalars that a reader of YAML 1.1 or 1.2 takes for a boolean, for null, for a merge
+// key or for the default value (https://yaml.org/type/), in small letters.
+var yamlWords = []string{"", "y", "n", "yes", "no", "on", "off", "true", "false", "null", "~", "<<", "=",
+	".inf", "+.inf", "-.inf", ".nan"}
+
+// numberLike matches what some reader of YAML may take for a number, a date or a time: decimal, 0x1f,
+// 0o17, 017, 0b1, 1_000, 1e3, .5, 1:30, 2001-12-14 and the like. Text that it matches and that is
+// none of these is quoted in vain, which does no harm.
+var numberLike = regexp.MustCompile(`^[-+]?[.0-9][-+.,:_0-9a-fA-FxXoOtTzZ \t]*$`)
+
+// styleOfScalar returns the style to write a node in: text that any reader of YAML could take for
+// something else is quoted.
+func styleOfScalar(n *yaml.Node) yaml.Style {
+	if n.Kind == yaml.ScalarNode && n.Tag == "!!str" &&
+		(slices.Contains(yamlWords, strings.ToLower(n.Value)) || numberLike.MatchString(n.Value)) {
+		return yaml.DoubleQuotedStyle
+	}
+	return 0
 }
 
 // encodeYAML encodes a tree in a style, with plain line feeds.
@@ -556,8 +592,21 @@ func (e *editor) becomeBlock(name *yaml.Node, at, length int, member any) error 
 	return e.insertLines(number, name.Column-1+e.style.indent, member)
 }
 
-// replace writes a value in the place of a number or of null.
+// replace writes a value in the place of a number, of text or of null, or null in the place of anything.
 func (e *editor) replace(around, name, value *yaml.Node, with json.RawMessage) error {
+	block := around.Style&yaml.FlowStyle == 0
+	if string(with) == "null" && !e.style.isJSON && value.Kind != yaml.AliasNode {
+		switch {
+		case !block:
+			return e.cut(value, "null")
+		case value.Kind == yaml.ScalarNode:
+			return e.cutScalar(name, value)
+		}
+		return e.cutBlock(name, "")
+	}
+	if value.Kind == yaml.ScalarNode && value.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0 && with[0] == '"' {
+		return e.requote(value, with)
+	}
 	token := value.Value
 	if value.Kind == yaml.AliasNode {
 		token = "*" + value.Value
@@ -631,12 +680,16 @@ func editTree(d *Document, changes []change) ([]udiff.Edit, error) {
 			}
 		}
 		key := c.path[len(c.path)-1]
+		if node.Kind != yaml.MappingNode {
+			return nil, errNoPlace
+		}
+		if c.Operation == "remove" {
+			t.remove(node, key)
+			continue
+		}
 		value, err := nodeOf(c.Value)
 		if err != nil {
 			return nil, err
-		}
-		if node.Kind != yaml.MappingNode {
-			return nil, errNoPlace
 		}
 		if node.Style&yaml.FlowStyle != 0 && len(node.Content) == 0 {
 			node.Style = 0
@@ -776,5 +829,22 @@ func (t *tree) set(node *yaml.Node, key string, value *yaml.Node) {
 	}
 	name := &yaml.Node{}
 	name.SetString(key)
+	name.Style |= styleOfScalar(name)
 	node.Content = append(node.Content, name, value)
+}
+
+// remove removes a member of a mapping.
+func (t *tree) remove(node *yaml.Node, key string) {
+	for i := 0; i+1 < len(node.Content); i += 2 {
+		if k := node.Content[i]; k.Kind == yaml.ScalarNode && k.Value == key {
+			if old := node.Content[i+1]; old.Anchor != "" {
+				t.release(t.root, old)
+			}
+			node.Content = slices.Delete(node.Content, i, i+2)
+			if len(node.Content) == 0 {
+				node.Style |= yaml.FlowStyle
+			}
+			return
+		}
+	}
 }

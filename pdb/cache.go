@@ -264,7 +264,11 @@ func FromStatefulSet(s *appsv1.StatefulSet) Workload {
 }
 
 func workload(kind string, m *metav1.ObjectMeta, replicas *int32, selector *metav1.LabelSelector, template *metav1.ObjectMeta) Workload {
-	w := Workload{APIVersion: "apps/v1", Kind: kind, Name: m.Name, UID: m.UID, Replicas: 1, Selector: selector,
+	name := m.Name
+	if name == "" { // in a manifest, and a budget needs a name
+		name = strings.TrimRight(m.GenerateName, "-.")
+	}
+	w := Workload{APIVersion: "apps/v1", Kind: kind, Name: name, UID: m.UID, Replicas: 1, Selector: selector,
 		TemplateLabels: template.Labels, OptedOut: optedOut(m.Labels, template.Labels),
 		Setting: setting(m.Annotations), Patience: patience(m.Annotations), TemplateSetting: setting(template.Annotations)}
 	if replicas != nil {

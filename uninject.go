@@ -1,0 +1,75 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/evenkeel/evenkeel/inject"
+)
+
+const uninjectHelp = `Take back from manifests, or from objects of a cluster, what evenkeel has added.
+
+The annotation evenkeel.dev/injected on the pod template says what evenkeel has added.
+That is removed, and nothing else: what somebody has changed since stays. Settings and
+the label evenkeel.dev/inject stay too, so the next "inject", or the webhook, adds the
+defaults again; to be without them, set each setting to off, or the label to disabled.
+
+What "inject" has added to a manifest comes out such that the manifest is what it was,
+byte for byte, but for two things: a null that was written out ("affinity: null") comes
+back as nothing ("affinity:"), and a document that "inject" has formatted anew, as its
+warning says, keeps that format. PodDisruptionBudgets of "inject --with-budgets" are
+objects of their own; delete them.
+
+Input and output formats are those of "inject".`
+
+const uninjectExamples = `  # What would be taken back?
+  {{program}} uninject -o diff deploy.yaml
+
+  # Take it back from what runs. This restarts the pods.
+  kubectl get deploy web -o yaml | {{program}} uninject - | kubectl replace -f -`
+
+// uninjectOptions are the flags of uninject.
+type uninjectOptions struct {
+	files  []string
+	output string
+	quiet  bool
+}
+
+func newUninjectCommand(program string) *cobra.Command {
+	var o uninjectOptions
+	command := &cobra.Command{
+		Use:     "uninject [-f] FILE|DIRECTORY|-...",
+		Short:   "Take back from manifests what evenkeel has added",
+		Long:    uninjectHelp,
+		Example: strings.ReplaceAll(uninjectExamples, "{{program}}", program),
+		RunE:    o.run,
+	}
+	fs := command.Flags()
+	fs.SortFlags = false
+	registerFiles(fs, &o.files, &o.output)
+	fs.BoolVarP(&o.quiet, "quiet", "q", false, "No report; warnings and errors only.")
+	completeFormats(command)
+	return command
+}
+
+func (o *uninjectOptions) run(command *cobra.Command, args []string) error {
+	if err := checkFormat(o.output); err != nil {
+		return err
+	}
+	files, err := readManifests(command.Context(), append(slices.Clone(o.files), args...), command.InOrStdin())
+	if err != nil {
+		return err
+	}
+	result, err := inject.Undo(command.Context(), files)
+	if err != nil {
+		return err
+	}
+	stderr := command.ErrOrStderr()
+	if _, err := stderr.Write(result.Report(inject.Style{Color: colored(stderr), Quiet: o.quiet})); err != nil {
+		return fmt.Errorf("write report: %w", err)
+	}
+	return writeResult(command.OutOrStdout(), result, o.output)
+}
