@@ -136,7 +136,7 @@ versions: ## Test admission on the API servers of API_SERVERS (six minutes each 
 
 # Repetitions of each scenario of the proof, and where its report goes.
 RUNS ?= 3
-PROOF ?= docs
+PROOF ?= docs/proof
 
 .PHONY: proof
 proof: packages ## Run every scenario on three real nodes, without and with evenkeel (root, about an hour)
@@ -166,8 +166,8 @@ soak: packages ## Rotate, kill, restart and attack evenkeel for long (root for t
 	go test -count=1 -v -timeout 1h ./abuse -length 60s -idle 10000 -slow 2000
 	go test -count=1 -v -timeout 1h ./rights -each
 
-# Where speed.md goes.
-SPEED ?= docs
+# Where speed.md and its plots go.
+SPEED ?= docs/proof
 
 .PHONY: bench
 bench: ## Measure what an admission costs beside other webhooks and policies (about 10 minutes; BENCH: more flags, such as a contestant by URL)

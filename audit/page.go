@@ -106,7 +106,7 @@ func headline(r *Report) string {
 	case r.Count(SingleReplica, BarePod) > 0:
 		return fmt.Sprintf("%d of %s have a single replica", r.Count(SingleReplica, BarePod), words.Count(total, "workload"))
 	case r.Summary.Complete < total:
-		return fmt.Sprintf("%d of %s lack protection that costs nothing", total-r.Summary.Complete, words.Count(total, "workload"))
+		return fmt.Sprintf("%d of %s lack a default that evenkeel would add", total-r.Summary.Complete, words.Count(total, "workload"))
 	}
 	return fmt.Sprintf("All %s are as well protected as evenkeel can make them", words.Count(total, "workload"))
 }

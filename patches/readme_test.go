@@ -12,33 +12,33 @@ import (
 	"github.com/evenkeel/evenkeel/policy"
 )
 
-// TestReadmeSaysWhatTheTablesSay compares the marked regions of the README with
+// TestReadmeSaysWhatTheTablesSay compares the marked regions of docs/reference with
 // the tables that they are made of; -update writes them.
 func TestReadmeSaysWhatTheTablesSay(t *testing.T) {
-	path := filepath.Join("..", "README.md")
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := string(raw)
-	for region, table := range map[string]string{"settings": settingsTable(), "skip codes": reasonsTable()} {
-		opening, closing := "<!-- "+region+" -->", "<!-- /"+region+" -->"
-		before, rest, ok1 := strings.Cut(text, opening)
+	for _, r := range []struct{ document, region, table string }{
+		{"settings.md", "settings", settingsTable()},
+		{"codes.md", "skip codes", reasonsTable()},
+	} {
+		path := filepath.Join("..", "docs", "reference", r.document)
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		opening, closing := "<!-- "+r.region+" -->", "<!-- /"+r.region+" -->"
+		before, rest, ok1 := strings.Cut(string(raw), opening)
 		got, after, ok2 := strings.Cut(rest, closing)
 		if !ok1 || !ok2 {
-			t.Errorf("README.md has no region between %s and %s", opening, closing)
+			t.Errorf("%s has no region between %s and %s", r.document, opening, closing)
 			continue
 		}
-		want := "\n" + table
-		if *update {
-			text = before + opening + want + closing + after
-		} else if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("%s (-tables +README.md); -update writes it:\n%s", region, diff)
+		want := "\n" + r.table
+		if diff := cmp.Diff(want, got); diff != "" && !*update {
+			t.Errorf("%s (-tables +%s); -update writes it:\n%s", r.region, r.document, diff)
 		}
-	}
-	if *update && text != string(raw) {
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
+		if *update && got != want {
+			if err := os.WriteFile(path, []byte(before+opening+want+closing+after), 0o644); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 }

@@ -4,7 +4,7 @@
 // Problems.
 //
 // The table in settings.go is the only source of a setting: its annotation, its
-// flag, its parser and its row in the README. Annotations are a tenant's text
+// flag, its parser and its row in docs/reference/settings.md. Annotations are a tenant's text
 // and treated as hostile: strict parsers, no regular expressions, capped
 // lengths, and a value that is not understood changes nothing.
 package policy

@@ -115,7 +115,7 @@ var settings = [...]Setting{
 }
 
 // Settings returns a copy of the table of all settings, in the order of the
-// README.
+// documents.
 func Settings() []Setting { return slices.Clone(settings[:]) }
 
 // Default returns the built-in policy.

@@ -14,10 +14,10 @@ import (
 // is compared, and evenkeel's reviews are counted.
 func TestEveryContestantAddsTheSameInTheAPIServer(t *testing.T) {
 	var webhooks []*contestant
-	for _, c := range []*contestant{{name: floor}, {name: stockKubewebhook}, {name: "by hand", foreign: true}} {
+	for _, c := range []*contestant{{name: constantPatch}, {name: stockKubewebhook}, {name: "by hand", foreign: true}} {
 		handler := c.name
 		if c.foreign {
-			handler = floor
+			handler = constantPatch
 		}
 		server, listener, err := newServer(handler)
 		if err != nil {

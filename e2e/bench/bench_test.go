@@ -91,7 +91,7 @@ func TestEveryContestantAddsTheSame(t *testing.T) {
 			review, object := w.review()
 			var want any
 			for _, contestant := range contestants {
-				if contestant == floor && w != reference {
+				if contestant == constantPatch && w != reference {
 					continue // its patch is always the same
 				}
 				handler, err := handlerOf(contestant, w.kind)
@@ -123,7 +123,7 @@ func BenchmarkHandler(b *testing.B) {
 			b.Run(w.name()+"/"+contestant, func(b *testing.B) {
 				c := newCall()
 				c.post(handler, review)
-				if contestant != floor {
+				if contestant != constantPatch {
 					patched(b, c.status, c.answer, object)
 				}
 				b.ReportAllocs()

@@ -29,21 +29,21 @@ import (
 	"github.com/evenkeel/evenkeel/webhook"
 )
 
-// The contestants. All but the floors add the same.
+// The contestants. All but the constant patch add the same.
 const (
-	floor             = "floor"              // net/http and an answer that is always the same
+	constantPatch     = "constant patch"     // net/http and an answer that is always the same
 	evenkeel          = "evenkeel"           // the handler of evenkeel serve
 	stockKubewebhook  = "kubewebhook"        // kubewebhook's typed mutator, as its documentation shows it
 	controllerRuntime = "controller-runtime" // controller-runtime's typed defaulter, alike
 )
 
-var contestants = []string{floor, evenkeel, stockKubewebhook, controllerRuntime}
+var contestants = []string{constantPatch, evenkeel, stockKubewebhook, controllerRuntime}
 
 // handlerOf returns the handler of a contestant for reviews of a kind.
 func handlerOf(contestant, kind string) (http.Handler, error) {
 	switch contestant {
-	case floor:
-		return newFloor()
+	case constantPatch:
+		return newConstantPatch()
 	case evenkeel:
 		return evenkeelHandler()
 	case stockKubewebhook:
@@ -79,8 +79,8 @@ type constant struct {
 	buffers    sync.Pool
 }
 
-// newFloor returns the floor: its patch is the one that evenkeel answers the reference workload with.
-func newFloor() (http.Handler, error) {
+// newConstantPatch returns that handler: its patch is the one that evenkeel answers the reference workload with.
+func newConstantPatch() (http.Handler, error) {
 	patch, err := referencePatch()
 	if err != nil {
 		return nil, err

@@ -21,15 +21,15 @@ type report struct {
 
 // aim is a ratio that is to be reached.
 type aim struct {
-	what   string
-	most   float64 // the limit; negative is at least its absolute value
-	ratios []float64
-	floor  []float64 // what a constant patch has in evenkeel's place, where that says something
+	what          string
+	most          float64 // the limit; negative is at least its absolute value
+	ratios        []float64
+	constantPatch []float64 // what a constant patch has in evenkeel's place, where that says something
 }
 
 func (a aim) row() string {
 	got, reached := a.count(a.ratios)
-	floor, _ := a.count(a.floor)
+	constantPatch, _ := a.count(a.constantPatch)
 	verdict := fmt.Sprintf("%d of %d", reached, len(a.ratios))
 	switch reached {
 	case len(a.ratios):
@@ -41,7 +41,7 @@ func (a aim) row() string {
 	if a.most < 0 {
 		limit = fmt.Sprintf("≥ %.4g", -a.most)
 	}
-	return fmt.Sprintf("| %s | %s | %s | %s | %s |\n", a.what, limit, got, verdict, floor)
+	return fmt.Sprintf("| %s | %s | %s | %s | %s |\n", a.what, limit, got, verdict, constantPatch)
 }
 
 // count writes ratios and says how many of them are within the limit.
@@ -190,7 +190,7 @@ by the bytes that it allocates, %.1f ms of CPU for 100 MB (%s). Of latencies, ea
 collections, of which there are the more, the more is allocated. The webhook's CPU on the first line is evenkeel's: one of its replicas watches all Pods of the cluster, for
 the budgets, and is told of each.
 
-| at once | asked | added p50 | added p99 | API server CPU | webhook CPU | together | to the floor | API server allocates | webhook memory |
+| at once | asked | added p50 | added p99 | API server CPU | webhook CPU | together | to the constant patch | API server allocates | webhook memory |
 |---|---|--:|--:|--:|--:|--:|--:|--:|--:|
 `, size(len(s.pod)), rounds*pods, pods, 1e8*s.garbage.perByte(), s.garbage.nonetheless())
 	c := chart{title: "What a webhook or policy adds to the creation of a Pod", panels: []panel{
@@ -231,7 +231,7 @@ the budgets, and is told of each.
 			}
 			together := x.server + x.webhook
 			ratio := "–"
-			if f, ok := costs[floor]; ok {
+			if f, ok := costs[constantPatch]; ok {
 				d := f.minus(bare)
 				ratio = fmt.Sprintf("%.2f", together/(d.server+d.webhook))
 			}
@@ -242,7 +242,7 @@ the budgets, and is told of each.
 			fmt.Fprintf(&r.sections, "| %d | %s | %.1f ms | %.1f ms | %.2f ms | %s | %.2f ms | %s | %.0f KB | %s |\n",
 				n, name, x.p50, x.p99, x.server, cpu, together, ratio, x.allocated/1e3, memory)
 			c.rows = append(c.rows, bar{group: fmt.Sprintf("%d at once", n), label: side.name, values: [][]float64{{x.p50, x.p99 - x.p50}, {x.server, x.webhook}}})
-			for _, of := range []string{evenkeel, floor} {
+			for _, of := range []string{evenkeel, constantPatch} {
 				if y, ok := costs[of]; ok {
 					y = y.minus(bare)
 					for what, ratio := range map[string]float64{"p50": share(y.p50, x.p50), "p99": share(y.p99, x.p99), "CPU": share(y.server+y.webhook, together)} {
@@ -259,15 +259,15 @@ the budgets, and is told of each.
 		most       float64
 		of         []string
 	}{
-		{floor, "a constant patch's", 1.1, []string{"p50", "p99", "CPU"}},
+		{constantPatch, "a constant patch's", 1.1, []string{"p50", "p99", "CPU"}},
 		{threePolicies, "three in-tree policies'", 0.5, []string{"p50", "p99", "CPU"}},
 		{onePolicy, "one in-tree policy's", 1, []string{"p99", "CPU"}},
 	} {
 		for _, what := range against.of {
 			if got := ratios[[3]string{evenkeel, against.name, what}]; got != nil {
 				a := aim{what: fmt.Sprintf("Pod created, %s at once: added %s to %s", join(atOnce), what, against.text), most: against.most, ratios: got}
-				if against.name != floor {
-					a.floor = ratios[[3]string{floor, against.name, what}]
+				if against.name != constantPatch {
+					a.constantPatch = ratios[[3]string{constantPatch, against.name, what}]
 				}
 				r.aims = append(r.aims, a)
 			}

@@ -463,7 +463,7 @@ func TestTheChartInstallsUpgradesAndUninstalls(t *testing.T) {
 	}
 	u := newUser(t, c)
 	u.run(t, "kubectl create namespace shop")
-	u.run(t, commands(t, "install chart"))
+	u.run(t, commandsOf(t, "docs/install/helm.md", "install chart"))
 	spreadOverZones(ctx, t, c)
 	address := freeAddress(t)
 	serve(ctx, t, c, address)
@@ -506,7 +506,7 @@ func TestTheChartInstallsUpgradesAndUninstalls(t *testing.T) {
 	if _, err := admitted(ctx, c, "shop", deployment("blocked")); !apierrors.IsInternalError(err) {
 		t.Errorf("without evenkeel a Deployment is admitted under Fail, or refused otherwise: %v", err)
 	}
-	u.run(t, commands(t, "uninstall chart"))
+	u.run(t, commandsOf(t, "docs/install/uninstall.md", "uninstall chart"))
 	poll(ctx, t, "nothing is blocked any more", func(ctx context.Context) (bool, error) {
 		_, err := admitted(ctx, c, "shop", deployment("free"))
 		return err == nil, nil
@@ -525,7 +525,7 @@ func TestTheChartInstallsUpgradesAndUninstalls(t *testing.T) {
 	}
 }
 
-// The way from evenkeel's own certificates to those of a Secret, and back, by the commands of docs/operations.md. The
+// The way from evenkeel's own certificates to those of a Secret, and back, by the commands of docs/install/move.md. The
 // process with its own goes on beside them for as long as its pods would during the rollout: it mustn't take the bundle
 // back, and has to be trusted until it is gone.
 func TestTheChartSwitchesToACertificateOfASecretAndBack(t *testing.T) {
@@ -536,7 +536,7 @@ func TestTheChartSwitchesToACertificateOfASecretAndBack(t *testing.T) {
 	c := start(t)
 	u := newUser(t, c)
 	u.run(t, "kubectl create namespace shop")
-	u.run(t, commands(t, "install chart"))
+	u.run(t, commandsOf(t, "docs/install/helm.md", "install chart"))
 	u.run(t, commands(t, "opt in"))
 	first := freeAddress(t)
 	serve(ctx, t, c, first)
@@ -552,7 +552,7 @@ func TestTheChartSwitchesToACertificateOfASecretAndBack(t *testing.T) {
 
 	// Without --force-conflicts helm refuses, and says what is in whose hands. What it has changed until then a rollback
 	// takes back.
-	there := commandsOf(t, "docs/operations.md", "to a Secret")
+	there := commandsOf(t, "docs/install/move.md", "to a Secret")
 	bare := strings.Replace(there, " --force-conflicts", "", 1)
 	if bare == there {
 		t.Fatal("the documented command has no --force-conflicts")
@@ -564,7 +564,7 @@ func TestTheChartSwitchesToACertificateOfASecretAndBack(t *testing.T) {
 	if !bytes.Equal(trusted(ctx, t, c), before) {
 		t.Error("an upgrade that was refused changed the bundle")
 	}
-	u.run(t, commandsOf(t, "docs/operations.md", "roll back"))
+	u.run(t, commandsOf(t, "docs/install/move.md", "roll back"))
 	if arguments := own(ctx, t, c).Spec.Template.Spec.Containers[0].Args; slices.Contains(arguments, "--tls-cert-file=/etc/evenkeel/tls/tls.crt") {
 		t.Errorf("after the rollback evenkeel still serves with files: %v", arguments)
 	}
@@ -597,7 +597,7 @@ func TestTheChartSwitchesToACertificateOfASecretAndBack(t *testing.T) {
 
 	// Then without the authority that nobody signs with any more, and without force: helm owns the bundle.
 	unroute(ctx, t, c)
-	u.run(t, commandsOf(t, "docs/operations.md", "Secret alone"))
+	u.run(t, commandsOf(t, "docs/install/move.md", "Secret alone"))
 	if !bytes.Equal(trusted(ctx, t, c), ca) {
 		t.Errorf("the bundle isn't the one given:\n%s", trusted(ctx, t, c))
 	}
@@ -610,7 +610,7 @@ func TestTheChartSwitchesToACertificateOfASecretAndBack(t *testing.T) {
 
 	// And back.
 	unroute(ctx, t, c)
-	u.run(t, commandsOf(t, "docs/operations.md", "to its own"))
+	u.run(t, commandsOf(t, "docs/install/move.md", "to its own"))
 	c.StopProgram("evenkeel-files", syscall.SIGTERM, time.Minute) // as its pods have been
 	serve(ctx, t, c, first)
 	if after := trusted(ctx, t, c); bytes.Equal(after, ca) || bytes.Equal(after, both) {

@@ -4,6 +4,7 @@ package deploy
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -53,10 +54,10 @@ func commandsOf(t *testing.T, document, name string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(text), "<!-- "+name+" -->\n```sh\n")
-	script, _, found := strings.Cut(rest, "```\n<!-- /"+name+" -->")
+	_, rest, _ := strings.Cut(string(text), "<!-- run: "+name+" -->\n```sh\n")
+	script, _, found := strings.Cut(rest, "```\n<!-- /run: "+name+" -->")
 	if !found {
-		t.Fatalf("%s has no commands between <!-- %s --> and <!-- /%s -->", document, name, name)
+		t.Fatalf("%s has no commands between <!-- run: %s --> and <!-- /run: %s -->", document, name, name)
 	}
 	return script
 }
@@ -74,6 +75,29 @@ func newUser(t *testing.T, c *cluster.Cluster) *user {
 		t.Fatal(err)
 	}
 	return &user{cluster: c, dir: dir}
+}
+
+// newReader returns a user who has a fresh clone: all that git knows of, as it is now, and nothing else.
+func newReader(t *testing.T, c *cluster.Cluster) *user {
+	t.Helper()
+	u := &user{cluster: c, dir: t.TempDir()}
+	list := exec.CommandContext(t.Context(), "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+	list.Dir = root(t)
+	names, err := list.Output()
+	if err != nil {
+		t.Fatalf("list the files of the repository: %v", err)
+	}
+	for name := range strings.SplitSeq(strings.TrimSuffix(string(names), "\x00"), "\x00") {
+		content, err := os.ReadFile(filepath.Join(root(t), name))
+		if os.IsNotExist(err) { // deleted, and not yet committed
+			continue
+		}
+		to := filepath.Join(u.dir, name)
+		if err := errors.Join(err, os.MkdirAll(filepath.Dir(to), 0o755), os.WriteFile(to, content, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return u
 }
 
 func (u *user) run(t *testing.T, script string) string {
@@ -113,8 +137,19 @@ func TestTheREADMEsCommandsInstallUpgradeAndUninstall(t *testing.T) {
 	if _, err := c.AddNodes(ctx, 6, cluster.NodeSpec{}); err != nil {
 		t.Fatal(err)
 	}
-	u := newUser(t, c)
+	u := newReader(t, c)
 	u.run(t, "kubectl create namespace shop")
+
+	// What needs no cluster, and what only reads one.
+	if out := u.run(t, commands(t, "try")); !strings.Contains(out, "+          readinessProbe:") || !strings.Contains(out, "FINDINGS") {
+		t.Errorf("the first commands show neither a diff nor an audit:\n%s", out)
+	}
+	u.run(t, commandsOf(t, "docs/start/try-it.md", "try manifests"))
+	u.run(t, commandsOf(t, "docs/how-to/ci.md", "ci"))
+	if out := u.run(t, commands(t, "audit a cluster")); !strings.Contains(out, "workloads") {
+		t.Errorf("the audit of a cluster says nothing of workloads:\n%s", out)
+	}
+	u.run(t, commandsOf(t, "docs/start/try-it.md", "try a cluster"))
 
 	if out := u.run(t, commands(t, "install")); strings.Contains(out, "Warning") {
 		t.Errorf("the installation warns:\n%s", out)
@@ -146,12 +181,25 @@ func TestTheREADMEsCommandsInstallUpgradeAndUninstall(t *testing.T) {
 		t.Error("a Deployment of an opted-in namespace got no defaults")
 	}
 
+	// A setting is changed, and a default taken back: both with the next restart.
+	if web := apply(ctx, t, c, "web"); sleepOf(web) != 10 || !probed(web) {
+		t.Errorf("deploy/web sleeps %d s and has a probe: %t, want 10 and true", sleepOf(web), probed(web))
+	}
+	u.run(t, commands(t, "change"))
+	if web := read(ctx, t, c, "web"); sleepOf(web) != 20 || !probed(web) {
+		t.Errorf("after the change deploy/web sleeps %d s and has a probe: %t, want 20 and true", sleepOf(web), probed(web))
+	}
+	u.run(t, commandsOf(t, "docs/how-to/take-back-a-default.md", "take back"))
+	if web := read(ctx, t, c, "web"); sleepOf(web) != 20 || probed(web) {
+		t.Errorf("after taking back deploy/web sleeps %d s and has a probe: %t, want 20 and false", sleepOf(web), probed(web))
+	}
+
 	if _, err := c.Client.AppsV1().Deployments("shop").Create(ctx, replicated("two"), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	poll(ctx, t, "a Deployment of two replicas has a budget", func(ctx context.Context) (bool, error) { return budget(ctx, c, "two") })
 
-	u.run(t, commands(t, "uninstall"))
+	u.run(t, commandsOf(t, "docs/install/uninstall.md", "uninstall"))
 	if there, err := budget(ctx, c, "two"); err != nil || !there {
 		t.Errorf("uninstalling took the budget of a workload: %v", err)
 	}
@@ -165,7 +213,7 @@ func TestTheREADMEsCommandsInstallUpgradeAndUninstall(t *testing.T) {
 		t.Errorf("something is left after uninstalling:\n%s", out)
 	}
 	c.StopProgram("evenkeel", syscall.SIGTERM, time.Minute) // as its pods have been
-	u.run(t, commands(t, "delete budgets"))
+	u.run(t, commandsOf(t, "docs/install/uninstall.md", "delete budgets"))
 	if there, err := budget(ctx, c, "two"); err != nil || there {
 		t.Errorf("the budget of a workload is still there: %v", err)
 	}
@@ -173,6 +221,19 @@ func TestTheREADMEsCommandsInstallUpgradeAndUninstall(t *testing.T) {
 		_, err := c.Client.CoreV1().Namespaces().Get(ctx, installation.Namespace, metav1.GetOptions{})
 		return apierrors.IsNotFound(err), nil
 	})
+}
+
+// sleepOf returns the seconds that the first container sleeps before it stops.
+func sleepOf(d *appsv1.Deployment) int64 {
+	if hook := d.Spec.Template.Spec.Containers[0].Lifecycle; hook != nil && hook.PreStop != nil && hook.PreStop.Sleep != nil {
+		return hook.PreStop.Sleep.Seconds
+	}
+	return 0
+}
+
+// probed says whether the first container has a readiness probe.
+func probed(d *appsv1.Deployment) bool {
+	return d.Spec.Template.Spec.Containers[0].ReadinessProbe != nil
 }
 
 // poll waits at most a minute until the condition holds.

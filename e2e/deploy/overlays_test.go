@@ -178,7 +178,7 @@ func TestTheFailOverlayRefusesWhatItMustAndNothingElse(t *testing.T) {
 		t.Errorf("without evenkeel a Deployment that opted out is blocked: %v", err)
 	}
 
-	// The way out that docs/operations.md gives.
+	// The way out that docs/install/fail.md gives.
 	out, err := c.KubectlCommand(ctx, strings.Fields("delete mutatingwebhookconfiguration evenkeel")...)
 	if err != nil {
 		t.Fatal(err)

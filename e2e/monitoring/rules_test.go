@@ -120,14 +120,14 @@ func TestEveryAlertHasARowOfWhatToDo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	document, err := os.ReadFile(filepath.Join(root, "docs", "operations.md"))
+	document, err := os.ReadFile(filepath.Join(root, "docs", "operations", "README.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, table, _ := strings.Cut(string(document), "<!-- alerts -->")
 	table, _, found := strings.Cut(table, "<!-- /alerts -->")
 	if !found {
-		t.Fatal("docs/operations.md has no table between <!-- alerts --> and <!-- /alerts -->")
+		t.Fatal("docs/operations/README.md has no table between <!-- alerts --> and <!-- /alerts -->")
 	}
 	var rows, want []string
 	for _, row := range regexp.MustCompile("(?m)^\\| `(\\w+)` \\|").FindAllStringSubmatch(table, -1) {
@@ -138,6 +138,6 @@ func TestEveryAlertHasARowOfWhatToDo(t *testing.T) {
 		want = append(want, alert.Alert)
 	}
 	if diff := cmp.Diff(want, rows); diff != "" {
-		t.Errorf("alerts in docs/operations.md (-deploy/monitoring/rules.yaml +document):\n%s", diff)
+		t.Errorf("alerts in docs/operations/README.md (-deploy/monitoring/rules.yaml +document):\n%s", diff)
 	}
 }

@@ -46,7 +46,7 @@ func main() {
 	flag.DurationVar(&o.steady, "steady", 5*time.Minute, "time without any operation, in which no request may fail")
 	flag.Float64Var(&o.rate, "rate", 6, "requests per second of each client on each server")
 	flag.StringVar(&o.only, "only", "", "comma-separated scenarios, such as 1b,5a; default is all")
-	flag.StringVar(&o.out, "o", "", "directory for the report: proof.html and the plots")
+	flag.StringVar(&o.out, "o", "", "directory for the report: report.md and the plots")
 	flag.IntVar(&o.runs, "runs", 3, "repetitions of each scenario")
 	flag.IntVar(&o.rolling, "rolling", 50, "Deployments that roll at once while it is measured how long endpoints take to leave the nodes; 0 means not to")
 	flag.BoolVar(&o.short, "short", false, "only the scenarios 1b and 5a, once, after 20 s of steady state, and without that measurement")

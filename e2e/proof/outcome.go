@@ -358,7 +358,7 @@ const (
 
 const (
 	// leaving is how long new connections may still be led to a pod that terminates: 90 of 100 endpoints had left every node after 3.8 s and
-	// the slowest after 4.5 s (docs/proof.md). One that was led there later met a stale endpoint, and what becomes of it is no exception.
+	// the slowest after 4.5 s (docs/proof/README.md). One that was led there later met a stale endpoint, and what becomes of it is no exception.
 	leaving = 4 * time.Second
 	// stopping is how long after SIGTERM a connection ends because of it: at once where the process ends, within Shutdown's second look
 	// at idle connections (0.5 s) or Drain's patience with silent ones (1 s), and what a busy machine takes to tell the client.

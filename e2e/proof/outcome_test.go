@@ -337,11 +337,11 @@ func TestTheReportIsWellFormed(t *testing.T) {
 	if table := r.markdown(); !strings.Contains(table, "| 4 of 10 | **2** of 8 | 0 | 0 | 0 |") || !strings.Contains(table, "1 of the runs") {
 		t.Errorf("the runs aren't summed up:\n%s", table)
 	}
-	page, err := os.ReadFile(filepath.Join(dir, "proof.html"))
+	page, err := os.ReadFile(filepath.Join(dir, "report.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, part := range []string{"<td>2 of 7<td>", "2 × slow, new connection: " + causeRefused, "(refused)", "(reset)"} {
+	for _, part := range []string{"| 2 of 7 |", "2 × slow, new connection: " + causeRefused, "(refused)", "(reset)"} {
 		if !strings.Contains(string(page), part) {
 			t.Errorf("%q is missing in the page", part)
 		}

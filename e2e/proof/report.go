@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"html"
 	"maps"
 	"os"
 	"path/filepath"
@@ -91,7 +90,7 @@ func (r *report) rows() []*row {
 	return rows
 }
 
-// markdown is the table of the README and what it says below.
+// markdown is the table of docs/proof/README.md and what it says below.
 func (r *report) markdown() string {
 	var b strings.Builder
 	b.WriteString("| scenario | failed without | failed with | of these cut | raced | GOAWAY | longest outage | took at most |\n|---|--:|--:|--:|--:|--:|--:|--:|\n")
@@ -248,49 +247,46 @@ func (o *outcome) onLostNode(r record) bool {
 	return slices.ContainsFunc(o.servers(r), func(life podLife) bool { return life.Node == o.Lost.Node })
 }
 
-// write writes the HTML page and the plots into a directory.
+// write writes the page, report.md, and the plots into a directory.
 func (r *report) write(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	var page strings.Builder
-	page.WriteString(`<!doctype html><html lang="en"><meta charset="utf-8"><title>evenkeel: the proof</title><style>
-body{font:15px/1.45 sans-serif;color:#333;max-width:1020px;margin:2em auto;padding:0 1em}
-table{border-collapse:collapse;font-size:13px}td,th{border-bottom:1px solid #ddd;padding:4px 8px;text-align:right;vertical-align:top}
-td:nth-child(1),th:nth-child(1),td:nth-child(2),td.causes{text-align:left}
-td:not(:first-child):not(.causes){white-space:nowrap}details{overflow-x:auto}img{max-width:100%;height:auto}summary{cursor:pointer}li{font-size:13px}</style>
-<h1>No request fails: the proof</h1>
-`)
-	fmt.Fprintf(&page, "<p>%s, in %s, by <code>%s</code>. %s.</p>\n", r.Date.Format(time.DateOnly), r.Took.Round(time.Second), html.EscapeString(r.Command), html.EscapeString(r.Versions))
-	page.WriteString("<p>Five servers (one that starts slowly, one that stops at once, one that drains, one without a shell, one with a sidecar), none of them with a probe, a hook, an affinity or a budget of its own, " +
-		"and four clients (a new connection per request, persistent HTTP/1.1, HTTP/2, gRPC) run side by side in two namespaces, which differ in the label <code>evenkeel.dev/inject: enabled</code>. " +
-		"Requests start at fixed times, whether earlier ones are answered or not, have 5 s, and are never sent again.</p>\n")
+	page.WriteString("# What clients saw while pods came and went\n\n")
+	fmt.Fprintf(&page, "%s, in %s, by `%s`. %s.\n\n", r.Date.Format(time.DateOnly), r.Took.Round(time.Second), r.Command, r.Versions)
+	page.WriteString("Five servers run side by side in two namespaces, which differ in the label `evenkeel.dev/inject: enabled`. One server starts slowly, " +
+		"one stops at once, one drains, one has no shell, one has a sidecar. None has a probe, a hook, an affinity or a budget of its own. " +
+		"Four clients call them: a new connection per request, persistent HTTP/1.1, HTTP/2, gRPC. " +
+		"Requests start at fixed times, whether earlier ones are answered or not. Each has 5 s and is never sent again.\n\n")
 	list(&page, "", r.sentences())
 	if s := r.Steady; s != nil {
-		fmt.Fprintf(&page, "<p>Steady state first: %s of %s requests failed in %s.</p>\n", number(s.failed()),
+		fmt.Fprintf(&page, "Steady state first: %s of %s requests failed in %s.\n\n", number(s.failed()),
 			number(s.Sides[without].Sent+s.Sides[with].Sent), s.Stopped.Sub(s.Began).Round(time.Second))
 	}
-	page.WriteString("<table><tr><th>scenario<th>evenkeel<th>runs<th>sent<th>failed<th>of these cut<th>raced<th>GOAWAY<th>longest outage<th>p99<th>took at most<th>failures by cause</tr>\n")
+	head(&page, "scenario", "evenkeel", "runs", "sent", "failed", "of these cut", "raced", "GOAWAY", "longest outage", "p99", "took at most", "failures by cause")
 	for _, row := range r.rows() {
 		for i, side := range sides() {
 			title := ""
 			if i == 0 {
-				title = fmt.Sprintf(`<a href="#s%s">%s</a> %s`, row.ID, row.ID, html.EscapeString(row.Title))
+				title = fmt.Sprintf("[%s](#s%s) %s", row.ID, row.ID, escaped(row.Title))
 			}
 			s := row.sides[side]
-			fmt.Fprintf(&page, "<tr><td>%s<td>%s<td>%d<td>%s<td style=\"color:%s;font-weight:bold\">%s<td>%s<td>%s<td>%s<td>%s<td>%s<td>%s<td class=causes>%s</tr>\n", title, side, len(row.runs), number(s.Sent), s.colour(), number(s.Failed), number(s.Cut), number(s.Raced), number(s.Undone),
-				html.EscapeString(outage(s)), milliseconds(s.P99), row.tookAtMost(side), html.EscapeString(causes(s.Causes)))
+			line(&page, title, side, fmt.Sprint(len(row.runs)), number(s.Sent), "**"+number(s.Failed)+"**", number(s.Cut), number(s.Raced), number(s.Undone),
+				escaped(outage(s)), milliseconds(s.P99), row.tookAtMost(side), escaped(causes(s.Causes)))
 		}
 	}
-	page.WriteString("</table>\n<p>Outage, p99 and time are the worst of all runs. Three kinds of failures are counted like all others, and named, where connection and pod give the evidence: <em>cut</em> are requests on persistent connections to a server " +
-		"that is gone with SIGTERM, which takes them with it however long it slept before; <em>raced</em> are requests that were on their way over HTTP/1.1 while a server's shutdown closed the connection as idle; <em>GOAWAY</em> are requests over HTTP/2 or gRPC that were on their way while a server said that it drains: " +
-		"it has not processed them, and the protocol has clients send them again, which these don't. Numbers are green where nothing failed, amber where only these did, red otherwise. <a href=\"proof.md\">proof.md</a> says what counts as evidence, and what to do about them.</p>\n")
+	page.WriteString("\nOutage, p99 and time are the worst of all runs. Three kinds of failures are counted like all others, and named where connection and pod give the evidence:\n\n" +
+		"- *cut*: the request was on a persistent connection to a server that ends at once with SIGTERM. The connection ends with the server, however long the pod slept before.\n" +
+		"- *raced*: the request was on its way over HTTP/1.1 while the server's shutdown closed the connection as idle.\n" +
+		"- *GOAWAY*: the request was on its way over HTTP/2 or gRPC while the server said that it drains. The server has not processed it, and the protocol has clients send it again, which these don't.\n\n" +
+		"[How the proof is made](README.md) says what counts as evidence, and what to do about each kind.\n")
 	for _, row := range r.rows() {
 		plot := timeline(row.shown)
 		if err := os.WriteFile(filepath.Join(dir, "proof-"+row.ID+".svg"), []byte(plot), 0o644); err != nil {
 			return err
 		}
-		fmt.Fprintf(&page, "<h2 id=s%s>%s %s</h2>\n<img src=\"proof-%s.svg\" alt=\"timeline\">\n", row.ID, row.ID, html.EscapeString(row.Title), row.ID)
+		fmt.Fprintf(&page, "\n<a id=\"s%s\"></a>\n\n## %s %s\n\n![timeline](proof-%s.svg)\n\n", row.ID, row.ID, escaped(row.Title), row.ID)
 		list(&page, "", row.notes)
 		row.writeWhere(&page)
 		row.writeFailures(&page)
@@ -301,7 +297,8 @@ td:not(:first-child):not(.causes){white-space:nowrap}details{overflow-x:auto}img
 		voided = append(voided, fmt.Sprintf("%s, run %d: %s; without evenkeel %s; with evenkeel %s", o.Scenario.Title, o.Repetition, o.void(), o.Sides[without].line(), o.Sides[with].line()))
 	}
 	if len(voided) > 0 {
-		page.WriteString("<h2>Void</h2>\n<p>A server that is no pod, and that nothing happens to, is asked the same way. Where a request to it fails or takes more than 2.5 s, the machine was too busy to show anything, and the run is repeated.</p>\n")
+		page.WriteString("\n## Void\n\nA server that is no pod, and that nothing happens to, is asked the same way. Where a request to it fails or takes more than 2.5 s, " +
+			"the machine was too busy to show anything, and the run is repeated.\n\n")
 		list(&page, "", voided)
 	}
 	if r.Programmed != nil {
@@ -309,10 +306,26 @@ td:not(:first-child):not(.causes){white-space:nowrap}details{overflow-x:auto}img
 		if err := os.WriteFile(filepath.Join(dir, "proof-endpoints.svg"), []byte(plot), 0o644); err != nil {
 			return err
 		}
-		fmt.Fprintf(&page, "<h2>How long endpoints take to leave every node</h2>\n<img src=\"proof-endpoints.svg\" alt=\"distribution\"><p>%s</p>\n", html.EscapeString(r.Programmed.sentence()))
+		fmt.Fprintf(&page, "\n## How long endpoints take to leave every node\n\n![distribution](proof-endpoints.svg)\n\n%s\n", escaped(r.Programmed.sentence()))
 	}
-	page.WriteString("</html>\n")
-	return os.WriteFile(filepath.Join(dir, "proof.html"), []byte(page.String()), 0o644)
+	text := strings.TrimRight(page.String(), "\n") + "\n"
+	return os.WriteFile(filepath.Join(dir, "report.md"), []byte(text), 0o644)
+}
+
+// escaped returns text as Markdown shows it in a cell or a line.
+func escaped(text string) string {
+	return strings.NewReplacer("<", "&lt;", "|", `\|`, "\n", "<br>").Replace(text)
+}
+
+// head writes the first two lines of a table.
+func head(page *strings.Builder, cells ...string) {
+	line(page, cells...)
+	page.WriteString(strings.Repeat("|---", len(cells)) + "|\n")
+}
+
+// line writes a row of a table.
+func line(page *strings.Builder, cells ...string) {
+	fmt.Fprintf(page, "| %s |\n", strings.Join(cells, " | "))
 }
 
 // list writes lines, folded below a title if there is one.
@@ -321,20 +334,18 @@ func list(page *strings.Builder, title string, lines []string) {
 		return
 	}
 	if title != "" {
-		fmt.Fprintf(page, "<details><summary>%s</summary>", html.EscapeString(title))
+		fmt.Fprintf(page, "<details><summary>%s</summary>\n\n", title)
 	}
-	page.WriteString("<ul>\n")
 	for _, line := range lines {
-		fmt.Fprintf(page, "<li>%s</li>\n", html.EscapeString(line))
-	}
-	page.WriteString("</ul>")
-	if title != "" {
-		page.WriteString("</details>")
+		fmt.Fprintf(page, "- %s\n", escaped(line))
 	}
 	page.WriteString("\n")
+	if title != "" {
+		page.WriteString("</details>\n\n")
+	}
 }
 
-// colour is what a number of failures is written in.
+// colour is what a number of failures is drawn in.
 func (s *summary) colour() string {
 	switch {
 	case s.Failed == 0:
@@ -347,26 +358,21 @@ func (s *summary) colour() string {
 
 // writeWhere writes the table of failures by server and client.
 func (r *row) writeWhere(page *strings.Builder) {
-	page.WriteString("<table><tr><th>server<th>evenkeel")
-	for _, client := range r.shown.Clients {
-		fmt.Fprintf(page, "<th>%s", html.EscapeString(client))
-	}
-	page.WriteString("</tr>\n")
+	head(page, append([]string{"server", "evenkeel"}, r.shown.Clients...)...)
 	for _, server := range slices.Sorted(maps.Keys(r.sides[with].Where)) {
 		for i, side := range sides() {
-			title := ""
+			cells := []string{"", side}
 			if i == 0 {
-				title = server
+				cells[0] = server
 			}
-			fmt.Fprintf(page, "<tr><td>%s<td>%s", html.EscapeString(title), side)
 			for _, client := range r.shown.Clients {
 				n := r.sides[side].Where[server][client]
-				fmt.Fprintf(page, "<td>%s of %s", number(n.Failed), number(n.Sent))
+				cells = append(cells, fmt.Sprintf("%s of %s", number(n.Failed), number(n.Sent)))
 			}
-			page.WriteString("</tr>\n")
+			line(page, cells...)
 		}
 	}
-	page.WriteString("</table>\n")
+	page.WriteString("\n")
 }
 
 // mostListed is the number of failures of a run up to which each is listed. A lost node has a thousand of the same kind.
@@ -377,23 +383,26 @@ func (r *row) writeFailures(page *strings.Builder) {
 	if r.sides[with].Failed == 0 {
 		return
 	}
-	page.WriteString("<details open><summary>The failures with evenkeel of all runs</summary>\n<table><tr><th>run<th>at<th>server<th>client<th>cause<th>exception<th>connection's age<th>pod<th>node<th>terminating for<th>SIGTERM before<th>what happened</tr>\n")
+	page.WriteString("<details open><summary>The failures with evenkeel of all runs</summary>\n\n")
+	head(page, "run", "at", "server", "client", "cause", "exception", "connection's age", "pod", "node", "terminating for", "SIGTERM before", "what happened")
 	for _, o := range r.runs {
 		if o.Sides[with].Failed > mostListed {
-			fmt.Fprintf(page, "<tr><td>%d<td colspan=11 class=causes>%s</tr>\n", o.Repetition, strings.ReplaceAll(html.EscapeString(strings.Join(o.explain(with), "\n")), "\n", "<br>"))
+			cells := make([]string, 12)
+			cells[0], cells[11] = fmt.Sprint(o.Repetition), escaped(strings.Join(o.explain(with), "\n"))
+			line(page, cells...)
 			continue
 		}
 		for _, record := range o.Records {
 			if record.Cause != "" && o.Targets[record.Target].Side == with {
-				fmt.Fprintf(page, "<tr><td>%d", o.Repetition)
+				cells := []string{fmt.Sprint(o.Repetition)}
 				for _, cell := range o.cells(record) {
-					fmt.Fprintf(page, "<td class=causes>%s", html.EscapeString(cell))
+					cells = append(cells, escaped(cell))
 				}
-				page.WriteString("</tr>\n")
+				line(page, cells...)
 			}
 		}
 	}
-	page.WriteString("</table></details>\n")
+	page.WriteString("\n</details>\n\n")
 }
 
 // cells are what there is to say about a failure: when, server, client, cause, exception, the connection's age, pod, node, for how long

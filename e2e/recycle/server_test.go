@@ -1,11 +1,11 @@
 // Package recycle proves package recycle against real clients: not one failed or truncated response, even shares after a scale-out, no
 // failed review while replicas restart, the cost, and the same behaviour as nginx.
 //
-// The everyday form takes well under a minute. The long form, with the figures and plots of docs/recycling.md, is
+// The everyday form takes well under a minute. The long form, with the figures and plots of docs/concepts/recycling.md, is
 //
 //	RECYCLE_PROOF=long go test -C e2e/recycle -count=1 -timeout=90m -v .
 //
-// and writes the plots into docs/ when RECYCLE_PLOTS names that directory.
+// and writes the plots into docs/proof/ when RECYCLE_PLOTS names that directory.
 package recycle
 
 import (
