@@ -533,54 +533,90 @@ func TestAnotherWebhookAfterOurs(t *testing.T) {
 	}
 }
 
-// TestRandomUpdatesEndWhereACreationEnds sends hundreds of random updates, with other settings, lost annotations and times without
-// evenkeel between them. The record is never lost, the grace period never grows, and the end is that of a new Deployment.
+// choices are what a random source or a fuzzer chooses among, a byte for each choice.
+type choices []byte
+
+// below returns the next choice, at least 0 and less than n; 0 where none is left.
+func (c *choices) below(n int) int {
+	if len(*c) == 0 {
+		return 0
+	}
+	first := (*c)[0]
+	*c = (*c)[1:]
+	return int(first) % n
+}
+
+// TestRandomUpdatesEndWhereACreationEnds sends hundreds of random updates, with other settings, lost annotations and times
+// without evenkeel between them. The record is never lost, the grace period never grows, and the end is that of a new
+// Deployment. FuzzUpdates looks for updates of which that is not true.
 func TestRandomUpdatesEndWhereACreationEnds(t *testing.T) {
-	manifests := []string{plainDeployment, ownProbe, ownAnnotation, written30, nullLifecycle, offInTemplate,
-		with(plainDeployment, "web:1", "web:2"), with(ownAnnotation, "web:1", "web:3")}
-	settings := []map[string]string{nil, {"pre-stop-sleep": "20s"}, {"pre-stop-sleep": "off"}, {"anti-affinity": "required"}, {"readiness-probe": "off"}, {"node-loss": "30s"}}
 	for seed := range uint64(60) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 0))
-			s := &stored{t: t}
-			s.apply(manifests[random.IntN(len(manifests))])
-			var templates []map[string]any
-			for range 25 {
-				templates = append(templates, templateIn(s.copy()))
-				switch random.IntN(9) {
-				case 0:
-					s.flags = settings[random.IntN(len(settings))]
-				case 1:
-					s.patch(takeHook)
-				case 2:
-					s.restart()
-				case 3:
-					s.undo(templates[random.IntN(len(templates))])
-				case 4:
-					s.patch(`spec: {template: {metadata: {annotations: null}}}`)
-				case 5:
-					s.away = true
-					s.restart()
-					s.away = false
-				default:
-					s.apply(manifests[random.IntN(len(manifests))])
-				}
-				if grace, _ := at(templateIn(s.object), "spec", "terminationGracePeriodSeconds").(json.Number).Int64(); grace > 50 {
-					t.Fatalf("the grace period grew to %d s", grace)
-				}
+			chosen := make(choices, 50)
+			for i := range chosen {
+				chosen[i] = byte(random.Uint32())
 			}
-			s.ran = nil // a revision that ran would be left as it is
-			last := with(ownAnnotation, "web:1", "web:last")
-			s.send(fromYAML(t, last), true)
-			fresh := &stored{t: t, flags: s.flags}
-			fresh.send(fromYAML(t, last), true)
-			for _, o := range []map[string]any{s.object, fresh.object} {
-				annotations := at(templateIn(o), "metadata", "annotations").(map[string]any)
-				delete(annotations, "kubectl.kubernetes.io/restartedAt")
-			}
-			if diff := cmp.Diff(templateIn(fresh.object), templateIn(s.object)); diff != "" {
-				t.Errorf("not where a creation ends (-creation +updates):\n%s", diff)
-			}
+			checkUpdates(t, chosen)
 		})
+	}
+}
+
+// FuzzUpdates sends the updates that a fuzzer chooses.
+func FuzzUpdates(f *testing.F) {
+	f.Add([]byte("\x00\x01\x02\x04\x01"))                         // the hook is taken away, then the annotations, then the hook
+	f.Add([]byte("\x02\x06\x00\x06\x04\x06\x02\x06\x00\x06\x04")) // annotations and lifecycle in turn
+	f.Add([]byte("\x00\x00\x01\x02\x00\x02\x01\x03\x00\x03\x01")) // another sleep, none, and back to both
+	f.Add([]byte("\x03\x05\x00\x03\x02\x05\x02\x04\x06\x01"))     // a written grace period, and evenkeel away
+	f.Add([]byte("\x01\x06\x06\x03\x00\x06\x05\x03\x01\x02\x02")) // an own probe, undone and done again
+	f.Fuzz(func(t *testing.T, chosen []byte) { checkUpdates(t, chosen) })
+}
+
+// checkUpdates sends the chosen updates, 25 at most, and then one that changes what people wrote.
+func checkUpdates(t *testing.T, chosen choices) {
+	t.Helper()
+	manifests := []string{plainDeployment, ownProbe, ownAnnotation, written30, nullLifecycle, offInTemplate,
+		with(plainDeployment, "web:1", "web:2"), with(ownAnnotation, "web:1", "web:3")}
+	settings := []map[string]string{nil, {"pre-stop-sleep": "20s"}, {"pre-stop-sleep": "off"}, {"anti-affinity": "required"},
+		{"readiness-probe": "off"}, {"node-loss": "30s"}}
+	s := &stored{t: t}
+	s.apply(manifests[chosen.below(len(manifests))])
+	var templates []map[string]any
+	for i := 0; i < 25 && len(chosen) > 0; i++ {
+		templates = append(templates, templateIn(s.copy()))
+		switch chosen.below(9) {
+		case 0:
+			s.flags = settings[chosen.below(len(settings))]
+		case 1:
+			s.patch(takeHook)
+		case 2:
+			s.restart()
+		case 3:
+			s.undo(templates[chosen.below(len(templates))])
+		case 4:
+			s.patch(`spec: {template: {metadata: {annotations: null}}}`)
+		case 5:
+			s.away = true
+			s.restart()
+			s.away = false
+		default:
+			s.apply(manifests[chosen.below(len(manifests))])
+		}
+		grace, _ := at(templateIn(s.object), "spec", "terminationGracePeriodSeconds").(json.Number).Int64()
+		if grace > 50 {
+			t.Fatalf("the grace period grew to %d s", grace)
+		}
+	}
+	s.ran = nil // a revision that ran would be left as it is
+	last := with(ownAnnotation, "web:1", "web:last")
+	s.send(fromYAML(t, last), true)
+	fresh := &stored{t: t, flags: s.flags}
+	fresh.send(fromYAML(t, last), true)
+	for _, o := range []map[string]any{s.object, fresh.object} {
+		annotations := at(templateIn(o), "metadata", "annotations").(map[string]any)
+		delete(annotations, "kubectl.kubernetes.io/restartedAt")
+	}
+	if diff := cmp.Diff(templateIn(fresh.object), templateIn(s.object)); diff != "" {
+		t.Errorf("not where a creation ends (-creation +updates):\n%s", diff)
 	}
 }
