@@ -302,10 +302,11 @@ func (s *servers) heap(ctx context.Context) (h heap, err error) {
 	}
 	for name, value := range map[string]*float64{"go_memstats_alloc_bytes_total": &h.allocated, "go_gc_duration_seconds_count": &h.collections,
 		"go_memstats_heap_alloc_bytes": &h.inUse, "go_memstats_next_gc_bytes": &h.next} {
-		_, rest, _ := bytes.Cut(text, []byte("\n"+name+" "))
-		number, _, _ := bytes.Cut(rest, []byte("\n"))
-		if *value, err = strconv.ParseFloat(string(number), 64); err != nil {
-			return h, fmt.Errorf("metric %s of the API server: %w", name, err)
+		if *value, err = installation.Sum(string(text), name); err != nil {
+			return h, err
+		}
+		if *value == 0 {
+			return h, fmt.Errorf("the API server has no metric %s", name)
 		}
 	}
 	return h, nil

@@ -22,9 +22,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -32,7 +29,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -52,6 +48,7 @@ import (
 	admissionv1 "k8s.io/api/admission/v1"
 
 	"github.com/evenkeel/evenkeel/e2e/cluster"
+	"github.com/evenkeel/evenkeel/internal/keypair"
 	"github.com/evenkeel/evenkeel/webhook"
 )
 
@@ -380,13 +377,8 @@ func newServer(name string) (*http.Server, net.Listener, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, nil, err
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		DNSNames: []string{"localhost", fmt.Sprintf("%s.bench-%d.svc", name, os.Getpid())}}
-	certificate, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	pair, err := keypair.New(&x509.Certificate{NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		DNSNames: []string{"localhost", fmt.Sprintf("%s.bench-%d.svc", name, os.Getpid())}}, nil)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -395,7 +387,7 @@ func newServer(name string) (*http.Server, net.Listener, error) {
 		return nil, nil, err
 	}
 	return &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: 35 * time.Second, IdleTimeout: 120 * time.Second,
-		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{{Certificate: [][]byte{certificate}, PrivateKey: key}}}}, listener, nil
+		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{pair.TLS()}}}, listener, nil
 }
 
 // agree asks every contestant once and applies its answer: those of this repository must add the same.

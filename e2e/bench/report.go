@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/evenkeel/evenkeel/internal/svg"
 )
 
 // report is what a run has measured, as Markdown with plots.
@@ -381,25 +383,17 @@ func (c chart) svg() string {
 		height += rowHeight
 	}
 	bottom := height - 26
-	var d strings.Builder
-	text := func(x, y float64, more, text string) {
-		fmt.Fprintf(&d, `<text x="%.1f" y="%.1f"%s>%s</text>`+"\n", x, y, more, strings.NewReplacer("&", "&amp;", "<", "&lt;").Replace(text))
-	}
-	box := func(x, y, width, height float64, fill string) {
-		fmt.Fprintf(&d, `<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="%s"/>`+"\n", x, y, width, height, fill)
-	}
-	fmt.Fprintf(&d, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %.0f %.0f" width="%.0f" height="%.0f" font-family="sans-serif" font-size="12" fill="#333">`+"\n", chartWidth, height, chartWidth, height)
-	box(0, 0, chartWidth, height, "#fff")
-	text(10, 20, ` font-size="15" font-weight="bold"`, c.title)
+	d := svg.New(chartWidth, height)
+	d.Text(10, 20, "start", ` font-size="15" font-weight="bold"`, c.title)
 	const room = 110 // for the values beside the bars
 	width := (chartWidth-chartLeft)/float64(len(c.panels)) - room
 	for p, panel := range c.panels {
 		left := chartLeft + float64(p)*(width+room)
-		text(left, 42, ` font-weight="bold"`, panel.title)
+		d.Text(left, 42, "start", ` font-weight="bold"`, panel.title)
 		x := left + 120
 		for i, name := range panel.series {
-			box(x, 33, 10, 10, colours[i])
-			text(x+14, 42, "", name)
+			d.Box(x, 33, 10, 10, colours[i])
+			d.Text(x+14, 42, "start", "", name)
 			x += 30 + 6.4*float64(len(name))
 		}
 		most := map[string]float64{}
@@ -413,12 +407,12 @@ func (c chart) svg() string {
 			if row.group != group {
 				group = row.group
 				if p == 0 {
-					text(10, y+groupHeight-6, ` font-weight="bold"`, group)
+					d.Text(10, y+groupHeight-6, "start", ` font-weight="bold"`, group)
 				}
 				y += groupHeight
 			}
 			if p == 0 {
-				text(chartLeft-8, y+12, ` text-anchor="end"`, row.label)
+				d.Text(chartLeft-8, y+12, "end", "", row.label)
 			}
 			scale := most[""]
 			if panel.byGroup {
@@ -427,20 +421,19 @@ func (c chart) svg() string {
 			at := left
 			for i, value := range row.values[p] {
 				length := max(value, 0) / scale * width
-				box(at, y+2, length, rowHeight-4, colours[i])
+				d.Box(at, y+2, length, rowHeight-4, colours[i])
 				at += length
 			}
 			value := short(sum(row.values[p]))
 			if panel.both {
 				value = short(row.values[p][0]) + " – " + value
 			}
-			text(at+4, y+12, ` font-size="11"`, value+" "+panel.unit)
+			d.Text(at+4, y+12, "start", ` font-size="11"`, value+" "+panel.unit)
 			y += rowHeight
 		}
-		fmt.Fprintf(&d, `<line x1="%.1f" y1="50" x2="%.1f" y2="%.1f" stroke="#777"/>`+"\n", left, left, bottom)
+		d.Line(left, 50, left, bottom, `stroke="#777"`)
 	}
-	text(10, height-8, ` font-size="10" fill="#666"`, c.caption)
-	d.WriteString("</svg>\n")
+	d.Text(10, height-8, "start", ` font-size="10" fill="#666"`, c.caption)
 	return d.String()
 }
 

@@ -1,13 +1,12 @@
 package cluster
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -18,6 +17,8 @@ import (
 
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/evenkeel/evenkeel/internal/keypair"
 )
 
 // admin is the name of the user who may do everything.
@@ -38,6 +39,11 @@ func writeCredentials(dir, address string) (map[string]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make certificates: %w", err)
 	}
+	authorityKey, err1 := authority.KeyPEM()
+	serverKey, err2 := server.KeyPEM()
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, err
+	}
 	users := map[string]string{}
 	var tokens strings.Builder
 	for _, user := range []struct{ name, username, group string }{
@@ -50,10 +56,10 @@ func writeCredentials(dir, address string) (map[string]string, error) {
 		fmt.Fprintf(&tokens, "%s,%s,%s,%q\n", users[user.name], user.username, user.name, user.group)
 	}
 	for name, content := range map[string][]byte{
-		"ca.crt":     authority.certificate,
-		"ca.key":     authority.key,
-		"server.crt": server.certificate,
-		"server.key": server.key,
+		"ca.crt":     authority.CertificatePEM(),
+		"ca.key":     authorityKey,
+		"server.crt": server.CertificatePEM(),
+		"server.key": serverKey,
 		"sa.key":     pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}),
 		"sa.pub":     pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}),
 		"tokens.csv": []byte(tokens.String()),
@@ -65,56 +71,30 @@ func writeCredentials(dir, address string) (map[string]string, error) {
 	return users, nil
 }
 
-// A keyPair is a certificate and its private key in PEM.
-type keyPair struct{ certificate, key []byte }
-
 // makeCertificates makes a certificate authority and a certificate of the API server by it, valid for a day.
-func makeCertificates(address string) (authority, server keyPair, err error) {
-	authorityKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return keyPair{}, keyPair{}, err
-	}
-	serverKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return keyPair{}, keyPair{}, err
-	}
+func makeCertificates(address string) (authority, server *keypair.Pair, err error) {
 	from, to := time.Now().Add(-time.Minute), time.Now().Add(24*time.Hour)
-	issuer := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "evenkeel-test"}, NotBefore: from, NotAfter: to,
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
-	}
 	leaf := &x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "kube-apiserver"}, NotBefore: from, NotAfter: to,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		DNSNames:    []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"},
+		DNSNames: []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
+			"kubernetes.default.svc.cluster.local"},
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv4(10, 96, 0, 1)}, // the second is the Service "kubernetes"
 	}
 	if ip := net.ParseIP(address); ip != nil {
 		leaf.IPAddresses = append(leaf.IPAddresses, ip)
 	} else if address != "" {
-		return keyPair{}, keyPair{}, fmt.Errorf("address %q: not an IP address", address)
+		return nil, nil, fmt.Errorf("address %q: not an IP address", address)
 	}
-	if authority, err = encode(issuer, issuer, authorityKey, authorityKey); err != nil {
-		return keyPair{}, keyPair{}, err
+	authority, err = keypair.New(&x509.Certificate{
+		Subject: pkix.Name{CommonName: "evenkeel-test"}, NotBefore: from, NotAfter: to,
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+	}, nil)
+	if err != nil {
+		return nil, nil, err
 	}
-	server, err = encode(leaf, issuer, serverKey, authorityKey)
+	server, err = keypair.New(leaf, authority)
 	return authority, server, err
-}
-
-// encode signs a certificate for key by signer.
-func encode(template, parent *x509.Certificate, key, signer *ecdsa.PrivateKey) (keyPair, error) {
-	certificate, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
-	if err != nil {
-		return keyPair{}, err
-	}
-	private, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		return keyPair{}, err
-	}
-	return keyPair{
-		certificate: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate}),
-		key:         pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: private}),
-	}, nil
 }
 
 // kubeconfig returns the path of a user's kubeconfig file.

@@ -5,15 +5,13 @@ package installation
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/big"
 	"net"
 	"net/http"
@@ -27,6 +25,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -36,6 +36,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/evenkeel/evenkeel/e2e/cluster"
+	"github.com/evenkeel/evenkeel/internal/keypair"
 )
 
 // The Service that the API server calls the webhook through, as in deploy/.
@@ -206,34 +207,35 @@ func (i *Installation) Log() string {
 	return string(content)
 }
 
-// Metric returns the sum of the samples of a metric whose line holds all of the parts, such as `kind="Pod"`.
-func (i *Installation) Metric(ctx context.Context, name string, parts ...string) (float64, error) {
+// Metric returns the sum of the samples of a metric that have all of the labels, such as `kind="Pod"`.
+func (i *Installation) Metric(ctx context.Context, name string, labels ...string) (float64, error) {
 	text, err := i.fetch(ctx, "/metrics")
 	if err != nil {
 		return 0, err
 	}
-	return Sum(text, name, parts...)
+	return Sum(text, name, labels...)
 }
 
-// Sum returns the sum of the samples of a metric, in a page of metrics, whose line holds all of the parts.
-func Sum(text, name string, parts ...string) (float64, error) {
+// Sum returns the sum of the samples of a metric, in a page of metrics, that have all of the labels; 0 where there are none.
+func Sum(text, name string, labels ...string) (float64, error) {
+	parser := expfmt.NewTextParser(model.LegacyValidation)
+	families, err := parser.TextToMetricFamilies(strings.NewReader(text))
+	if err != nil {
+		return 0, fmt.Errorf("read metrics: %w", err)
+	}
+	samples, err := expfmt.ExtractSamples(&expfmt.DecodeOptions{}, slices.Collect(maps.Values(families))...)
+	if err != nil {
+		return 0, fmt.Errorf("read metrics: %w", err)
+	}
 	sum := 0.0
-line:
-	for line := range strings.Lines(text) {
-		series, value, ok := strings.Cut(strings.TrimSpace(line), " ")
-		if !ok || series != name && !strings.HasPrefix(series, name+"{") {
-			continue
+	for _, s := range samples {
+		has := func(label string) bool {
+			key, value, _ := strings.Cut(label, "=")
+			return strconv.Quote(string(s.Metric[model.LabelName(key)])) == value
 		}
-		for _, part := range parts {
-			if !strings.Contains(series, part) {
-				continue line
-			}
+		if string(s.Metric[model.MetricNameLabel]) == name && !slices.ContainsFunc(labels, func(l string) bool { return !has(l) }) {
+			sum += float64(s.Value)
 		}
-		sample, err := strconv.ParseFloat(value, 64)
-		if err != nil {
-			return 0, fmt.Errorf("read metric %s: %w", name, err)
-		}
-		sum += sample
 	}
 	return sum, nil
 }
@@ -458,38 +460,30 @@ func freeAddress() (string, error) {
 	return "", errors.New("find a free loopback port: none in 200 attempts")
 }
 
-// WriteCertificate writes tls.crt and tls.key, a certificate for a server or client named host that ends after lifetime, into dir, and returns
-// the CA that signed it.
+// WriteCertificate writes tls.crt and tls.key, a certificate for a server or client named host that ends after lifetime,
+// into dir, and returns the CA that signed it.
 func WriteCertificate(dir, host string, lifetime time.Duration) (ca []byte, err error) {
 	now := time.Now()
-	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	authority, err := keypair.New(&x509.Certificate{Subject: pkix.Name{CommonName: "evenkeel test CA"},
+		NotBefore: now.Add(-48 * time.Hour), NotAfter: now.Add(48 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}, nil)
 	if err != nil {
-		return nil, fmt.Errorf("make certificate: %w", err)
+		return nil, err
 	}
-	caTemplate := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "evenkeel test CA"},
-		NotBefore: now.Add(-48 * time.Hour), NotAfter: now.Add(48 * time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	caDER, err := x509.CreateCertificate(rand.Reader, caTemplate, caTemplate, caKey.Public(), caKey)
+	pair, err := keypair.New(&x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: host},
+		DNSNames: []string{host}, NotBefore: now.Add(-47 * time.Hour), NotAfter: now.Add(lifetime),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}, authority)
 	if err != nil {
-		return nil, fmt.Errorf("make certificate: %w", err)
+		return nil, err
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := pair.KeyPEM()
 	if err != nil {
-		return nil, fmt.Errorf("make certificate: %w", err)
+		return nil, err
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: host}, DNSNames: []string{host},
-		NotBefore: now.Add(-47 * time.Hour), NotAfter: now.Add(lifetime), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
-	der, err := x509.CreateCertificate(rand.Reader, template, caTemplate, key.Public(), caKey)
-	if err != nil {
-		return nil, fmt.Errorf("make certificate: %w", err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, fmt.Errorf("make certificate: %w", err)
-	}
-	for name, block := range map[string]*pem.Block{"tls.crt": {Type: "CERTIFICATE", Bytes: der}, "tls.key": {Type: "PRIVATE KEY", Bytes: keyDER}} {
-		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600); err != nil {
+	for name, content := range map[string][]byte{"tls.crt": pair.CertificatePEM(), "tls.key": key} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 			return nil, fmt.Errorf("write certificate: %w", err)
 		}
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER}), nil
+	return authority.CertificatePEM(), nil
 }

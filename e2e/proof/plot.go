@@ -2,15 +2,11 @@ package main
 
 import (
 	"fmt"
-	"html"
-	"math"
 	"slices"
-	"strings"
 	"time"
-)
 
-// A drawing is an SVG that grows by elements.
-type drawing struct{ strings.Builder }
+	"github.com/evenkeel/evenkeel/internal/svg"
+)
 
 const (
 	plotWidth  = 960
@@ -32,18 +28,6 @@ func phaseColour(p phase) string {
 	return map[phase]string{pending: "#dcdcdc", starting: "#f2c14e", ready: "#3a9d6e", terminating: "#9a7bb8", stopped: "#b9b9b9"}[p]
 }
 
-func (d *drawing) text(x, y float64, anchor, more, text string) {
-	fmt.Fprintf(d, `<text x="%.1f" y="%.1f" text-anchor="%s"%s>%s</text>`+"\n", x, y, anchor, more, html.EscapeString(text))
-}
-
-func (d *drawing) line(x1, y1, x2, y2 float64, style string) {
-	fmt.Fprintf(d, `<line x1="%.1f" y1="%.1f" x2="%.1f" y2="%.1f" %s/>`+"\n", x1, y1, x2, y2, style)
-}
-
-func (d *drawing) box(x, y, width, height float64, fill string) {
-	fmt.Fprintf(d, `<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="%s"/>`+"\n", x, y, width, height, fill)
-}
-
 // timeline draws one run: for each side the requests per second with the failures in red, and below them the phases of the
 // pods.
 func timeline(o *outcome) string {
@@ -57,11 +41,8 @@ func timeline(o *outcome) string {
 	for _, side := range sides() {
 		height += 52 + barHeight + float64(len(lives[side]))*lane + groupGap*float64(len(groups(lives[side]))) + 34
 	}
-	d := new(drawing)
-	fmt.Fprintf(d, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %.0f" width="%d" height="%.0f" font-family="sans-serif" font-size="12" fill="#333">`+"\n",
-		plotWidth, height, plotWidth, height)
-	d.box(0, 0, plotWidth, height, "#fff")
-	d.text(plotLeft, 22, "start", ` font-size="16" font-weight="bold"`, o.Scenario.Title)
+	d := svg.New(plotWidth, height)
+	d.Text(plotLeft, 22, "start", ` font-size="16" font-weight="bold"`, o.Scenario.Title)
 	legend(d, 42)
 
 	perSecond := o.rates()
@@ -75,18 +56,17 @@ func timeline(o *outcome) string {
 	for _, side := range sides() {
 		y = o.panel(d, side, y, lane, scale, perSecond[side], lives[side])
 	}
-	d.WriteString("</svg>\n")
 	return d.String()
 }
 
-func legend(d *drawing, y float64) {
+func legend(d *svg.Drawing, y float64) {
 	x := float64(plotLeft)
 	for _, entry := range []struct{ colour, text string }{
 		{fineColour, "requests answered"}, {newColour, "by new pods"}, {failColour, "failed"}, {phaseColour(pending), "pod pending"}, {phaseColour(starting), "running, not ready"},
 		{phaseColour(ready), "ready"}, {phaseColour(terminating), "terminating"}, {phaseColour(stopped), "stopped"},
 	} {
-		d.box(x, y-9, 11, 11, entry.colour)
-		d.text(x+15, y+1, "start", "", entry.text)
+		d.Box(x, y-9, 11, 11, entry.colour)
+		d.Text(x+15, y+1, "start", "", entry.text)
 		x += 34 + 6.1*float64(len(entry.text))
 	}
 }
@@ -141,24 +121,24 @@ func groups(lives []podLife) []string {
 }
 
 // panel draws one side from y on and returns where it ends.
-func (o *outcome) panel(d *drawing, side string, y, lane, scale float64, r rates, lives []podLife) float64 {
+func (o *outcome) panel(d *svg.Drawing, side string, y, lane, scale float64, r rates, lives []podLife) float64 {
 	seconds := o.Stopped.Sub(o.Began).Seconds()
 	x := func(t time.Time) float64 {
 		return plotLeft + min(max(t.Sub(o.Began).Seconds(), 0), seconds)/seconds*(plotWidth-plotLeft-plotRight)
 	}
 	s := o.Sides[side]
-	d.text(plotLeft, y+16, "start", ` font-size="14" font-weight="bold"`, side+" evenkeel")
-	d.text(plotLeft+150, y+16, "start", fmt.Sprintf(` font-weight="bold" fill="%s"`, s.colour()), fmt.Sprintf("%s of %s requests failed", number(s.Failed), number(s.Sent)))
+	d.Text(plotLeft, y+16, "start", ` font-size="14" font-weight="bold"`, side+" evenkeel")
+	d.Text(plotLeft+150, y+16, "start", fmt.Sprintf(` font-weight="bold" fill="%s"`, s.colour()), fmt.Sprintf("%s of %s requests failed", number(s.Failed), number(s.Sent)))
 	top := y + 40
 	bottom := top + barHeight
 	lanes := float64(len(lives))*lane + groupGap*float64(len(groups(lives)))
 	// The time of the operation.
-	d.box(x(o.Started), top, x(o.Ended)-x(o.Started), barHeight+lanes, "#f5f3ee")
-	step := niceStep(scale / 3)
+	d.Box(x(o.Started), top, x(o.Ended)-x(o.Started), barHeight+lanes, "#f5f3ee")
+	step := svg.Step(scale / 3)
 	for v := 0.0; v <= scale; v += step {
 		at := bottom - v/scale*barHeight
-		d.line(plotLeft, at, plotWidth-plotRight, at, gridStyle)
-		d.text(plotLeft-6, at+4, "end", "", fmt.Sprintf("%.0f/s", v))
+		d.Line(plotLeft, at, plotWidth-plotRight, at, gridStyle)
+		d.Text(plotLeft-6, at+4, "end", "", fmt.Sprintf("%.0f/s", v))
 	}
 	for i := range r.sent {
 		from, to := x(o.Began.Add(time.Duration(i)*time.Second)), x(o.Began.Add(time.Duration(i+1)*time.Second))
@@ -170,22 +150,22 @@ func (o *outcome) panel(d *drawing, side string, y, lane, scale float64, r rates
 			failed = max(failed, 1.5) // one failure is to be seen
 		}
 		fresh := r.fresh[i] / scale * barHeight
-		d.box(from, bottom-fine, max(to-from-0.6, 0.4), fine-fresh, fineColour)
+		d.Box(from, bottom-fine, max(to-from-0.6, 0.4), fine-fresh, fineColour)
 		if fresh > 0 {
-			d.box(from, bottom-fresh, max(to-from-0.6, 0.4), fresh, newColour)
+			d.Box(from, bottom-fresh, max(to-from-0.6, 0.4), fresh, newColour)
 		}
 		if failed > 0 {
-			d.box(from, bottom-fine-failed, max(to-from-0.6, 0.4), failed, failColour)
+			d.Box(from, bottom-fine-failed, max(to-from-0.6, 0.4), failed, failColour)
 		}
 	}
-	d.line(plotLeft, bottom, plotWidth-plotRight, bottom, axisStyle)
+	d.Line(plotLeft, bottom, plotWidth-plotRight, bottom, axisStyle)
 
 	at, server := bottom+2, ""
 	for _, life := range lives {
 		if life.Server != server {
 			server = life.Server
 			at += groupGap
-			d.text(plotLeft-6, at+9, "end", ` font-size="11"`, server)
+			d.Text(plotLeft-6, at+9, "end", ` font-size="11"`, server)
 		}
 		for i, c := range life.Changes {
 			end := o.Stopped
@@ -193,38 +173,27 @@ func (o *outcome) panel(d *drawing, side string, y, lane, scale float64, r rates
 				end = life.Changes[i+1].At
 			}
 			if c.Phase != gone && end.After(o.Began) && c.At.Before(o.Stopped) && x(end) > x(c.At) {
-				d.box(x(c.At), at, x(end)-x(c.At), max(lane-0.8, 1), phaseColour(c.Phase))
+				d.Box(x(c.At), at, x(end)-x(c.At), max(lane-0.8, 1), phaseColour(c.Phase))
 			}
 		}
 		at += lane
 	}
-	d.line(plotLeft, at+3, plotWidth-plotRight, at+3, axisStyle)
+	d.Line(plotLeft, at+3, plotWidth-plotRight, at+3, axisStyle)
 	marks := slices.Concat(o.Marks, []mark{{o.Ended, "ends"}})
 	if marks[0].At.Sub(o.Started) > time.Second { // else the operation begins with that
 		marks = append(marks, mark{o.Started, "begins"})
 	}
 	for _, m := range marks {
-		d.line(x(m.At), top-2, x(m.At), at+3, `stroke="#555" stroke-dasharray="3 3"`)
-		d.text(x(m.At), top-5, "middle", ` font-size="10" fill="#555"`, m.Text)
+		d.Line(x(m.At), top-2, x(m.At), at+3, `stroke="#555" stroke-dasharray="3 3"`)
+		d.Text(x(m.At), top-5, "middle", ` font-size="10" fill="#555"`, m.Text)
 	}
-	every := niceStep(seconds / 10)
+	every := svg.Step(seconds / 10)
 	for v := 0.0; v <= seconds; v += every {
 		tx := x(o.Began.Add(time.Duration(v * float64(time.Second))))
-		d.line(tx, at+3, tx, at+7, axisStyle)
-		d.text(tx, at+19, "middle", "", fmt.Sprintf("%.0f s", v))
+		d.Line(tx, at+3, tx, at+7, axisStyle)
+		d.Text(tx, at+19, "middle", "", fmt.Sprintf("%.0f s", v))
 	}
 	return at + 34
-}
-
-// niceStep rounds up to 1, 2 or 5 times a power of ten.
-func niceStep(v float64) float64 {
-	power := math.Pow(10, math.Floor(math.Log10(max(v, 0.1))))
-	for _, factor := range []float64{1, 2, 5, 10} {
-		if factor*power >= v {
-			return factor * power
-		}
-	}
-	return 10 * power
 }
 
 // number writes thousands with a comma.

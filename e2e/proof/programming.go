@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/evenkeel/evenkeel/internal/svg"
 )
 
 // programming is how long after a pod began to terminate the last node had forgotten its address.
@@ -32,31 +34,29 @@ func (p *programming) sentence() string {
 func (p *programming) plot() string {
 	slices.Sort(p.Delays)
 	const height, top, bottom = 260, 50, 210
-	d := new(drawing)
-	fmt.Fprintf(d, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" font-family="sans-serif" font-size="12" fill="#333">`+"\n", plotWidth, height, plotWidth, height)
-	d.box(0, 0, plotWidth, height, "#fff")
-	d.text(plotLeft, 22, "start", ` font-size="16" font-weight="bold"`, "Addresses of terminating pods that had left the rules of every node")
+	d := svg.New(plotWidth, height)
+	d.Text(plotLeft, 22, "start", ` font-size="16" font-weight="bold"`, "Addresses of terminating pods that had left the rules of every node")
 	longest := max(11, p.quantile(1).Seconds()*1.05)
 	x := func(s float64) float64 { return plotLeft + s/longest*(plotWidth-plotLeft-plotRight) }
 	y := func(share float64) float64 { return bottom - share*(bottom-top) }
 	for _, share := range []float64{0, 0.25, 0.5, 0.75, 1} {
-		d.line(plotLeft, y(share), plotWidth-plotRight, y(share), gridStyle)
-		d.text(plotLeft-6, y(share)+4, "end", "", fmt.Sprintf("%.0f %%", 100*share))
+		d.Line(plotLeft, y(share), plotWidth-plotRight, y(share), gridStyle)
+		d.Text(plotLeft-6, y(share)+4, "end", "", fmt.Sprintf("%.0f %%", 100*share))
 	}
-	for s := 0.0; s <= longest; s += niceStep(longest / 12) {
-		d.line(x(s), bottom, x(s), bottom+4, axisStyle)
-		d.text(x(s), bottom+18, "middle", "", fmt.Sprintf("%.0f s", s))
+	for s := 0.0; s <= longest; s += svg.Step(longest / 12) {
+		d.Line(x(s), bottom, x(s), bottom+4, axisStyle)
+		d.Text(x(s), bottom+18, "middle", "", fmt.Sprintf("%.0f s", s))
 	}
-	d.line(plotLeft, bottom, plotWidth-plotRight, bottom, axisStyle)
-	points := fmt.Sprintf("%.1f,%.1f", x(0), y(0))
+	d.Line(plotLeft, bottom, plotWidth-plotRight, bottom, axisStyle)
+	points := []svg.Point{{X: x(0), Y: y(0)}}
 	total := float64(len(p.Delays) + p.Left)
 	for i, delay := range p.Delays {
-		points += fmt.Sprintf(" %.1f,%.1f %.1f,%.1f", x(delay.Seconds()), y(float64(i)/total), x(delay.Seconds()), y(float64(i+1)/total))
+		at := x(delay.Seconds())
+		points = append(points, svg.Point{X: at, Y: y(float64(i) / total)}, svg.Point{X: at, Y: y(float64(i+1) / total)})
 	}
-	fmt.Fprintf(d, `<polyline points="%s" fill="none" stroke="#1f4e79" stroke-width="2"/>`+"\n", points)
-	d.line(x(10), y(0), x(10), y(1), `stroke="#3a9d6e" stroke-width="1.5" stroke-dasharray="5 3"`)
-	d.text(x(10)-6, y(0.5), "end", ` fill="#3a9d6e"`, "SIGTERM after the default sleep")
-	d.text((plotLeft+plotWidth-plotRight)/2, bottom+38, "middle", "", "time since the API server said that the pod terminates")
-	d.WriteString("</svg>\n")
+	d.Curve(points, `stroke="#1f4e79" stroke-width="2"`)
+	d.Line(x(10), y(0), x(10), y(1), `stroke="#3a9d6e" stroke-width="1.5" stroke-dasharray="5 3"`)
+	d.Text(x(10)-6, y(0.5), "end", ` fill="#3a9d6e"`, "SIGTERM after the default sleep")
+	d.Text((plotLeft+plotWidth-plotRight)/2, bottom+38, "middle", "", "time since the API server said that the pod terminates")
 	return d.String()
 }

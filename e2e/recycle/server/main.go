@@ -13,9 +13,6 @@ package main
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	cryptorand "crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -24,7 +21,6 @@ import (
 	"fmt"
 	"io"
 	"log"
-	"math/big"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -38,6 +34,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/evenkeel/evenkeel/internal/keypair"
 	"github.com/evenkeel/evenkeel/recycle"
 	"github.com/gorilla/websocket"
 	"google.golang.org/grpc"
@@ -211,18 +208,9 @@ func run(c config) error {
 
 // selfSigned makes up a certificate for loopback.
 func selfSigned() (*tls.Config, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), cryptorand.Reader)
+	pair, err := keypair.New(&x509.Certificate{NotAfter: time.Now().Add(24 * time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}, nil)
 	if err != nil {
 		return nil, err
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		NotAfter:     time.Now().Add(24 * time.Hour),
-		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
-	}
-	certificate, err := x509.CreateCertificate(cryptorand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return nil, err
-	}
-	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{certificate}, PrivateKey: key}}}, nil
+	return &tls.Config{Certificates: []tls.Certificate{pair.TLS()}}, nil
 }
