@@ -15,6 +15,7 @@ import (
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 	"github.com/evenkeel/evenkeel/e2e/image"
 	"github.com/evenkeel/evenkeel/e2e/installation"
+	"github.com/evenkeel/evenkeel/e2e/proof/report"
 	"github.com/evenkeel/evenkeel/policy"
 )
 
@@ -57,8 +58,8 @@ func (e *env) tagImages() error {
 
 // install installs evenkeel with kubectl apply -k, and before that, if the chart is to be tried as well, with helm, whose release it
 // removes again. It returns how long each took.
-func (e *env) install(ctx context.Context, chart bool) ([]installed, error) {
-	var times []installed
+func (e *env) install(ctx context.Context, chart bool) ([]report.Installed, error) {
+	var times []report.Installed
 	if chart {
 		helm, err := e.timed(ctx, "helm install", e.helmInstall)
 		if err != nil {
@@ -84,14 +85,14 @@ func (e *env) install(ctx context.Context, chart bool) ([]installed, error) {
 }
 
 // timed installs evenkeel and measures how long it took until a pod got its defaults.
-func (e *env) timed(ctx context.Context, command string, install func(context.Context) error) (installed, error) {
+func (e *env) timed(ctx context.Context, command string, install func(context.Context) error) (report.Installed, error) {
 	began := time.Now()
 	if err := install(ctx); err != nil {
-		return installed{}, err
+		return report.Installed{}, err
 	}
 	err := e.wait(ctx, "the first pod with defaults", func() error {
-		d := deployment(drains, 1)
-		pod, err := e.Client.CoreV1().Pods(with).Create(ctx, &corev1.Pod{
+		d := deployment(report.Drains, 1)
+		pod, err := e.Client.CoreV1().Pods(report.With).Create(ctx, &corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{Name: "probe", Labels: map[string]string{"app": "probe"}}, Spec: d.Spec.Template.Spec,
 		}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		if err != nil {
@@ -102,8 +103,8 @@ func (e *env) timed(ctx context.Context, command string, install func(context.Co
 		}
 		return nil
 	})
-	i := installed{command, time.Since(began)}
-	fmt.Fprintln(e.log, i.sentence())
+	i := report.Installed{Command: command, Took: time.Since(began)}
+	fmt.Fprintln(e.log, i.Sentence())
 	return i, err
 }
 

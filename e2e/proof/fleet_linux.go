@@ -16,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/util/retry"
 
+	"github.com/evenkeel/evenkeel/e2e/proof/load"
+	"github.com/evenkeel/evenkeel/e2e/proof/report"
 	"github.com/evenkeel/evenkeel/policy"
 )
 
@@ -28,27 +30,29 @@ const (
 // appContainer is the container of a pod that clients speak to.
 const appContainer = "app"
 
-func serverKinds() []string { return []string{slow, atOnce, drains, distroless, sidecar} }
+func serverKinds() []string {
+	return []string{report.Slow, report.AtOnce, report.Drains, report.Distroless, report.Sidecar}
+}
 
 // deployment returns a server without a probe, hook, affinity or budget of its own.
 func deployment(kind string, replicas int32) *appsv1.Deployment {
 	args := map[string][]string{
-		slow:       {"-start=3s", "-stop=" + stopShutdown},
-		atOnce:     {"-stop=" + stopAtOnce},
-		drains:     {"-stop=" + stopDrain},
-		distroless: {"-stop=" + stopShutdown},
-		sidecar:    {"-stop=" + stopShutdown},
+		report.Slow:       {"-start=3s", "-stop=" + load.StopShutdown},
+		report.AtOnce:     {"-stop=" + load.StopAtOnce},
+		report.Drains:     {"-stop=" + load.StopDrain},
+		report.Distroless: {"-stop=" + load.StopShutdown},
+		report.Sidecar:    {"-stop=" + load.StopShutdown},
 	}[kind]
 	app := container(appContainer, append(args, "-grpc=:9090")...)
 	app.Ports = []corev1.ContainerPort{{Name: "http", ContainerPort: 8080}, {Name: "grpc", ContainerPort: 9090}}
 	pod := corev1.PodSpec{Containers: []corev1.Container{app}}
 	switch kind {
-	case distroless:
+	case report.Distroless:
 		yes, no := true, false
 		pod.Containers[0].Image = distrolessImage + ":v1"
 		pod.Containers[0].SecurityContext = &corev1.SecurityContext{RunAsNonRoot: &yes, ReadOnlyRootFilesystem: &yes, AllowPrivilegeEscalation: &no,
 			Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}}
-	case sidecar:
+	case report.Sidecar:
 		metrics := container("metrics", "-http=:9100")
 		metrics.Ports = []corev1.ContainerPort{{Name: "metrics", ContainerPort: 9100}}
 		pod.Containers = append(pod.Containers, metrics)
@@ -78,9 +82,9 @@ func container(name string, args ...string) corev1.Container {
 
 // makeNamespaces makes the namespaces of both sides, which differ in one label.
 func (e *env) makeNamespaces(ctx context.Context) error {
-	for _, side := range sides() {
+	for _, side := range report.Sides() {
 		namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: side}}
-		if side == with {
+		if side == report.With {
 			namespace.Labels = map[string]string{policy.InjectLabel: policy.Enabled}
 		}
 		if _, err := e.Client.CoreV1().Namespaces().Create(ctx, namespace, metav1.CreateOptions{}); err != nil {
@@ -100,9 +104,9 @@ func (e *env) makeNamespaces(ctx context.Context) error {
 }
 
 // deploy creates the servers on both sides, with a Service each, and returns the Services.
-func (e *env) deploy(ctx context.Context, kinds []string, replicas int32) ([]target, error) {
-	var targets []target
-	for _, side := range sides() {
+func (e *env) deploy(ctx context.Context, kinds []string, replicas int32) ([]load.Target, error) {
+	var targets []load.Target
+	for _, side := range report.Sides() {
 		for _, kind := range kinds {
 			t, err := e.create(ctx, side, deployment(kind, replicas))
 			if err != nil {
@@ -115,9 +119,9 @@ func (e *env) deploy(ctx context.Context, kinds []string, replicas int32) ([]tar
 }
 
 // create creates a server with its Service.
-func (e *env) create(ctx context.Context, side string, d *appsv1.Deployment) (target, error) {
+func (e *env) create(ctx context.Context, side string, d *appsv1.Deployment) (load.Target, error) {
 	if _, err := e.Client.AppsV1().Deployments(side).Create(ctx, d, metav1.CreateOptions{}); err != nil {
-		return target{}, fmt.Errorf("create server: %w", err)
+		return load.Target{}, fmt.Errorf("create server: %w", err)
 	}
 	service, err := e.Client.CoreV1().Services(side).Create(ctx, &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: d.Name},
@@ -127,16 +131,16 @@ func (e *env) create(ctx context.Context, side string, d *appsv1.Deployment) (ta
 		}},
 	}, metav1.CreateOptions{})
 	if err != nil {
-		return target{}, fmt.Errorf("create service: %w", err)
+		return load.Target{}, fmt.Errorf("create service: %w", err)
 	}
-	t := target{Side: side, Server: d.Name, IP: service.Spec.ClusterIP}
+	t := load.Target{Side: side, Server: d.Name, IP: service.Spec.ClusterIP}
 	for _, arg := range d.Spec.Template.Spec.Containers[0].Args {
 		if stops, ok := strings.CutPrefix(arg, "-stop="); ok {
 			t.Stops = stops
 		}
 		if age, ok := strings.CutPrefix(arg, maxAgeFlag); ok {
 			if t.Recycles, err = time.ParseDuration(age); err != nil {
-				return target{}, err
+				return load.Target{}, err
 			}
 		}
 	}
@@ -156,7 +160,7 @@ func recycling(d *appsv1.Deployment, age time.Duration) *appsv1.Deployment {
 // remove deletes the servers and their Services, and waits until their pods are gone.
 func (e *env) remove(ctx context.Context, kinds ...string) error {
 	now := int64(0) // seconds of grace: nobody is served any more
-	for _, side := range sides() {
+	for _, side := range report.Sides() {
 		for _, kind := range kinds {
 			if err := e.Client.AppsV1().Deployments(side).Delete(ctx, kind, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 				return err
@@ -168,7 +172,7 @@ func (e *env) remove(ctx context.Context, kinds ...string) error {
 	}
 	return e.wait(ctx, "the servers to be gone", func() error {
 		left := 0
-		for _, side := range sides() {
+		for _, side := range report.Sides() {
 			for _, kind := range kinds {
 				selector := metav1.ListOptions{LabelSelector: "app=" + kind}
 				if err := e.Client.CoreV1().Pods(side).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &now}, selector); err != nil {
@@ -191,7 +195,7 @@ func (e *env) remove(ctx context.Context, kinds ...string) error {
 // update changes the servers on the sides that have them.
 func (e *env) update(ctx context.Context, kinds []string, change func(*appsv1.Deployment)) error {
 	for _, kind := range kinds {
-		for _, side := range sides() {
+		for _, side := range report.Sides() {
 			err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
 				d, err := e.Client.AppsV1().Deployments(side).Get(ctx, kind, metav1.GetOptions{})
 				if apierrors.IsNotFound(err) {
@@ -226,10 +230,10 @@ func otherImage(d *appsv1.Deployment) {
 
 // waitComplete waits until all servers run as they are to, and no pod of earlier ones is left. The time that each side took since the
 // operation began goes into the outcome, if there is one.
-func (e *env) waitComplete(ctx context.Context, o *outcome, kinds ...string) error {
+func (e *env) waitComplete(ctx context.Context, o *report.Outcome, kinds ...string) error {
 	return e.wait(ctx, "the servers to be complete", func() error {
 		var incomplete error
-		for _, side := range sides() {
+		for _, side := range report.Sides() {
 			err := e.complete(ctx, side, kinds...)
 			if err == nil && o != nil && o.Took[side] == 0 {
 				o.Took[side] = time.Since(o.Started)
@@ -243,7 +247,7 @@ func (e *env) waitComplete(ctx context.Context, o *outcome, kinds ...string) err
 // waitAvailable waits until all servers have their replicas.
 func (e *env) waitAvailable(ctx context.Context, kinds ...string) error {
 	return e.wait(ctx, "the servers to be available", func() error {
-		for _, side := range sides() {
+		for _, side := range report.Sides() {
 			for _, kind := range kinds {
 				d, err := e.Client.AppsV1().Deployments(side).Get(ctx, kind, metav1.GetOptions{})
 				if err != nil {

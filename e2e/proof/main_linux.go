@@ -21,6 +21,8 @@ import (
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 	"github.com/evenkeel/evenkeel/e2e/installation"
 	"github.com/evenkeel/evenkeel/e2e/nodes"
+	"github.com/evenkeel/evenkeel/e2e/proof/load"
+	"github.com/evenkeel/evenkeel/e2e/proof/report"
 )
 
 type options struct {
@@ -35,7 +37,7 @@ type options struct {
 
 func main() {
 	if len(os.Args) == 2 && os.Args[1] == "load" { // the process that makes the requests
-		if err := load(os.Stdin, os.Stdout); err != nil {
+		if err := load.Run(os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, "load:", err)
 			os.Exit(1)
 		}
@@ -144,11 +146,11 @@ func prove(ctx context.Context, o options) (err error) {
 		return err
 	}
 	fmt.Fprintf(os.Stderr, "servers are ready after %.0f s\n", time.Since(began).Seconds())
-	result := &report{Date: began, Versions: versions(ctx, filepath.Dir(filepath.Dir(filepath.Dir(dir)))), Command: o.command(), Installed: installed, Wanted: o.wanted(), Runs: o.runs}
+	result := &report.Report{Date: began, Versions: versions(ctx, filepath.Dir(filepath.Dir(filepath.Dir(dir)))), Command: o.command(), Installed: installed, Wanted: o.wanted(), Runs: o.runs}
 	if result.Steady, err = e.steady(ctx, o.steady, targets); err != nil {
 		return err
 	}
-	if failed := result.Steady.failed(); failed > 0 {
+	if failed := result.Steady.Failed(); failed > 0 {
 		printFailures(result.Steady)
 		return fmt.Errorf("%d requests failed while nothing happened: everything that follows would be void", failed)
 	}
@@ -157,7 +159,7 @@ func prove(ctx context.Context, o options) (err error) {
 		if result.Programmed, err = r.programRules(ctx, o.rolling); err != nil {
 			return err
 		}
-		fmt.Fprintln(os.Stderr, result.Programmed.sentence())
+		fmt.Fprintln(os.Stderr, result.Programmed.Sentence())
 	}
 	var broken error
 	for repetition := 1; repetition <= o.runs; repetition++ {
@@ -177,7 +179,7 @@ func prove(ctx context.Context, o options) (err error) {
 			}
 			group.Wait()
 			if ctx.Err() != nil {
-				fmt.Print(result.markdown()) // of what there is
+				fmt.Print(result.Markdown()) // of what there is
 				return errors.Join(failed...)
 			}
 			for i, step := range together {
@@ -196,32 +198,32 @@ func prove(ctx context.Context, o options) (err error) {
 				result.Voided = append(result.Voided, r.voided...)
 			}
 			result.Took = time.Since(began)
-			if err := result.write(o.out); err != nil { // after each, so that a crash leaves what there is
+			if err := result.Write(o.out); err != nil { // after each, so that a crash leaves what there is
 				return err
 			}
 		}
 	}
 	result.Took = time.Since(began)
-	if err := result.write(o.out); err != nil {
+	if err := result.Write(o.out); err != nil {
 		return err
 	}
-	fmt.Print(result.markdown())
-	return errors.Join(broken, result.verdict())
+	fmt.Print(result.Markdown())
+	return errors.Join(broken, result.Verdict())
 }
 
 // valid runs a scenario, and up to two more times where the control says that the machine was too busy for it.
 func (r *run) valid(ctx context.Context, s step) error {
 	for try := 1; ; try++ {
-		err := s.do(r, ctx, s.scenario)
+		err := s.do(r, ctx, s.Scenario)
 		void := ""
 		for _, o := range r.outcomes {
-			void = cmp.Or(void, o.void())
+			void = cmp.Or(void, o.Void())
 		}
 		if err != nil || void == "" {
 			return err
 		}
 		for _, o := range r.outcomes {
-			for _, line := range o.explain(control) {
+			for _, line := range o.Explain(report.Control) {
 				fmt.Fprintf(r.log, "%-10scontrol: %s\n", s.ID, line)
 			}
 		}
@@ -300,8 +302,8 @@ func commit(ctx context.Context, root string) string {
 }
 
 // printFailures says what failed with evenkeel, and why.
-func printFailures(o *outcome) {
-	for _, line := range o.explain(with) {
+func printFailures(o *report.Outcome) {
+	for _, line := range o.Explain(report.With) {
 		fmt.Fprintln(os.Stderr, "          with evenkeel:", line)
 	}
 	for _, note := range o.Notes {

@@ -20,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/evenkeel/evenkeel/e2e/installation"
+	"github.com/evenkeel/evenkeel/e2e/proof/report"
 )
 
 // metricsAPI registers an external metrics API that stands outside of the cluster.
@@ -95,13 +96,13 @@ func (e *env) serveMetric(ctx context.Context, address string) (*atomic.Int64, e
 }
 
 // scaleByMetric lets an autoscaler follow a metric up and down.
-func (r *run) scaleByMetric(ctx context.Context, s scenario) (err error) {
+func (r *run) scaleByMetric(ctx context.Context, s report.Scenario) (err error) {
 	if err := r.settle(ctx, 2); err != nil {
 		return err
 	}
 	r.load.Store(20) // 10 per replica
 	two, none, ten := int32(2), int32(0), resource.MustParse("10")
-	for _, side := range sides() {
+	for _, side := range report.Sides() {
 		for _, kind := range serverKinds() {
 			_, err := r.Client.AutoscalingV2().HorizontalPodAutoscalers(side).Create(ctx, &autoscalingv2.HorizontalPodAutoscaler{
 				ObjectMeta: metav1.ObjectMeta{Name: kind},
@@ -122,7 +123,7 @@ func (r *run) scaleByMetric(ctx context.Context, s scenario) (err error) {
 			}()
 		}
 	}
-	return r.observe(ctx, s, func(ctx context.Context, o *outcome) error {
+	return r.observe(ctx, s, func(ctx context.Context, o *report.Outcome) error {
 		r.load.Store(50)
 		if err := r.waitReplicas(ctx, 5); err != nil {
 			return err
@@ -138,7 +139,7 @@ func (r *run) scaleByMetric(ctx context.Context, s scenario) (err error) {
 // waitReplicas waits until the autoscalers want and have this many replicas.
 func (r *run) waitReplicas(ctx context.Context, replicas int32) error {
 	err := r.wait(ctx, "the autoscalers", func() error {
-		for _, side := range sides() {
+		for _, side := range report.Sides() {
 			for _, kind := range serverKinds() {
 				d, err := r.Client.AppsV1().Deployments(side).Get(ctx, kind, metav1.GetOptions{})
 				if err != nil {

@@ -17,20 +17,22 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/evenkeel/evenkeel/e2e/nodes"
+	"github.com/evenkeel/evenkeel/e2e/proof/load"
+	"github.com/evenkeel/evenkeel/e2e/proof/report"
 )
 
 // programRules rolls many Deployments at once and measures when the addresses of the pods that go have left the iptables rules
 // of every node, that of the clients included.
-func (r *run) programRules(ctx context.Context, deployments int) (*programming, error) {
+func (r *run) programRules(ctx context.Context, deployments int) (*report.Programming, error) {
 	const every = 300 * time.Millisecond
-	p := &programming{Deployments: deployments, Every: every}
+	p := &report.Programming{Deployments: deployments, Every: every}
 	var mu sync.Mutex
 	terminating := map[string]time.Time{} // address: since
 	left := map[string]time.Duration{}
 
 	watching, stop := context.WithCancel(ctx)
 	defer stop()
-	factory := informers.NewSharedInformerFactoryWithOptions(r.Client, 0, informers.WithNamespace(with))
+	factory := informers.NewSharedInformerFactoryWithOptions(r.Client, 0, informers.WithNamespace(report.With))
 	_, _ = factory.Core().V1().Pods().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{UpdateFunc: func(_, now any) { // fails only for a stopped informer
 		pod, ok := now.(*corev1.Pod)
 		if !ok || pod.DeletionTimestamp == nil || pod.Status.PodIP == "" {
@@ -70,15 +72,15 @@ func (r *run) programRules(ctx context.Context, deployments int) (*programming, 
 	})
 
 	err := r.own(ctx, func(side string) []*appsv1.Deployment {
-		if side == without {
+		if side == report.Without {
 			return nil
 		}
 		var list []*appsv1.Deployment
 		for i := range deployments {
-			list = append(list, named(deployment(atOnce, 2), fmt.Sprintf("d%d", i+1)))
+			list = append(list, named(deployment(report.AtOnce, 2), fmt.Sprintf("d%d", i+1)))
 		}
 		return list
-	}, func(_ []target, names []string) error {
+	}, func(_ []load.Target, names []string) error {
 		if err := r.update(ctx, names, otherImage); err != nil {
 			return err
 		}

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/evenkeel/evenkeel/e2e/nodes"
+	"github.com/evenkeel/evenkeel/e2e/proof/load"
+	"github.com/evenkeel/evenkeel/e2e/proof/report"
 )
 
 // An env is a running cluster with evenkeel.
@@ -22,7 +24,7 @@ type env struct {
 	*nodes.Cluster
 	log     io.Writer
 	pods    *podWatch
-	control []target      // a server that is no pod
+	control []load.Target // a server that is no pod
 	rate    float64       // requests per second of each client on each server
 	load    *atomic.Int64 // the metric that autoscalers look at
 	lane    int           // of the scenarios that run at the same time
@@ -39,15 +41,15 @@ func (e *env) beside(lane int) *env {
 type generator struct {
 	cmd     *exec.Cmd
 	stdin   io.WriteCloser
-	targets []target
+	targets []load.Target
 	clients []string
-	records []record
+	records []load.Record
 	err     error
 	done    chan struct{}
 }
 
 // generate starts the load of these clients on these targets.
-func (e *env) generate(ctx context.Context, s scenario, targets []target, clients []string) (*generator, error) {
+func (e *env) generate(ctx context.Context, s report.Scenario, targets []load.Target, clients []string) (*generator, error) {
 	g := &generator{targets: targets, clients: clients, done: make(chan struct{})}
 	var err error
 	if g.cmd, err = e.Command(ctx, nodes.Clients, "/proc/self/exe", "load"); err != nil {
@@ -72,7 +74,7 @@ func (e *env) generate(ctx context.Context, s scenario, targets []target, client
 	if err := e.Prefer(g.cmd.Process.Pid); err != nil {
 		return nil, errors.Join(err, g.cmd.Process.Kill(), g.cmd.Wait())
 	}
-	config := loadConfig{Targets: targets, Clients: clients, Rate: cmp.Or(s.Rate, e.rate), Connections: cmp.Or(s.Connections, 2), Addresses: nodes.ClientAddresses(), Lane: e.lane}
+	config := load.Config{Targets: targets, Clients: clients, Rate: cmp.Or(s.Rate, e.rate), Connections: cmp.Or(s.Connections, 2), Addresses: nodes.ClientAddresses(), Lane: e.lane}
 	if err := json.NewEncoder(g.stdin).Encode(config); err != nil {
 		return nil, errors.Join(fmt.Errorf("start load: %w", err), g.cmd.Process.Kill(), g.cmd.Wait())
 	}
@@ -80,7 +82,7 @@ func (e *env) generate(ctx context.Context, s scenario, targets []target, client
 		defer close(g.done)
 		decoder := json.NewDecoder(bufio.NewReaderSize(stdout, 1<<16))
 		for {
-			var r record
+			var r load.Record
 			err := decoder.Decode(&r)
 			if errors.Is(err, io.EOF) {
 				g.err = g.cmd.Wait()
@@ -97,7 +99,7 @@ func (e *env) generate(ctx context.Context, s scenario, targets []target, client
 }
 
 // stop ends the load, after the answers to the last requests, and returns all requests.
-func (g *generator) stop() ([]record, error) {
+func (g *generator) stop() ([]load.Record, error) {
 	_ = g.stdin.Close() // it may have ended
 	<-g.done
 	if g.err != nil {
@@ -113,7 +115,7 @@ const (
 )
 
 // observe runs an operation under load and returns what clients saw.
-func (e *env) observe(ctx context.Context, s scenario, repetition int, targets []target, operate func(context.Context, *outcome) error) (*outcome, error) {
+func (e *env) observe(ctx context.Context, s report.Scenario, repetition int, targets []load.Target, operate func(context.Context, *report.Outcome) error) (*report.Outcome, error) {
 	fmt.Fprintf(e.log, "%s  %s %s, run %d …\n", time.Now().Format(time.TimeOnly), s.ID, s.Title, repetition)
 	if err := e.waitProgrammed(ctx); err != nil {
 		return nil, err
@@ -121,13 +123,13 @@ func (e *env) observe(ctx context.Context, s scenario, repetition int, targets [
 	targets = slices.Concat(targets, e.control)
 	clients := s.Clients
 	if clients == nil {
-		clients = clientKinds()
+		clients = load.ClientKinds()
 	}
 	g, err := e.generate(ctx, s, targets, clients)
 	if err != nil {
 		return nil, err
 	}
-	o := &outcome{Scenario: s, Repetition: repetition, Targets: targets, Clients: clients, Took: map[string]time.Duration{}, Began: time.Now()}
+	o := &report.Outcome{Scenario: s, Repetition: repetition, Targets: targets, Clients: clients, Took: map[string]time.Duration{}, Began: time.Now()}
 	err = pause(ctx, lead)
 	o.Started = time.Now()
 	if err == nil {
@@ -142,19 +144,19 @@ func (e *env) observe(ctx context.Context, s scenario, repetition int, targets [
 	if err := errors.Join(err, stopErr); err != nil {
 		return nil, fmt.Errorf("%s: %w", s.Title, err)
 	}
-	o.Pods = slices.DeleteFunc(e.pods.between(o.Began, o.Stopped), func(p podLife) bool {
-		return !slices.ContainsFunc(targets, func(t target) bool { return t.Side == p.Side && t.Server == p.Server })
+	o.Pods = slices.DeleteFunc(e.pods.between(o.Began, o.Stopped), func(p report.PodLife) bool {
+		return !slices.ContainsFunc(targets, func(t load.Target) bool { return t.Side == p.Side && t.Server == p.Server })
 	})
-	o.count(records)
-	for _, side := range append(sides(), control) {
-		fmt.Fprintf(e.log, "%-10s%-8s %s\n", s.ID, side, o.Sides[side].line())
+	o.Count(records)
+	for _, side := range append(report.Sides(), report.Control) {
+		fmt.Fprintf(e.log, "%-10s%-8s %s\n", s.ID, side, o.Sides[side].Line())
 	}
 	return o, nil
 }
 
 // steady is the time without any operation; a failure in it makes everything void.
-func (e *env) steady(ctx context.Context, d time.Duration, targets []target) (*outcome, error) {
-	return e.observe(ctx, scenario{ID: "0", Title: "Steady state"}, 1, targets, func(ctx context.Context, _ *outcome) error { return pause(ctx, d) })
+func (e *env) steady(ctx context.Context, d time.Duration, targets []load.Target) (*report.Outcome, error) {
+	return e.observe(ctx, report.Scenario{ID: "0", Title: "Steady state"}, 1, targets, func(ctx context.Context, _ *report.Outcome) error { return pause(ctx, d) })
 }
 
 // controlAddress is where the control listens, beside the control plane.
@@ -171,7 +173,7 @@ func (e *env) startControl(program string) error {
 	if err := e.Prefer(e.PIDs()["control"]); err != nil {
 		return err
 	}
-	e.control = []target{{Side: control, Server: control, IP: controlAddress}}
+	e.control = []load.Target{{Side: report.Control, Server: report.Control, IP: controlAddress}}
 	return nil
 }
 

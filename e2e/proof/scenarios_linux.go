@@ -24,6 +24,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/evenkeel/evenkeel/e2e/installation"
+	"github.com/evenkeel/evenkeel/e2e/proof/load"
+	"github.com/evenkeel/evenkeel/e2e/proof/report"
 	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/policy"
 )
@@ -32,50 +34,50 @@ import (
 type run struct {
 	*env
 	repetition int
-	targets    []target // the fleet: every kind of server on both sides
-	outcomes   []*outcome
-	voided     []*outcome // runs that showed nothing, since the machine was too busy
+	targets    []load.Target // the fleet: every kind of server on both sides
+	outcomes   []*report.Outcome
+	voided     []*report.Outcome // runs that showed nothing, since the machine was too busy
 }
 
 // A step is a scenario and what it does.
 type step struct {
-	scenario
+	report.Scenario
 	short  bool // part of the short form
 	beside bool // has servers of its own and leaves the nodes alone, so that it runs at the same time as its neighbours that do, too
-	do     func(*run, context.Context, scenario) error
+	do     func(*run, context.Context, report.Scenario) error
 }
 
 // steps returns the scenarios in the order in which they run: those that nothing may fail in first, for where the time ends, and by
 // the fleet's replicas, so that it changes them rarely.
 func steps() []step {
 	return []step{
-		{scenario{ID: "1a", Title: "Rolling update, 2 replicas"}, false, false, rollingAt(2)},
-		{scenario{ID: "2a", Title: "Scaled by hand, from 2 to 6 replicas and back"}, false, false, (*run).scaleByHand},
-		{scenario{ID: "2b", Title: "Scaled by a HorizontalPodAutoscaler, from 2 to 5 replicas and back"}, false, false, (*run).scaleByMetric},
-		{scenario{ID: "5a", Title: "One node drained"}, true, false, drainOf(1)},
-		{scenario{ID: "5b", Title: "Two nodes drained at once"}, false, false, drainOf(2)},
-		{scenario{ID: "1b", Title: "Rolling update, 3 replicas"}, true, false, rollingAt(3)},
-		{scenario{ID: "3", Title: "One pod of each deleted by hand, three times"}, false, false, (*run).deletePods},
-		{scenario{ID: "4", Title: "Resources changed, then every pod evicted as VPA's updater does"}, false, false, (*run).vertical},
-		{scenario{ID: "5c", Title: "All nodes drained one after another"}, false, false, (*run).upgradeNodes},
-		{scenario{ID: "8", Title: "Rolling update while evenkeel is upgraded itself"}, false, false, (*run).upgradeEvenkeel},
-		{scenario{ID: "1c", Title: "Rolling update, 10 replicas"}, false, false, rollingAt(10)},
-		{scenario{ID: "6", Title: "A node, and with it its zone, lost without warning for 65 s", Clients: []string{newConnection, http1}}, false, false, (*run).loseNode},
-		{scenario{ID: "1d", Title: "Rolling update of servers that end at once, without and with recycling"}, false, false, (*run).rollAtOnce},
-		{scenario{ID: "7", Title: "Scale-out from 2 to 4 replicas under persistent connections", Clients: []string{http1, http2, grpcClient}}, false, true, (*run).scaleOut},
-		{scenario{ID: "9a", Title: "Wrong: a preStop hook longer than the grace period"}, false, true, (*run).longHook},
-		{scenario{ID: "9b", Title: "Wrong: minAvailable as high as the replicas, and a drain (with: as evenkeel's annotation)"}, false, true, (*run).tightBudget},
-		{scenario{ID: "9c", Title: "Wrong: required anti-affinity with as many replicas as nodes (with: as evenkeel's annotation)"}, false, true, (*run).tightAffinity},
+		{report.Scenario{ID: "1a", Title: "Rolling update, 2 replicas"}, false, false, rollingAt(2)},
+		{report.Scenario{ID: "2a", Title: "Scaled by hand, from 2 to 6 replicas and back"}, false, false, (*run).scaleByHand},
+		{report.Scenario{ID: "2b", Title: "Scaled by a HorizontalPodAutoscaler, from 2 to 5 replicas and back"}, false, false, (*run).scaleByMetric},
+		{report.Scenario{ID: "5a", Title: "One node drained"}, true, false, drainOf(1)},
+		{report.Scenario{ID: "5b", Title: "Two nodes drained at once"}, false, false, drainOf(2)},
+		{report.Scenario{ID: "1b", Title: "Rolling update, 3 replicas"}, true, false, rollingAt(3)},
+		{report.Scenario{ID: "3", Title: "One pod of each deleted by hand, three times"}, false, false, (*run).deletePods},
+		{report.Scenario{ID: "4", Title: "Resources changed, then every pod evicted as VPA's updater does"}, false, false, (*run).vertical},
+		{report.Scenario{ID: "5c", Title: "All nodes drained one after another"}, false, false, (*run).upgradeNodes},
+		{report.Scenario{ID: "8", Title: "Rolling update while evenkeel is upgraded itself"}, false, false, (*run).upgradeEvenkeel},
+		{report.Scenario{ID: "1c", Title: "Rolling update, 10 replicas"}, false, false, rollingAt(10)},
+		{report.Scenario{ID: "6", Title: "A node, and with it its zone, lost without warning for 65 s", Clients: []string{load.NewConnection, load.HTTP1}}, false, false, (*run).loseNode},
+		{report.Scenario{ID: "1d", Title: "Rolling update of servers that end at once, without and with recycling"}, false, false, (*run).rollAtOnce},
+		{report.Scenario{ID: "7", Title: "Scale-out from 2 to 4 replicas under persistent connections", Clients: []string{load.HTTP1, load.HTTP2, load.GRPC}}, false, true, (*run).scaleOut},
+		{report.Scenario{ID: "9a", Title: "Wrong: a preStop hook longer than the grace period"}, false, true, (*run).longHook},
+		{report.Scenario{ID: "9b", Title: "Wrong: minAvailable as high as the replicas, and a drain (with: as evenkeel's annotation)"}, false, true, (*run).tightBudget},
+		{report.Scenario{ID: "9c", Title: "Wrong: required anti-affinity with as many replicas as nodes (with: as evenkeel's annotation)"}, false, true, (*run).tightAffinity},
 	}
 }
 
 // observe runs an operation under the load of the fleet.
-func (r *run) observe(ctx context.Context, s scenario, operate func(context.Context, *outcome) error) error {
+func (r *run) observe(ctx context.Context, s report.Scenario, operate func(context.Context, *report.Outcome) error) error {
 	_, err := r.observeOn(ctx, s, r.targets, operate)
 	return err
 }
 
-func (r *run) observeOn(ctx context.Context, s scenario, targets []target, operate func(context.Context, *outcome) error) (*outcome, error) {
+func (r *run) observeOn(ctx context.Context, s report.Scenario, targets []load.Target, operate func(context.Context, *report.Outcome) error) (*report.Outcome, error) {
 	o, err := r.env.observe(ctx, s, r.repetition, targets, operate)
 	if err == nil {
 		r.outcomes = append(r.outcomes, o)
@@ -92,8 +94,8 @@ func (r *run) settle(ctx context.Context, replicas int32) error {
 	return r.waitComplete(ctx, nil, serverKinds()...)
 }
 
-func rollingAt(replicas int32) func(*run, context.Context, scenario) error {
-	return func(r *run, ctx context.Context, s scenario) error {
+func rollingAt(replicas int32) func(*run, context.Context, report.Scenario) error {
+	return func(r *run, ctx context.Context, s report.Scenario) error {
 		if err := r.settle(ctx, replicas); err != nil {
 			return err
 		}
@@ -102,18 +104,18 @@ func rollingAt(replicas int32) func(*run, context.Context, scenario) error {
 }
 
 // roll updates the fleet to another image.
-func (r *run) roll(ctx context.Context, o *outcome) error {
+func (r *run) roll(ctx context.Context, o *report.Outcome) error {
 	if err := r.update(ctx, serverKinds(), otherImage); err != nil {
 		return err
 	}
 	return r.waitComplete(ctx, o, serverKinds()...)
 }
 
-func (r *run) scaleByHand(ctx context.Context, s scenario) error {
+func (r *run) scaleByHand(ctx context.Context, s report.Scenario) error {
 	if err := r.settle(ctx, 2); err != nil {
 		return err
 	}
-	return r.observe(ctx, s, func(ctx context.Context, o *outcome) error {
+	return r.observe(ctx, s, func(ctx context.Context, o *report.Outcome) error {
 		if err := r.settle(ctx, 6); err != nil {
 			return err
 		}
@@ -125,13 +127,13 @@ func (r *run) scaleByHand(ctx context.Context, s scenario) error {
 	})
 }
 
-func (r *run) deletePods(ctx context.Context, s scenario) error {
+func (r *run) deletePods(ctx context.Context, s report.Scenario) error {
 	if err := r.settle(ctx, 3); err != nil {
 		return err
 	}
-	return r.observe(ctx, s, func(ctx context.Context, o *outcome) error {
+	return r.observe(ctx, s, func(ctx context.Context, o *report.Outcome) error {
 		for range 3 {
-			for _, side := range sides() {
+			for _, side := range report.Sides() {
 				for _, kind := range serverKinds() {
 					pods, err := r.readyPods(ctx, side, kind)
 					if err != nil {
@@ -162,7 +164,7 @@ func (r *run) readyPods(ctx context.Context, side, kind string) ([]string, error
 	}
 	var names []string
 	for i := range list.Items {
-		if phaseOf(&list.Items[i]) == ready {
+		if phaseOf(&list.Items[i]) == report.Ready {
 			names = append(names, list.Items[i].Name)
 		}
 	}
@@ -170,11 +172,11 @@ func (r *run) readyPods(ctx context.Context, side, kind string) ([]string, error
 }
 
 // vertical changes what the containers ask for, which rolls, and then evicts all pods as the Vertical Pod Autoscaler's updater does.
-func (r *run) vertical(ctx context.Context, s scenario) error {
+func (r *run) vertical(ctx context.Context, s report.Scenario) error {
 	if err := r.settle(ctx, 3); err != nil {
 		return err
 	}
-	return r.observe(ctx, s, func(ctx context.Context, o *outcome) error {
+	return r.observe(ctx, s, func(ctx context.Context, o *report.Outcome) error {
 		err := r.update(ctx, serverKinds(), func(d *appsv1.Deployment) {
 			requests := d.Spec.Template.Spec.Containers[0].Resources.Requests
 			more := requests[corev1.ResourceCPU]
@@ -187,10 +189,10 @@ func (r *run) vertical(ctx context.Context, s scenario) error {
 		if err := r.waitComplete(ctx, nil, serverKinds()...); err != nil {
 			return err
 		}
-		o.Marks = append(o.Marks, mark{time.Now(), "evictions"})
+		o.Marks = append(o.Marks, report.Mark{At: time.Now(), Text: "evictions"})
 		var wait sync.WaitGroup
 		failed := make(chan error, 2*len(serverKinds()))
-		for _, side := range sides() {
+		for _, side := range report.Sides() {
 			for _, kind := range serverKinds() {
 				wait.Go(func() { failed <- r.evictAll(ctx, side, kind) })
 			}
@@ -273,8 +275,8 @@ func (r *run) uncordon(ctx context.Context, names ...string) error {
 	return r.kubectl(ctx, append([]string{"uncordon"}, names...)...)
 }
 
-func drainOf(count int) func(*run, context.Context, scenario) error {
-	return func(r *run, ctx context.Context, s scenario) error {
+func drainOf(count int) func(*run, context.Context, report.Scenario) error {
+	return func(r *run, ctx context.Context, s report.Scenario) error {
 		if err := r.settle(ctx, 2); err != nil {
 			return err
 		}
@@ -283,7 +285,7 @@ func drainOf(count int) func(*run, context.Context, scenario) error {
 		if err != nil {
 			return err
 		}
-		err = r.observe(ctx, s, func(ctx context.Context, o *outcome) error {
+		err = r.observe(ctx, s, func(ctx context.Context, o *report.Outcome) error {
 			var wait sync.WaitGroup
 			failed := make(chan error, count)
 			for _, name := range names { // each with a kubectl of its own, as two people would
@@ -300,7 +302,7 @@ func drainOf(count int) func(*run, context.Context, scenario) error {
 			if err := r.waitComplete(ctx, nil, serverKinds()...); err != nil {
 				return err
 			}
-			o.Took = left(r.pods.between(o.Started, time.Now()), o.Started, time.Now(), names...)
+			o.Took = report.Left(r.pods.between(o.Started, time.Now()), o.Started, time.Now(), names...)
 			return nil
 		})
 		return errors.Join(err, r.uncordon(ctx, names...))
@@ -310,7 +312,7 @@ func drainOf(count int) func(*run, context.Context, scenario) error {
 // busiest returns the nodes that the most pods of the fleet run on.
 func (r *run) busiest(ctx context.Context, count int) ([]string, error) {
 	on := map[string]int{}
-	for _, side := range sides() {
+	for _, side := range report.Sides() {
 		pods, err := r.Client.CoreV1().Pods(side).List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return nil, err
@@ -319,20 +321,20 @@ func (r *run) busiest(ctx context.Context, count int) ([]string, error) {
 			on[pod.Spec.NodeName]++
 		}
 	}
-	names := byCount(on)
+	names := report.ByCount(on)
 	return names[:min(count, len(names))], nil
 }
 
 // upgradeNodes drains each node and takes it back before the next, as the upgrade of a cluster does.
-func (r *run) upgradeNodes(ctx context.Context, s scenario) error {
+func (r *run) upgradeNodes(ctx context.Context, s report.Scenario) error {
 	if err := r.settle(ctx, 3); err != nil {
 		return err
 	}
-	return r.observe(ctx, s, func(ctx context.Context, o *outcome) error {
+	return r.observe(ctx, s, func(ctx context.Context, o *report.Outcome) error {
 		var began []time.Time
 		for _, name := range r.Names {
 			began = append(began, time.Now())
-			o.Marks = append(o.Marks, mark{time.Now(), name})
+			o.Marks = append(o.Marks, report.Mark{At: time.Now(), Text: name})
 			if err := r.drain(ctx, name); err != nil {
 				return errors.Join(err, r.uncordon(ctx, name))
 			}
@@ -345,7 +347,7 @@ func (r *run) upgradeNodes(ctx context.Context, s scenario) error {
 		}
 		lives := r.pods.between(o.Started, time.Now())
 		for i, to := range append(began[1:], time.Now()) {
-			for side, took := range left(lives, began[i], to, r.Names[i]) {
+			for side, took := range report.Left(lives, began[i], to, r.Names[i]) {
 				o.Took[side] += took
 			}
 		}
@@ -354,11 +356,11 @@ func (r *run) upgradeNodes(ctx context.Context, s scenario) error {
 }
 
 // upgradeEvenkeel rolls the fleet while evenkeel's own Deployment gets another image.
-func (r *run) upgradeEvenkeel(ctx context.Context, s scenario) error {
+func (r *run) upgradeEvenkeel(ctx context.Context, s report.Scenario) error {
 	if err := r.settle(ctx, 3); err != nil {
 		return err
 	}
-	return r.observe(ctx, s, func(ctx context.Context, o *outcome) error {
+	return r.observe(ctx, s, func(ctx context.Context, o *report.Outcome) error {
 		before, err := r.evenkeelPods(ctx)
 		if err != nil {
 			return err
@@ -386,7 +388,7 @@ func (r *run) upgradeEvenkeel(ctx context.Context, s scenario) error {
 		if err != nil {
 			return err
 		}
-		o.Upgrade = &upgrade{Undefaulted: missing}
+		o.Upgrade = &report.Upgrade{Undefaulted: missing}
 		for _, uid := range after {
 			if slices.Contains(before, uid) {
 				o.Upgrade.Kept++
@@ -415,7 +417,7 @@ func (r *run) evenkeelPods(ctx context.Context) ([]types.UID, error) {
 
 // undefaulted counts pods of the side with evenkeel that it added nothing to.
 func (r *run) undefaulted(ctx context.Context) (int, error) {
-	pods, err := r.Client.CoreV1().Pods(with).List(ctx, metav1.ListOptions{})
+	pods, err := r.Client.CoreV1().Pods(report.With).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return 0, err
 	}
@@ -429,13 +431,13 @@ func (r *run) undefaulted(ctx context.Context) (int, error) {
 }
 
 // own runs a scenario on servers of its own, which it removes afterwards.
-func (r *run) own(ctx context.Context, make func(side string) []*appsv1.Deployment, do func(targets []target, names []string) error) (err error) {
-	var targets []target
+func (r *run) own(ctx context.Context, make func(side string) []*appsv1.Deployment, do func(targets []load.Target, names []string) error) (err error) {
+	var targets []load.Target
 	names := map[string]bool{}
 	defer func() {
 		err = errors.Join(err, r.remove(ctx, slices.Collect(maps.Keys(names))...))
 	}()
-	for _, side := range sides() {
+	for _, side := range report.Sides() {
 		for _, d := range make(side) {
 			t, err := r.create(ctx, side, d)
 			if err != nil {
@@ -455,17 +457,17 @@ func (r *run) own(ctx context.Context, make func(side string) []*appsv1.Deployme
 // rollAtOnce rolls servers that end at once, one of which ends connections at an age. That helps where this age, the time that endpoints take to
 // leave and the longest pause between two answers on a connection are together less than the sleep: here about 4.4 s (gRPC's jitter
 // included), 4 s and 0.4 s of 10 s. Answers take 100 ms, so that most ends find one under way.
-func (r *run) rollAtOnce(ctx context.Context, s scenario) error {
+func (r *run) rollAtOnce(ctx context.Context, s report.Scenario) error {
 	const age = 4 * time.Second
 	s.Rate, s.Connections = 12, 4
 	return r.own(ctx, func(string) []*appsv1.Deployment {
-		list := []*appsv1.Deployment{named(deployment(atOnce, 3), "persistent"), recycling(named(deployment(atOnce, 3), "recycling"), age)}
+		list := []*appsv1.Deployment{named(deployment(report.AtOnce, 3), "persistent"), recycling(named(deployment(report.AtOnce, 3), "recycling"), age)}
 		for _, d := range list {
 			d.Spec.Template.Spec.Containers[0].Args = append(d.Spec.Template.Spec.Containers[0].Args, "-work=100ms")
 		}
 		return list
-	}, func(targets []target, names []string) error {
-		_, err := r.observeOn(ctx, s, targets, func(ctx context.Context, o *outcome) error {
+	}, func(targets []load.Target, names []string) error {
+		_, err := r.observeOn(ctx, s, targets, func(ctx context.Context, o *report.Outcome) error {
 			if err := r.update(ctx, names, otherImage); err != nil {
 				return err
 			}
@@ -476,18 +478,18 @@ func (r *run) rollAtOnce(ctx context.Context, s scenario) error {
 }
 
 // scaleOut compares a server without limits (on the side without) with one that recycles its connections (with).
-func (r *run) scaleOut(ctx context.Context, s scenario) error {
+func (r *run) scaleOut(ctx context.Context, s report.Scenario) error {
 	const age = 8 * time.Second
 	return r.own(ctx, func(side string) []*appsv1.Deployment {
-		d := named(deployment(drains, 2), "scaled")
-		if side == with {
+		d := named(deployment(report.Drains, 2), "scaled")
+		if side == report.With {
 			recycling(d, age)
 		}
 		return []*appsv1.Deployment{d}
-	}, func(targets []target, names []string) error {
+	}, func(targets []load.Target, names []string) error {
 		s.Connections, s.Rate = 96, 64 // so many that chance puts no pod 5 points from even
 		var settled time.Time
-		o, err := r.observeOn(ctx, s, targets, func(ctx context.Context, o *outcome) error {
+		o, err := r.observeOn(ctx, s, targets, func(ctx context.Context, o *report.Outcome) error {
 			four := int32(4)
 			if err := r.update(ctx, names, func(d *appsv1.Deployment) { d.Spec.Replicas = &four }); err != nil {
 				return err
@@ -496,36 +498,36 @@ func (r *run) scaleOut(ctx context.Context, s scenario) error {
 				return err
 			}
 			settled = time.Now().Add(age)
-			o.Marks = append(o.Marks, mark{settled, "shares from here"})
+			o.Marks = append(o.Marks, report.Mark{At: settled, Text: "shares from here"})
 			return pause(ctx, 4*age)
 		})
 		if err != nil {
 			return err
 		}
 		o.Shares = map[string][]float64{}
-		for _, side := range sides() {
-			o.Shares[side] = o.newShares(side, settled)
+		for _, side := range report.Sides() {
+			o.Shares[side] = o.NewShares(side, settled)
 			var shares []string
 			for _, share := range o.Shares[side] {
 				shares = append(shares, fmt.Sprintf("%.1f %%", share))
 			}
-			o.Notes = append(o.Notes, fmt.Sprintf("%s recycling, %s after the new pods were ready their shares are %s (even is %.0f %%)", side, age, strings.Join(shares, " and "), evenShare))
+			o.Notes = append(o.Notes, fmt.Sprintf("%s recycling, %s after the new pods were ready their shares are %s (even is %.0f %%)", side, age, strings.Join(shares, " and "), report.EvenShare))
 		}
 		return nil
 	})
 }
 
 // longHook has a preStop hook that takes longer than the grace period, the same on both sides.
-func (r *run) longHook(ctx context.Context, s scenario) error {
+func (r *run) longHook(ctx context.Context, s report.Scenario) error {
 	return r.own(ctx, func(string) []*appsv1.Deployment {
-		d := named(deployment(atOnce, 3), "long-hook")
+		d := named(deployment(report.AtOnce, 3), "long-hook")
 		grace := int64(5)
 		d.Spec.Template.Spec.TerminationGracePeriodSeconds = &grace
 		d.Spec.Template.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{
 			HTTPGet: &corev1.HTTPGetAction{Path: "/sleep?for=30s", Port: intstr.FromString("http")}}}
 		return []*appsv1.Deployment{d}
-	}, func(targets []target, names []string) error {
-		_, err := r.observeOn(ctx, s, targets, func(ctx context.Context, o *outcome) error {
+	}, func(targets []load.Target, names []string) error {
+		_, err := r.observeOn(ctx, s, targets, func(ctx context.Context, o *report.Outcome) error {
 			if err := r.update(ctx, names, otherImage); err != nil {
 				return err
 			}
@@ -545,34 +547,34 @@ const asked = "-asked"
 // wrong returns the wrong way on both sides, which write makes, and the annotation that asks for the same.
 func wrong(name string, replicas int32, setting, value string, write func(*appsv1.Deployment)) func(side string) []*appsv1.Deployment {
 	return func(side string) []*appsv1.Deployment {
-		written := named(deployment(drains, replicas), name)
+		written := named(deployment(report.Drains, replicas), name)
 		write(written)
-		if side == without {
+		if side == report.Without {
 			return []*appsv1.Deployment{written}
 		}
-		annotated := named(deployment(drains, replicas), name+asked)
+		annotated := named(deployment(report.Drains, replicas), name+asked)
 		annotated.Annotations = map[string]string{policy.Prefix + setting: value}
 		return []*appsv1.Deployment{written, annotated}
 	}
 }
 
 // tightBudget wants a budget that leaves nothing to evict.
-func (r *run) tightBudget(ctx context.Context, s scenario) (err error) {
+func (r *run) tightBudget(ctx context.Context, s report.Scenario) (err error) {
 	const name = "budget"
 	two := intstr.FromInt32(2)
 	budget := &policyv1.PodDisruptionBudget{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec:       policyv1.PodDisruptionBudgetSpec{MinAvailable: &two, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}}},
 	}
-	for _, side := range sides() { // first, so that evenkeel never makes one of its own beside it
+	for _, side := range report.Sides() { // first, so that evenkeel never makes one of its own beside it
 		budgets := r.Client.PolicyV1().PodDisruptionBudgets(side)
 		if _, err := budgets.Create(ctx, budget, metav1.CreateOptions{}); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, budgets.Delete(ctx, name, metav1.DeleteOptions{})) }()
 	}
-	return r.own(ctx, wrong(name, 2, policy.SettingDisruptionBudget, "minAvailable=2", func(*appsv1.Deployment) {}), func(targets []target, _ []string) error {
-		_, err := r.observeOn(ctx, s, targets, func(ctx context.Context, o *outcome) error {
+	return r.own(ctx, wrong(name, 2, policy.SettingDisruptionBudget, "minAvailable=2", func(*appsv1.Deployment) {}), func(targets []load.Target, _ []string) error {
+		_, err := r.observeOn(ctx, s, targets, func(ctx context.Context, o *report.Outcome) error {
 			var wait sync.WaitGroup
 			took, failed := make([]time.Duration, len(targets)), make([]error, len(targets))
 			for i, t := range targets {
@@ -583,7 +585,7 @@ func (r *run) tightBudget(ctx context.Context, s scenario) (err error) {
 				return err
 			}
 			for i, t := range targets {
-				o.tell(t, "the evictions", took[i])
+				tell(o, t, "the evictions", took[i])
 			}
 			if err := r.saysOfWrong(ctx, o, name, policy.SettingDisruptionBudget); err != nil {
 				return err
@@ -620,38 +622,38 @@ func (r *run) evictPatiently(ctx context.Context, side, server string) (time.Dur
 		}
 	}
 	if refused {
-		return never, nil
+		return report.Never, nil
 	}
 	return time.Since(began), nil
 }
 
 // tell notes how long something took for one of the wrong ways. The table has the bare one, and evenkeel's annotation.
-func (o *outcome) tell(t target, what string, took time.Duration) {
+func tell(o *report.Outcome, t load.Target, what string, took time.Duration) {
 	end := "did not end"
-	if took != never {
+	if took != report.Never {
 		end = fmt.Sprintf("ended after %.0f s", took.Seconds())
 	}
 	o.Notes = append(o.Notes, fmt.Sprintf("%s evenkeel, %s of %s %s", t.Side, what, t.Server, end))
-	if t.Side == without || strings.HasSuffix(t.Server, asked) {
+	if t.Side == report.Without || strings.HasSuffix(t.Server, asked) {
 		o.Took[t.Side] = took
 	}
 }
 
 // tightAffinity wants each replica on a node of its own, with as many replicas as nodes, and rolls.
-func (r *run) tightAffinity(ctx context.Context, s scenario) error {
+func (r *run) tightAffinity(ctx context.Context, s report.Scenario) error {
 	const name = "affinity"
 	const watched, limit = 45 * time.Second, 3 * time.Minute // what never ends, and what does, some 25 s on a quiet machine
 	return r.own(ctx, wrong(name, 3, policy.SettingAntiAffinity, "required", func(d *appsv1.Deployment) {
 		d.Spec.Template.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{
 			RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{TopologyKey: corev1.LabelHostname, LabelSelector: d.Spec.Selector}}}}
-	}), func(targets []target, names []string) error {
-		_, err := r.observeOn(ctx, s, targets, func(ctx context.Context, o *outcome) error {
+	}), func(targets []load.Target, names []string) error {
+		_, err := r.observeOn(ctx, s, targets, func(ctx context.Context, o *report.Outcome) error {
 			began := time.Now()
 			if err := r.update(ctx, names, otherImage); err != nil {
 				return err
 			}
 			took := make([]time.Duration, len(targets))
-			ends := slices.IndexFunc(targets, func(t target) bool { return t.Server == name+asked })
+			ends := slices.IndexFunc(targets, func(t load.Target) bool { return t.Server == name+asked })
 			for since := time.Duration(0); since < watched || since < limit && took[ends] == 0; since = time.Since(began) {
 				for i, t := range targets {
 					if took[i] == 0 && r.complete(ctx, t.Side, t.Server) == nil {
@@ -663,7 +665,7 @@ func (r *run) tightAffinity(ctx context.Context, s scenario) error {
 				}
 			}
 			for i, t := range targets {
-				o.tell(t, "the rolling update", cmp.Or(took[i], never))
+				tell(o, t, "the rolling update", cmp.Or(took[i], report.Never))
 			}
 			return r.saysOfWrong(ctx, o, name, policy.SettingAntiAffinity)
 		})
@@ -672,26 +674,26 @@ func (r *run) tightAffinity(ctx context.Context, s scenario) error {
 }
 
 // says notes what evenkeel says of a default of a workload, and what it finds there.
-func (r *run) says(ctx context.Context, o *outcome, workload, setting string) error {
+func (r *run) says(ctx context.Context, o *report.Outcome, workload, setting string) error {
 	dir, err := imageDir()
 	if err != nil {
 		return err
 	}
-	explain := exec.CommandContext(ctx, filepath.Join(dir, "evenkeel"), "explain", "deploy/"+workload, "--namespace="+with, "--kubeconfig="+r.Kubeconfig)
+	explain := exec.CommandContext(ctx, filepath.Join(dir, "evenkeel"), "explain", "deploy/"+workload, "--namespace="+report.With, "--kubeconfig="+r.Kubeconfig)
 	out, err := explain.Output()
 	if err != nil {
 		return fmt.Errorf("explain %s: %w", workload, err)
 	}
-	o.Notes = append(o.Notes, fmt.Sprintf("evenkeel explain says of %s: %s", workload, explained(string(out), setting)))
+	o.Notes = append(o.Notes, fmt.Sprintf("evenkeel explain says of %s: %s", workload, report.Explained(string(out), setting)))
 	return nil
 }
 
-func (r *run) saysOfWrong(ctx context.Context, o *outcome, name, setting string) error {
+func (r *run) saysOfWrong(ctx context.Context, o *report.Outcome, name, setting string) error {
 	return errors.Join(r.says(ctx, o, name, setting), r.says(ctx, o, name+asked, setting))
 }
 
 // loseNode loses the node that the scheduler prefers for everything because the others are four fifths full.
-func (r *run) loseNode(ctx context.Context, s scenario) (err error) {
+func (r *run) loseNode(ctx context.Context, s report.Scenario) (err error) {
 	const workloads = 8
 	const gone = 65 * time.Second // a node counts as lost after 50 s
 	if err := r.settle(ctx, 0); err != nil {
@@ -705,12 +707,12 @@ func (r *run) loseNode(ctx context.Context, s scenario) (err error) {
 	return r.own(ctx, func(string) []*appsv1.Deployment {
 		var list []*appsv1.Deployment
 		for i := range workloads {
-			list = append(list, named(deployment(drains, 2), fmt.Sprintf("w%d", i+1)))
+			list = append(list, named(deployment(report.Drains, 2), fmt.Sprintf("w%d", i+1)))
 		}
 		return list
-	}, func(targets []target, names []string) (err error) {
+	}, func(targets []load.Target, names []string) (err error) {
 		whole := map[string]int{}
-		for _, side := range sides() {
+		for _, side := range report.Sides() {
 			for _, name := range names {
 				pods, err := r.Client.CoreV1().Pods(side).List(ctx, metav1.ListOptions{LabelSelector: "app=" + name})
 				if err != nil {
@@ -728,15 +730,15 @@ func (r *run) loseNode(ctx context.Context, s scenario) (err error) {
 			}
 		}()
 		s.Rate = 5
-		o, err := r.observeOn(ctx, s, targets, func(ctx context.Context, o *outcome) error {
-			o.Lost = &loss{Node: empty, At: time.Now(), Whole: whole, Workloads: workloads}
+		o, err := r.observeOn(ctx, s, targets, func(ctx context.Context, o *report.Outcome) error {
+			o.Lost = &report.Loss{Node: empty, At: time.Now(), Whole: whole, Workloads: workloads}
 			r.Lose(empty)
 			if err := pause(ctx, gone); err != nil {
 				return err
 			}
 			restored = true
 			o.Lost.Restored = time.Now()
-			o.Marks = append(o.Marks, mark{o.Lost.At, "node lost"}, mark{o.Lost.Restored, "node back"})
+			o.Marks = append(o.Marks, report.Mark{At: o.Lost.At, Text: "node lost"}, report.Mark{At: o.Lost.Restored, Text: "node back"})
 			if err := r.Restore(ctx, empty); err != nil {
 				return err
 			}
@@ -745,9 +747,9 @@ func (r *run) loseNode(ctx context.Context, s scenario) (err error) {
 		if err != nil {
 			return err
 		}
-		for _, side := range sides() {
+		for _, side := range report.Sides() {
 			o.Notes = append(o.Notes, fmt.Sprintf("%s evenkeel, %d of %d workloads with 2 replicas had both on the lost node; the last request failed %.0f s after the loss",
-				side, whole[side], workloads, o.lastFailure(side).Sub(o.Lost.At).Seconds()))
+				side, whole[side], workloads, o.LastFailure(side).Sub(o.Lost.At).Seconds()))
 		}
 		o.Notes = append(o.Notes, fmt.Sprintf("the node was back %.0f s after the loss: an outage of about that length ended with it, and would have lasted until Kubernetes makes other pods, five minutes after it counts the node as lost", gone.Seconds()))
 		return nil

@@ -9,18 +9,20 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/evenkeel/evenkeel/e2e/proof/report"
 )
 
 // A podWatch follows all pods of both sides.
 type podWatch struct {
 	mu   sync.Mutex
-	pods map[string]*podLife // by UID
+	pods map[string]*report.PodLife // by UID
 }
 
 // watchPods follows the pods until the context ends.
 func (e *env) watchPods(ctx context.Context) *podWatch {
-	w := &podWatch{pods: map[string]*podLife{}}
-	for _, side := range sides() {
+	w := &podWatch{pods: map[string]*report.PodLife{}}
+	for _, side := range report.Sides() {
 		factory := informers.NewSharedInformerFactoryWithOptions(e.Client, 0, informers.WithNamespace(side))
 		informer := factory.Core().V1().Pods().Informer()
 		_, _ = informer.AddEventHandler(cache.ResourceEventHandlerFuncs{ // fails only for a stopped informer
@@ -31,7 +33,7 @@ func (e *env) watchPods(ctx context.Context) *podWatch {
 					last = tombstone.Obj
 				}
 				if pod, ok := last.(*corev1.Pod); ok {
-					w.note(pod, gone)
+					w.note(pod, report.Gone)
 				}
 			},
 		})
@@ -48,7 +50,7 @@ func (w *podWatch) see(object any) {
 }
 
 // phaseOf returns the phase that a pod's status says.
-func phaseOf(pod *corev1.Pod) phase {
+func phaseOf(pod *corev1.Pod) report.Phase {
 	running, isReady := false, false
 	for _, status := range pod.Status.ContainerStatuses {
 		running = running || status.State.Running != nil
@@ -58,23 +60,23 @@ func phaseOf(pod *corev1.Pod) phase {
 	}
 	switch {
 	case pod.DeletionTimestamp != nil && !running:
-		return stopped
+		return report.Stopped
 	case pod.DeletionTimestamp != nil:
-		return terminating
+		return report.Terminating
 	case isReady:
-		return ready
+		return report.Ready
 	case running:
-		return starting
+		return report.Starting
 	}
-	return pending
+	return report.Pending
 }
 
-func (w *podWatch) note(pod *corev1.Pod, now phase) {
+func (w *podWatch) note(pod *corev1.Pod, now report.Phase) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	life := w.pods[string(pod.UID)]
 	if life == nil {
-		life = &podLife{Side: pod.Namespace, Server: pod.Labels["app"], Name: pod.Name}
+		life = &report.PodLife{Side: pod.Namespace, Server: pod.Labels["app"], Name: pod.Name}
 		w.pods[string(pod.UID)] = life
 	}
 	life.Node, life.IP = pod.Spec.NodeName, pod.Status.PodIP
@@ -86,25 +88,25 @@ func (w *podWatch) note(pod *corev1.Pod, now phase) {
 		}
 	}
 	if n := len(life.Changes); n == 0 || life.Changes[n-1].Phase != now {
-		life.Changes = append(life.Changes, change{time.Now(), now})
+		life.Changes = append(life.Changes, report.Change{At: time.Now(), Phase: now})
 	}
 }
 
 // between returns copies of the lives of the pods that were there between two times, in the order in which they began.
-func (w *podWatch) between(from, to time.Time) []podLife {
+func (w *podWatch) between(from, to time.Time) []report.PodLife {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	var lives []podLife
+	var lives []report.PodLife
 	for _, life := range w.pods {
 		last := life.Changes[len(life.Changes)-1]
-		if last.Phase == gone && last.At.Before(from) || life.Changes[0].At.After(to) {
+		if last.Phase == report.Gone && last.At.Before(from) || life.Changes[0].At.After(to) {
 			continue
 		}
 		kept := *life
-		kept.Changes = append([]change(nil), life.Changes...)
+		kept.Changes = append([]report.Change(nil), life.Changes...)
 		lives = append(lives, kept)
 	}
-	sortLives(lives)
+	report.SortLives(lives)
 	return lives
 }
 
@@ -114,7 +116,7 @@ func (w *podWatch) ready() []string {
 	defer w.mu.Unlock()
 	var addresses []string
 	for _, life := range w.pods {
-		if life.Changes[len(life.Changes)-1].Phase == ready {
+		if life.Changes[len(life.Changes)-1].Phase == report.Ready {
 			addresses = append(addresses, life.IP)
 		}
 	}

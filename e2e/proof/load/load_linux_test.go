@@ -1,4 +1,4 @@
-package main
+package load
 
 import (
 	"context"
@@ -28,16 +28,16 @@ func TestCauses(t *testing.T) {
 		err  error
 		want string
 	}{
-		"a port that nobody listens at":                 {&connectError{fmt.Errorf("dial: %w", syscall.ECONNREFUSED)}, causeRefused},
+		"a port that nobody listens at":                 {&connectError{fmt.Errorf("dial: %w", syscall.ECONNREFUSED)}, CauseRefused},
 		"a host that is gone":                           {&connectError{fmt.Errorf("dial: %w", syscall.EHOSTUNREACH)}, causeNoRoute},
-		"a host that doesn't answer":                    {&connectError{timeout}, causeConnect},
-		"a connection that is reset":                    {fmt.Errorf("read: %w", syscall.ECONNRESET), causeReset},
-		"a connection that ends before its answer":      {io.ErrUnexpectedEOF, causeClosed},
-		"an answer that doesn't come":                   {context.DeadlineExceeded, causeTimeout},
+		"a host that doesn't answer":                    {&connectError{timeout}, CauseConnect},
+		"a connection that is reset":                    {fmt.Errorf("read: %w", syscall.ECONNRESET), CauseReset},
+		"a connection that ends before its answer":      {io.ErrUnexpectedEOF, CauseClosed},
+		"an answer that doesn't come":                   {context.DeadlineExceeded, CauseTimeout},
 		"a status that isn't 200":                       {fmt.Errorf("%w 503", errStatus), causeStatus},
-		"a request that gRPC sent twice":                {errRetried, causeUndone},
-		"a GOAWAY before the request was processed":     {errors.New("http2: Transport: cannot retry err [http2: Transport received Server's graceful shutdown GOAWAY] after Request.Body was written"), causeUndone},
-		"a GOAWAY after which the connection ended":     {errors.New("http2: server sent GOAWAY and closed the connection; LastStreamID=7, ErrCode=NO_ERROR"), causeClosed},
+		"a request that gRPC sent twice":                {errRetried, CauseUndone},
+		"a GOAWAY before the request was processed":     {errors.New("http2: Transport: cannot retry err [http2: Transport received Server's graceful shutdown GOAWAY] after Request.Body was written"), CauseUndone},
+		"a GOAWAY after which the connection ended":     {errors.New("http2: server sent GOAWAY and closed the connection; LastStreamID=7, ErrCode=NO_ERROR"), CauseClosed},
 		"a GOAWAY that is an error":                     {errors.New("http2: Transport received GOAWAY from server ErrCode:PROTOCOL_ERROR"), causeOther},
 		"anything else, which is counted all the same":  {io.ErrShortBuffer, causeOther},
 		"a source port that is taken, as no connection": {&connectError{syscall.EADDRINUSE}, causeOtherConn},
@@ -108,7 +108,7 @@ func TestABrokenConnectionIsAFailure(t *testing.T) {
 	}))
 	defer server.Close()
 	p := &pool{size: 1, address: server.Listener.Addr().String(), sources: newSources([]string{"127.0.0.11"}, 0)}
-	for i, want := range []string{"", causeClosed, ""} {
+	for i, want := range []string{"", CauseClosed, ""} {
 		over, err := p.do(t.Context())
 		got := ""
 		if err != nil {
@@ -144,7 +144,7 @@ func TestAnIdleConnectionThatTheServerClosedIsNotUsed(t *testing.T) {
 }
 
 func TestClientsThatDoNotExist(t *testing.T) {
-	if _, err := newClient("HTTP/3", target{IP: "127.0.0.1"}, 1, newSources([]string{"127.0.0.13"}, 0)); err == nil || !strings.Contains(err.Error(), http2) {
+	if _, err := newClient("HTTP/3", Target{IP: "127.0.0.1"}, 1, newSources([]string{"127.0.0.13"}, 0)); err == nil || !strings.Contains(err.Error(), HTTP2) {
 		t.Errorf("error is %v, want one that says what is allowed", err)
 	}
 }
@@ -152,11 +152,11 @@ func TestClientsThatDoNotExist(t *testing.T) {
 // TestAConnectionWithoutAnAnswerHasNoPod has a server that answers the first request and then ends every connection under its own
 // first one: the pod that answered before has no part in that, whichever client it is.
 func TestAConnectionWithoutAnAnswerHasNoPod(t *testing.T) {
-	for i, kind := range []string{http1, http2, grpcClient} {
+	for i, kind := range []string{HTTP1, HTTP2, GRPC} {
 		t.Run(kind, func(t *testing.T) {
 			var requests atomic.Int32
 			start := func() (address string, end func()) {
-				if kind == grpcClient {
+				if kind == GRPC {
 					return serveGRPC(t, &requests)
 				}
 				server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -199,9 +199,9 @@ func TestAConnectionWithoutAnAnswerHasNoPod(t *testing.T) {
 // clientOf is newClient for one connection to any address.
 func clientOf(kind, address string, sources *sources) (request, error) {
 	switch kind {
-	case http1:
+	case HTTP1:
 		return (&pool{size: 1, address: address, sources: sources}).do, nil
-	case http2:
+	case HTTP2:
 		return newHTTP2(address, sources), nil
 	}
 	return newGRPC(address, sources)
@@ -275,20 +275,5 @@ func TestARequestCountsAsRepeatedOnlyIfItWasSent(t *testing.T) {
 				t.Errorf("sent over %v, want %d", got, tt.want)
 			}
 		})
-	}
-}
-
-func TestTheUpdaterLeavesHalfOfTheReplicasRunning(t *testing.T) {
-	for _, tt := range []struct {
-		replicas, running, evicted int
-		want                       bool
-	}{
-		{3, 3, 0, true}, {3, 3, 1, false}, {3, 2, 0, false}, // one of three in a round, and none while its successor is pending
-		{4, 4, 0, true}, {4, 4, 1, true}, {4, 4, 2, false},
-		{1, 1, 0, true}, {1, 0, 0, false}, {2, 2, 0, true}, {2, 2, 1, false},
-	} {
-		if got := evictable(tt.replicas, tt.running, tt.evicted); got != tt.want {
-			t.Errorf("of %d, with %d running and %d evicted: %v, want %v", tt.replicas, tt.running, tt.evicted, got, tt.want)
-		}
 	}
 }

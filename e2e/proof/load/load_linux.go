@@ -1,4 +1,4 @@
-package main
+package load
 
 import (
 	"bufio"
@@ -29,11 +29,12 @@ import (
 	"google.golang.org/grpc/stats"
 )
 
-func clientKinds() []string { return []string{newConnection, http1, http2, grpcClient} }
+// ClientKinds returns the kinds of clients.
+func ClientKinds() []string { return []string{NewConnection, HTTP1, HTTP2, GRPC} }
 
-// A loadConfig says what the load process does until its standard input ends.
-type loadConfig struct {
-	Targets     []target
+// A Config says what the load process does until its standard input ends.
+type Config struct {
+	Targets     []Target
 	Clients     []string
 	Rate        float64 // requests per second of each client on each target
 	Connections int     // of each persistent client to each target
@@ -41,10 +42,10 @@ type loadConfig struct {
 	Lane        int // of load processes that run at the same time, 0 to 3
 }
 
-// load sends requests at fixed times, whether earlier ones are answered or not, and writes a record for each as a line.
-func load(stdin io.Reader, stdout io.Writer) error {
+// Run sends requests at fixed times, whether earlier ones are answered or not, and writes a record for each as a line.
+func Run(stdin io.Reader, stdout io.Writer) error {
 	decoder := json.NewDecoder(stdin)
-	var c loadConfig
+	var c Config
 	if err := decoder.Decode(&c); err != nil {
 		return fmt.Errorf("read configuration of load: %w", err)
 	}
@@ -74,10 +75,10 @@ func load(stdin io.Reader, stdout io.Writer) error {
 					time.Sleep(time.Until(due))
 					scheduled := due
 					requests.Go(func() {
-						limited, cancel := context.WithDeadline(context.Background(), scheduled.Add(requestTimeout))
+						limited, cancel := context.WithDeadline(context.Background(), scheduled.Add(RequestTimeout))
 						defer cancel()
 						over, err := do(limited)
-						r := record{Due: scheduled.UnixMicro(), Target: t, Client: k, Latency: time.Since(scheduled).Microseconds(), Pod: over.pod}
+						r := Record{Due: scheduled.UnixMicro(), Target: t, Client: k, Latency: time.Since(scheduled).Microseconds(), Pod: over.pod}
 						if !over.opened.IsZero() {
 							r.Opened = over.opened.UnixMicro()
 						}
@@ -107,10 +108,10 @@ type connection struct {
 	pod    string // that answers on it, as its last answer said; empty before the first
 }
 
-func newClient(kind string, t target, connections int, sources *sources) (request, error) {
+func newClient(kind string, t Target, connections int, sources *sources) (request, error) {
 	web := net.JoinHostPort(t.IP, "80")
 	switch kind {
-	case newConnection:
+	case NewConnection:
 		return func(ctx context.Context) (connection, error) {
 			c, err := dialHTTP1(ctx, web, sources)
 			if err != nil {
@@ -120,15 +121,15 @@ func newClient(kind string, t target, connections int, sources *sources) (reques
 			err = c.do(ctx, true)
 			return c.known, err
 		}, nil
-	case http1:
+	case HTTP1:
 		pool := &pool{size: connections, address: web, sources: sources}
 		return pool.do, nil
-	case http2:
+	case HTTP2:
 		return roundRobin(connections, func() (request, error) { return newHTTP2(web, sources), nil })
-	case grpcClient:
+	case GRPC:
 		return roundRobin(connections, func() (request, error) { return newGRPC(net.JoinHostPort(t.IP, "9090"), sources) })
 	}
-	return nil, fmt.Errorf("client %q: allowed are %s", kind, strings.Join(clientKinds(), ", "))
+	return nil, fmt.Errorf("client %q: allowed are %s", kind, strings.Join(ClientKinds(), ", "))
 }
 
 // roundRobin makes several clients of one connection each take turns.
@@ -458,26 +459,26 @@ func cause(err error) string {
 	text := err.Error()
 	switch {
 	case errors.Is(err, errRetried), strings.Contains(text, "graceful shutdown GOAWAY"): // and no other, after which the server may have seen it
-		return causeUndone
+		return CauseUndone
 	case errors.Is(err, errStatus):
 		return causeStatus
 	case errors.Is(err, syscall.ECONNREFUSED), strings.Contains(text, "connection refused"):
-		return causeRefused
+		return CauseRefused
 	case errors.Is(err, syscall.EHOSTUNREACH), strings.Contains(text, "no route to host"):
 		return causeNoRoute
 	case errors.As(err, &connecting) && errors.As(err, &network) && network.Timeout(), strings.Contains(text, "while dialing") && strings.Contains(text, "i/o timeout"):
-		return causeConnect
+		return CauseConnect
 	case errors.As(err, &connecting):
 		return causeOtherConn
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), strings.Contains(text, "connection reset by peer"), strings.Contains(text, "broken pipe"):
-		return causeReset
+		return CauseReset
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), strings.Contains(text, "EOF"), strings.Contains(text, "transport is closing"),
 		strings.Contains(text, "after connection loss"), strings.Contains(text, "GOAWAY and closed the connection"):
-		return causeClosed
+		return CauseClosed
 	case strings.Contains(text, "client connection lost"), strings.Contains(text, "keepalive ping"):
 		return causeLost
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout(), strings.Contains(text, "DeadlineExceeded"):
-		return causeTimeout
+		return CauseTimeout
 	}
 	return causeOther
 }

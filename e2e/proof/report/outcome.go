@@ -1,4 +1,5 @@
-package main
+// Package report judges what clients saw, run by run, and says it as a page with plots.
+package report
 
 import (
 	"cmp"
@@ -8,120 +9,93 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/evenkeel/evenkeel/e2e/proof/load"
 )
 
-// A scenario is one situation.
-type scenario struct {
+// A Scenario is one situation.
+type Scenario struct {
 	ID, Title   string
 	Clients     []string // nil means all
 	Rate        float64  // requests per second of each client on each server; 0 means the usual
 	Connections int      // of each persistent client to each server; 0 means 2
 }
 
-// An outcome is what clients saw in one run of a scenario.
-type outcome struct {
-	Scenario                       scenario
+// An Outcome is what clients saw in one run of a scenario.
+type Outcome struct {
+	Scenario                       Scenario
 	Repetition                     int
 	Began, Started, Ended, Stopped time.Time // the load and, within it, the operation
-	Targets                        []target
+	Targets                        []load.Target
 	Clients                        []string
-	Records                        []record
-	Pods                           []podLife
-	Sides                          map[string]*summary
+	Records                        []load.Record
+	Pods                           []PodLife
+	Sides                          map[string]*Summary
 	Took                           map[string]time.Duration // the operation by side, where they differ; never where it didn't end
 	Notes                          []string
-	Marks                          []mark
-	Lost                           *loss                // of scenario 6
+	Marks                          []Mark
+	Lost                           *Loss                // of scenario 6
 	Shares                         map[string][]float64 // of scenario 7: the new pods' parts of the requests, by side
-	Upgrade                        *upgrade             // of scenario 8
+	Upgrade                        *Upgrade             // of scenario 8
 }
 
-// never is the time of an operation that didn't end while it was watched.
-const never time.Duration = math.MaxInt64
+// Never is the time of an operation that didn't end while it was watched.
+const Never time.Duration = math.MaxInt64
 
-// A mark is a moment of an operation.
-type mark struct {
+// A Mark is a moment of an operation.
+type Mark struct {
 	At   time.Time
 	Text string
 }
 
-// A loss is a node that was gone for a time.
-type loss struct {
+// A Loss is a node that was gone for a time.
+type Loss struct {
 	Node         string
 	At, Restored time.Time
 	Whole        map[string]int // workloads with all replicas on it, by side
 	Workloads    int            // on each side
 }
 
-// An upgrade is what became of pods while evenkeel was upgraded.
-type upgrade struct {
+// An Upgrade is what became of pods while evenkeel was upgraded.
+type Upgrade struct {
 	Kept        int // pods of evenkeel itself that it did not replace
 	Undefaulted int // pods of the side with evenkeel that it added nothing to
 }
 
-// A target is a Service.
-type target struct {
-	Side, Server string
-	IP           string
-	Stops        string        // what SIGTERM does to its servers: stopAtOnce, stopShutdown or stopDrain
-	Recycles     time.Duration // age at which its servers end connections; 0 means never
-}
-
-// What SIGTERM does, as the flag -stop of a server has it.
-const (
-	stopAtOnce   = "at-once"
-	stopShutdown = "shutdown"
-	stopDrain    = "drain"
-)
-
-// A record is one request.
-type record struct {
-	Due           int64  // microseconds since 1970 at which it was to start
-	Target        int    // index into loadConfig.Targets
-	Client        int    // index into loadConfig.Clients
-	Latency       int64  // microseconds from Due to the end
-	Opened        int64  // microseconds since 1970 at which its connection was established; 0 if it had none
-	Pod           string // that answered on this connection, now or before; empty if none ever has
-	Cause, Detail string // of a failure
-}
-
-// end returns when it was answered or known to have failed.
-func (r *record) end() time.Time { return time.UnixMicro(r.Due + r.Latency) }
-
-// A summary is what the clients of one side saw.
-type summary struct {
-	tally
+// A Summary is what the clients of one side saw.
+type Summary struct {
+	Tally
 	Cut, Raced, Undone int                         // of the failures, those that exception names
 	Causes             map[string]int              // failures by cause
-	Where              map[string]map[string]tally // by server and client
+	Where              map[string]map[string]Tally // by server and client
 	Outage             time.Duration               // the longest that any client had no success for
 	OutageOf           string
 	P99, Slowest       time.Duration // of successes
 }
 
-// A tally counts requests.
-type tally struct{ Sent, Failed int }
+// A Tally counts requests.
+type Tally struct{ Sent, Failed int }
 
-func (t *tally) add(other tally) {
+func (t *Tally) add(other Tally) {
 	t.Sent += other.Sent
 	t.Failed += other.Failed
 }
 
 // count adds requests of a client to a server.
-func (s *summary) count(server, client string, n tally) {
+func (s *Summary) count(server, client string, n Tally) {
 	s.add(n)
 	if s.Where[server] == nil {
-		s.Where[server] = map[string]tally{}
+		s.Where[server] = map[string]Tally{}
 	}
 	sum := s.Where[server][client]
 	sum.add(n)
 	s.Where[server][client] = sum
 }
 
-// line says it in one.
-func (s *summary) line() string {
+// Line says it in one.
+func (s *Summary) Line() string {
 	text := fmt.Sprintf("%d of %d failed, longest outage %.1f s, p99 %d ms", s.Failed, s.Sent, s.Outage.Seconds(), s.P99.Milliseconds())
-	for _, cause := range byCount(s.Causes) {
+	for _, cause := range ByCount(s.Causes) {
 		text += fmt.Sprintf("; %d %s", s.Causes[cause], cause)
 	}
 	var where []string
@@ -139,36 +113,36 @@ func (s *summary) line() string {
 	return text
 }
 
-// byCount returns the keys with the largest value first.
-func byCount(counts map[string]int) []string {
+// ByCount returns the keys with the largest value first.
+func ByCount(counts map[string]int) []string {
 	return slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
 		return cmp.Or(cmp.Compare(counts[b], counts[a]), cmp.Compare(a, b))
 	})
 }
 
-// count sorts the requests and sums them up.
-func (o *outcome) count(records []record) {
-	slices.SortFunc(records, func(a, b record) int { return cmp.Compare(a.Due, b.Due) })
-	o.Records, o.Sides = records, map[string]*summary{}
-	for _, side := range append(sides(), control) {
+// Count sorts the requests and sums them up.
+func (o *Outcome) Count(records []load.Record) {
+	slices.SortFunc(records, func(a, b load.Record) int { return cmp.Compare(a.Due, b.Due) })
+	o.Records, o.Sides = records, map[string]*Summary{}
+	for _, side := range append(Sides(), Control) {
 		o.Sides[side] = o.summarize(side)
 	}
 }
 
-// lastFailure returns when the last request of a side failed, or the zero time.
-func (o *outcome) lastFailure(side string) time.Time {
+// LastFailure returns when the last request of a side failed, or the zero time.
+func (o *Outcome) LastFailure(side string) time.Time {
 	var last time.Time
 	for _, r := range o.Records {
-		if r.Cause != "" && o.Targets[r.Target].Side == side && r.end().After(last) {
-			last = r.end()
+		if r.Cause != "" && o.Targets[r.Target].Side == side && r.End().After(last) {
+			last = r.End()
 		}
 	}
 	return last
 }
 
-// newShares returns the shares of the requests of a side answered from a time on, in percent, of the pods that were made during the
+// NewShares returns the shares of the requests of a side answered from a time on, in percent, of the pods that were made during the
 // operation.
-func (o *outcome) newShares(side string, from time.Time) []float64 {
+func (o *Outcome) NewShares(side string, from time.Time) []float64 {
 	answered, all := map[string]int{}, 0
 	for _, r := range o.Records {
 		if r.Cause == "" && o.Targets[r.Target].Side == side && r.Due >= from.UnixMicro() {
@@ -185,12 +159,12 @@ func (o *outcome) newShares(side string, from time.Time) []float64 {
 	return shares
 }
 
-func newSummary() *summary {
-	return &summary{Causes: map[string]int{}, Where: map[string]map[string]tally{}}
+func newSummary() *Summary {
+	return &Summary{Causes: map[string]int{}, Where: map[string]map[string]Tally{}}
 }
 
 // summarize counts the requests of one side; the records are in the order of their times.
-func (o *outcome) summarize(side string) *summary {
+func (o *Outcome) summarize(side string) *Summary {
 	s := newSummary()
 	type pair struct{ target, client int }
 	failing := map[pair]int64{} // since when
@@ -202,12 +176,12 @@ func (o *outcome) summarize(side string) *summary {
 		}
 		p := pair{r.Target, r.Client}
 		if r.Cause == "" {
-			s.count(t.Server, o.Clients[r.Client], tally{Sent: 1})
+			s.count(t.Server, o.Clients[r.Client], Tally{Sent: 1})
 			latencies = append(latencies, r.Latency)
 			delete(failing, p)
 			continue
 		}
-		s.count(t.Server, o.Clients[r.Client], tally{Sent: 1, Failed: 1})
+		s.count(t.Server, o.Clients[r.Client], Tally{Sent: 1, Failed: 1})
 		s.Causes[r.Cause]++
 		switch o.exception(r) {
 		case cut:
@@ -233,12 +207,12 @@ func (o *outcome) summarize(side string) *summary {
 	return s
 }
 
-// left returns how long after a time the last pod of each side was gone from nodes that were drained until another.
-func left(lives []podLife, from, to time.Time, nodes ...string) map[string]time.Duration {
+// Left returns how long after a time the last pod of each side was gone from nodes that were drained until another.
+func Left(lives []PodLife, from, to time.Time, nodes ...string) map[string]time.Duration {
 	took := map[string]time.Duration{}
 	for _, life := range lives {
 		for _, c := range life.Changes {
-			if c.Phase == gone && slices.Contains(nodes, life.Node) && c.At.After(from) && c.At.Before(to) {
+			if c.Phase == Gone && slices.Contains(nodes, life.Node) && c.At.After(from) && c.At.Before(to) {
 				took[life.Side] = max(took[life.Side], c.At.Sub(from))
 			}
 		}
@@ -246,8 +220,8 @@ func left(lives []podLife, from, to time.Time, nodes ...string) map[string]time.
 	return took
 }
 
-// explained returns what the output of evenkeel explain says of a default, and all that it finds.
-func explained(text, setting string) string {
+// Explained returns what the output of evenkeel explain says of a default, and all that it finds.
+func Explained(text, setting string) string {
 	var parts []string
 	section := ""
 	for line := range strings.Lines(text) {
@@ -263,64 +237,65 @@ func explained(text, setting string) string {
 	return strings.Join(parts, "; ")
 }
 
-// sortLives puts pods in the order of their side, server and beginning.
-func sortLives(lives []podLife) {
-	slices.SortFunc(lives, func(a, b podLife) int {
+// SortLives puts pods in the order of their side, server and beginning.
+func SortLives(lives []PodLife) {
+	slices.SortFunc(lives, func(a, b PodLife) int {
 		return cmp.Or(cmp.Compare(a.Side, b.Side), cmp.Compare(a.Server, b.Server), a.Changes[0].At.Compare(b.Changes[0].At), cmp.Compare(a.Name, b.Name))
 	})
 }
 
 // The namespaces of the two sides.
 const (
-	without = "without"
-	with    = "with"
+	Without = "without"
+	With    = "with"
 )
 
-func sides() []string { return []string{without, with} }
+// Sides returns the two sides, in the order of tables and plots.
+func Sides() []string { return []string{Without, With} }
 
-// control is the side of a server that is no pod, and that no operation touches. Where it fails, the machine was too busy to show
+// Control is the side of a server that is no pod, and that no operation touches. Where it fails, the machine was too busy to show
 // anything.
-const control = "control"
+const Control = "control"
 
-// A phase is what a pod is doing.
-type phase string
+// A Phase is what a pod is doing.
+type Phase string
 
 // The phases of a pod, in the order in which it goes through them.
 const (
-	pending     phase = "pending"     // not running yet
-	starting    phase = "not ready"   // running, not ready yet or no more
-	ready       phase = "ready"       // gets traffic
-	terminating phase = "terminating" // was told to go, and may still serve
-	stopped     phase = "stopped"     // no container runs any more
-	gone        phase = "gone"
+	Pending     Phase = "pending"     // not running yet
+	Starting    Phase = "not ready"   // running, not ready yet or no more
+	Ready       Phase = "ready"       // gets traffic
+	Terminating Phase = "terminating" // was told to go, and may still serve
+	Stopped     Phase = "stopped"     // no container runs any more
+	Gone        Phase = "gone"
 )
 
-// A podLife is what became of a pod, as the API server told.
-type podLife struct {
+// A PodLife is what became of a pod, as the API server told.
+type PodLife struct {
 	Side, Server, Name, Node, IP string
-	Changes                      []change
+	Changes                      []Change
 	Told                         time.Time // when SIGTERM reached the server, by its own note; zero if it left none
 }
 
 // terminates returns when the pod was told to go, or the zero time.
-func (p *podLife) terminates() time.Time {
+func (p *PodLife) terminates() time.Time {
 	for _, c := range p.Changes {
-		if c.Phase == terminating {
+		if c.Phase == Terminating {
 			return c.At
 		}
 	}
 	return time.Time{}
 }
 
-// A change is the beginning of a phase.
-type change struct {
+// A Change is the beginning of a phase.
+type Change struct {
 	At    time.Time
-	Phase phase
+	Phase Phase
 }
 
 // at returns the phase at a time, and since when.
-func (p *podLife) at(t time.Time) (phase, time.Time) {
-	var last change
+func (p *PodLife) at(t time.Time) (Phase, time.Time) {
+	var last Change
 	for _, c := range p.Changes {
 		if c.At.After(t) {
 			break
@@ -330,23 +305,20 @@ func (p *podLife) at(t time.Time) (phase, time.Time) {
 	return last.Phase, last.At
 }
 
-// void says why a run shows nothing, or nothing: the control failed, or came near it.
-func (o *outcome) void() string {
-	switch s := o.Sides[control]; {
+// Void says why a run shows nothing, or nothing: the control failed, or came near it.
+func (o *Outcome) Void() string {
+	switch s := o.Sides[Control]; {
 	case s.Failed > 0:
 		return fmt.Sprintf("%d of %d requests to the control failed (%s)", s.Failed, s.Sent, causes(s.Causes))
-	case s.Slowest > requestTimeout/2:
+	case s.Slowest > load.RequestTimeout/2:
 		return fmt.Sprintf("a request to the control took %.1f s", s.Slowest.Seconds())
 	}
 	return ""
 }
 
-// requestTimeout is the time within which an answer has to be there, counted from when the request was due.
-const requestTimeout = 5 * time.Second
-
-// failed returns how many requests failed on any side, the control included.
-func (o *outcome) failed() int {
-	return o.Sides[without].Failed + o.Sides[with].Failed + o.Sides[control].Failed
+// Failed returns how many requests failed on any side, the control included.
+func (o *Outcome) Failed() int {
+	return o.Sides[Without].Failed + o.Sides[With].Failed + o.Sides[Control].Failed
 }
 
 // The exceptions: failures that no default of a workload can prevent.
@@ -378,37 +350,37 @@ const (
 //	at-once, doesn't recycle     persistent      older than that                    broken or undone      cut
 //	shutdown                     HTTP/1.1        older than that                    broken                raced
 //	shutdown, drain              HTTP/2, gRPC    older than that                    undone                undone
-func (o *outcome) exception(r record) string {
+func (o *Outcome) exception(r load.Record) string {
 	life := o.pod(r)
 	t, client := o.Targets[r.Target], o.Clients[r.Client]
-	if life == nil || r.Opened == 0 || client == newConnection {
+	if life == nil || r.Opened == 0 || client == load.NewConnection {
 		return ""
 	}
 	opened := time.UnixMicro(r.Opened)
-	if r.Cause == causeUndone && t.Recycles > 0 && r.end().Sub(opened) >= t.Recycles*8/10 { // a fifth less is the widest jitter
+	if r.Cause == load.CauseUndone && t.Recycles > 0 && r.End().Sub(opened) >= t.Recycles*8/10 { // a fifth less is the widest jitter
 		return undone
 	}
 	began := life.terminates()
 	if began.IsZero() || life.Told.IsZero() || opened.After(began.Add(leaving)) {
 		return ""
 	}
-	if late := r.end().Sub(life.Told); late < -setting || late > stopping {
+	if late := r.End().Sub(life.Told); late < -setting || late > stopping {
 		return ""
 	}
-	broken := r.Cause == causeReset || r.Cause == causeClosed
+	broken := r.Cause == load.CauseReset || r.Cause == load.CauseClosed
 	switch {
-	case t.Stops == stopAtOnce && t.Recycles == 0 && (broken || r.Cause == causeUndone):
+	case t.Stops == load.StopAtOnce && t.Recycles == 0 && (broken || r.Cause == load.CauseUndone):
 		return cut
-	case t.Stops == stopShutdown && client == http1 && broken:
+	case t.Stops == load.StopShutdown && client == load.HTTP1 && broken:
 		return raced
-	case t.Stops != stopAtOnce && r.Cause == causeUndone:
+	case t.Stops != load.StopAtOnce && r.Cause == load.CauseUndone:
 		return undone
 	}
 	return ""
 }
 
 // pod returns the pod that a request's connection is known to lead to, or nil.
-func (o *outcome) pod(r record) *podLife {
+func (o *Outcome) pod(r load.Record) *PodLife {
 	t := o.Targets[r.Target]
 	for i := range o.Pods {
 		if life := &o.Pods[i]; r.Pod != "" && life.Name == r.Pod && life.Side == t.Side && life.Server == t.Server {
@@ -418,34 +390,11 @@ func (o *outcome) pod(r record) *podLife {
 	return nil
 }
 
-// The kinds of clients.
-const (
-	newConnection = "new connection" // for each request, HTTP/1.1
-	http1         = "HTTP/1.1"       // persistent connections
-	http2         = "HTTP/2"
-	grpcClient    = "gRPC"
-)
-
-// The causes of failures.
-const (
-	causeRefused   = "connection refused"
-	causeNoRoute   = "no route to host"
-	causeConnect   = "no connection within 5 s"
-	causeReset     = "connection reset under a request"
-	causeClosed    = "connection closed under a request"
-	causeLost      = "connection given up, pings unanswered"
-	causeTimeout   = "no answer within 5 s"
-	causeStatus    = "an error as answer"
-	causeUndone    = "not processed before the server drained (GOAWAY)"
-	causeOtherConn = "no connection"
-	causeOther     = "other"
-)
-
 // The kinds of servers, which are also the names of their Deployments and Services.
 const (
-	slow       = "slow"       // listens three seconds after its start, and shuts down in order
-	atOnce     = "at-once"    // is gone with SIGTERM
-	drains     = "drains"     // asks its clients to leave, with package recycle, before it shuts down
-	distroless = "distroless" // no shell in the image, no rights in the container; shuts down in order
-	sidecar    = "sidecar"    // with a second container and a native sidecar; shuts down in order
+	Slow       = "slow"       // listens three seconds after its start, and shuts down in order
+	AtOnce     = "at-once"    // is gone with SIGTERM
+	Drains     = "drains"     // asks its clients to leave, with package recycle, before it shuts down
+	Distroless = "distroless" // no shell in the image, no rights in the container; shuts down in order
+	Sidecar    = "sidecar"    // with a second container and a native sidecar; shuts down in order
 )

@@ -1,4 +1,4 @@
-package main
+package report
 
 import (
 	"fmt"
@@ -24,21 +24,21 @@ const (
 )
 
 // phaseColour is what a pod's bar looks like.
-func phaseColour(p phase) string {
-	return map[phase]string{pending: "#dcdcdc", starting: "#f2c14e", ready: "#3a9d6e", terminating: "#9a7bb8", stopped: "#b9b9b9"}[p]
+func phaseColour(p Phase) string {
+	return map[Phase]string{Pending: "#dcdcdc", Starting: "#f2c14e", Ready: "#3a9d6e", Terminating: "#9a7bb8", Stopped: "#b9b9b9"}[p]
 }
 
 // timeline draws one run: for each side the requests per second with the failures in red, and below them the phases of the
 // pods.
-func timeline(o *outcome) string {
-	lives := map[string][]podLife{}
+func timeline(o *Outcome) string {
+	lives := map[string][]PodLife{}
 	for _, life := range o.Pods {
 		lives[life.Side] = append(lives[life.Side], life)
 	}
-	most := max(len(lives[without]), len(lives[with]))
+	most := max(len(lives[Without]), len(lives[With]))
 	lane := min(6, max(2, 220/float64(max(1, most))))
 	height := 64.0
-	for _, side := range sides() {
+	for _, side := range Sides() {
 		height += 52 + barHeight + float64(len(lives[side]))*lane + groupGap*float64(len(groups(lives[side]))) + 34
 	}
 	d := svg.New(plotWidth, height)
@@ -53,7 +53,7 @@ func timeline(o *outcome) string {
 		}
 	}
 	y := 64.0
-	for _, side := range sides() {
+	for _, side := range Sides() {
 		y = o.panel(d, side, y, lane, scale, perSecond[side], lives[side])
 	}
 	return d.String()
@@ -62,8 +62,8 @@ func timeline(o *outcome) string {
 func legend(d *svg.Drawing, y float64) {
 	x := float64(plotLeft)
 	for _, entry := range []struct{ colour, text string }{
-		{fineColour, "requests answered"}, {newColour, "by new pods"}, {failColour, "failed"}, {phaseColour(pending), "pod pending"}, {phaseColour(starting), "running, not ready"},
-		{phaseColour(ready), "ready"}, {phaseColour(terminating), "terminating"}, {phaseColour(stopped), "stopped"},
+		{fineColour, "requests answered"}, {newColour, "by new pods"}, {failColour, "failed"}, {phaseColour(Pending), "pod pending"}, {phaseColour(Starting), "running, not ready"},
+		{phaseColour(Ready), "ready"}, {phaseColour(Terminating), "terminating"}, {phaseColour(Stopped), "stopped"},
 	} {
 		d.Box(x, y-9, 11, 11, entry.colour)
 		d.Text(x+15, y+1, "start", "", entry.text)
@@ -77,10 +77,10 @@ type rates struct {
 	fresh        []float64 // answered by pods that were made during the operation
 }
 
-func (o *outcome) rates() map[string]rates {
+func (o *Outcome) rates() map[string]rates {
 	seconds := int(o.Stopped.Sub(o.Began).Seconds()) // whole ones
 	result := map[string]rates{}
-	for _, side := range sides() {
+	for _, side := range Sides() {
 		result[side] = rates{make([]float64, seconds), make([]float64, seconds), make([]float64, seconds)}
 	}
 	fresh := map[string]bool{}
@@ -110,7 +110,7 @@ func (o *outcome) rates() map[string]rates {
 const groupGap = 5
 
 // groups returns the servers of pods, which stand in their order.
-func groups(lives []podLife) []string {
+func groups(lives []PodLife) []string {
 	var servers []string
 	for _, life := range lives {
 		if !slices.Contains(servers, life.Server) {
@@ -121,7 +121,7 @@ func groups(lives []podLife) []string {
 }
 
 // panel draws one side from y on and returns where it ends.
-func (o *outcome) panel(d *svg.Drawing, side string, y, lane, scale float64, r rates, lives []podLife) float64 {
+func (o *Outcome) panel(d *svg.Drawing, side string, y, lane, scale float64, r rates, lives []PodLife) float64 {
 	seconds := o.Stopped.Sub(o.Began).Seconds()
 	x := func(t time.Time) float64 {
 		return plotLeft + min(max(t.Sub(o.Began).Seconds(), 0), seconds)/seconds*(plotWidth-plotLeft-plotRight)
@@ -172,16 +172,16 @@ func (o *outcome) panel(d *svg.Drawing, side string, y, lane, scale float64, r r
 			if i+1 < len(life.Changes) {
 				end = life.Changes[i+1].At
 			}
-			if c.Phase != gone && end.After(o.Began) && c.At.Before(o.Stopped) && x(end) > x(c.At) {
+			if c.Phase != Gone && end.After(o.Began) && c.At.Before(o.Stopped) && x(end) > x(c.At) {
 				d.Box(x(c.At), at, x(end)-x(c.At), max(lane-0.8, 1), phaseColour(c.Phase))
 			}
 		}
 		at += lane
 	}
 	d.Line(plotLeft, at+3, plotWidth-plotRight, at+3, axisStyle)
-	marks := slices.Concat(o.Marks, []mark{{o.Ended, "ends"}})
+	marks := slices.Concat(o.Marks, []Mark{{o.Ended, "ends"}})
 	if marks[0].At.Sub(o.Started) > time.Second { // else the operation begins with that
-		marks = append(marks, mark{o.Started, "begins"})
+		marks = append(marks, Mark{o.Started, "begins"})
 	}
 	for _, m := range marks {
 		d.Line(x(m.At), top-2, x(m.At), at+3, `stroke="#555" stroke-dasharray="3 3"`)

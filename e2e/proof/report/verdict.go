@@ -1,4 +1,4 @@
-package main
+package report
 
 import (
 	"errors"
@@ -10,13 +10,13 @@ import (
 
 const (
 	// evenShare is each pod's, in percent, after the scale-out of scenario 7 to four, and shareWithin how far from it one may be.
-	evenShare, shareWithin = 25.0, 5.0
+	EvenShare, shareWithin = 25.0, 5.0
 	// installWithin is the time from the beginning of an installation to the first pod with defaults.
 	installWithin = 15 * time.Second
 )
 
-// verdict returns an error that names what evenkeel promises and this run didn't show, or nil.
-func (r *report) verdict() error {
+// Verdict returns an error that names what evenkeel promises and this run didn't show, or nil.
+func (r *Report) Verdict() error {
 	var broken []string
 	fail := func(format string, args ...any) { broken = append(broken, fmt.Sprintf(format, args...)) }
 	r.judgeFailures(fail)
@@ -40,17 +40,17 @@ func (r *report) verdict() error {
 }
 
 // judgeFailures looks at what failed with evenkeel and should not have, and whether what should have failed without did.
-func (r *report) judgeFailures(fail func(string, ...any)) {
+func (r *Report) judgeFailures(fail func(string, ...any)) {
 	shown, failures := false, 0
 	for _, row := range r.rows() {
 		if !promised(row.ID) {
 			continue
 		}
-		if n := row.sides[with].unexcepted(); n > 0 {
-			fail("%s: %d of %d requests failed with evenkeel (%s)", row.Title, n, row.sides[with].Sent, causes(row.sides[with].Causes))
+		if n := row.sides[With].unexcepted(); n > 0 {
+			fail("%s: %d of %d requests failed with evenkeel (%s)", row.Title, n, row.sides[With].Sent, causes(row.sides[With].Causes))
 		}
-		shown, failures = true, failures+row.sides[without].Failed
-		if row.ID == "1d" && row.sides[with].Cut == 0 {
+		shown, failures = true, failures+row.sides[Without].Failed
+		if row.ID == "1d" && row.sides[With].Cut == 0 {
 			fail("%s: no connection was cut without recycling, which therefore shows nothing", row.Title)
 		}
 	}
@@ -60,21 +60,21 @@ func (r *report) judgeFailures(fail func(string, ...any)) {
 }
 
 // judgeEffects looks at what scenarios are to show besides failures.
-func (r *report) judgeEffects(fail func(string, ...any)) {
+func (r *Report) judgeEffects(fail func(string, ...any)) {
 	losses, whole := 0, 0
 	for _, o := range r.Outcomes {
 		where := fmt.Sprintf("%s, run %d", o.Scenario.Title, o.Repetition)
 		if l := o.Lost; l != nil {
-			losses, whole = losses+1, whole+l.Whole[without]
-			if l.Whole[with] > 0 {
-				fail("%s: %d of %d workloads lost all replicas with evenkeel", where, l.Whole[with], l.Workloads)
+			losses, whole = losses+1, whole+l.Whole[Without]
+			if l.Whole[With] > 0 {
+				fail("%s: %d of %d workloads lost all replicas with evenkeel", where, l.Whole[With], l.Workloads)
 			}
 		}
-		if o.Shares != nil && len(o.Shares[with]) == 0 {
+		if o.Shares != nil && len(o.Shares[With]) == 0 {
 			fail("%s: no pod is new", where)
 		}
-		for _, share := range o.Shares[with] {
-			if math.Abs(share-evenShare) > shareWithin {
+		for _, share := range o.Shares[With] {
+			if math.Abs(share-EvenShare) > shareWithin {
 				fail("%s: a new pod has %.1f %% of the requests with recycling, which is more than %.0f points from even", where, share, shareWithin)
 			}
 		}
@@ -84,7 +84,7 @@ func (r *report) judgeEffects(fail func(string, ...any)) {
 		if u := o.Upgrade; u != nil && u.Undefaulted > 0 {
 			fail("%s: %d pods got no defaults", where, u.Undefaulted)
 		}
-		if o.Took[with] == never {
+		if o.Took[With] == Never {
 			fail("%s: it did not end with evenkeel", where)
 		}
 	}
@@ -94,7 +94,7 @@ func (r *report) judgeEffects(fail func(string, ...any)) {
 }
 
 // has says whether a repetition of a scenario gave an outcome.
-func (r *report) has(id string, repetition int) bool {
+func (r *Report) has(id string, repetition int) bool {
 	for _, o := range r.Outcomes {
 		if o.Scenario.ID == id && o.Repetition == repetition {
 			return true
@@ -104,7 +104,7 @@ func (r *report) has(id string, repetition int) bool {
 }
 
 // unexcepted returns how many failures no exception names.
-func (s *summary) unexcepted() int { return s.Failed - s.Cut - s.Raced - s.Undone }
+func (s *Summary) unexcepted() int { return s.Failed - s.Cut - s.Raced - s.Undone }
 
 // promised says whether no request may fail in a scenario: in 1 to 5 and 8.
 func promised(id string) bool { return strings.ContainsAny(id[:1], "123458") }

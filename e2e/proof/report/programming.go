@@ -1,4 +1,4 @@
-package main
+package report
 
 import (
 	"fmt"
@@ -8,30 +8,30 @@ import (
 	"github.com/evenkeel/evenkeel/internal/svg"
 )
 
-// programming is how long after a pod began to terminate the last node had forgotten its address.
-type programming struct {
+// Programming is how long after a pod began to terminate the last node had forgotten its address.
+type Programming struct {
 	Deployments int
 	Delays      []time.Duration // of each pod that went, in order
 	Every       time.Duration   // how often nodes were looked at: how much too long a delay may be
 	Left        int             // pods whose address did not leave within a minute
 }
 
-func (p *programming) quantile(q float64) time.Duration {
+func (p *Programming) quantile(q float64) time.Duration {
 	if len(p.Delays) == 0 {
 		return 0
 	}
 	return p.Delays[min(len(p.Delays)-1, int(q*float64(len(p.Delays))))]
 }
 
-// sentence says the distribution.
-func (p *programming) sentence() string {
+// Sentence says the distribution.
+func (p *Programming) Sentence() string {
 	return fmt.Sprintf("%d Deployments rolling at once, %d pods went: half of their addresses had left the iptables rules of every node %.1f s after the API server had said that the pod terminates, "+
 		"90 %% after %.1f s, 99 %% after %.1f s, the last after %.1f s (looked at every %.1f s; %d did not leave within a minute).",
 		p.Deployments, len(p.Delays)+p.Left, p.quantile(0.5).Seconds(), p.quantile(0.9).Seconds(), p.quantile(0.99).Seconds(), p.quantile(1).Seconds(), p.Every.Seconds(), p.Left)
 }
 
 // plot draws the share of addresses that had left by a time.
-func (p *programming) plot() string {
+func (p *Programming) plot() string {
 	slices.Sort(p.Delays)
 	const height, top, bottom = 260, 50, 210
 	d := svg.New(plotWidth, height)

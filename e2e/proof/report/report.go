@@ -1,4 +1,4 @@
-package main
+package report
 
 import (
 	"cmp"
@@ -9,64 +9,67 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/evenkeel/evenkeel/e2e/proof/load"
 )
 
-// A report is what all runs gave.
-type report struct {
+// A Report is what all runs gave.
+type Report struct {
 	Date       time.Time
 	Versions   string
 	Command    string
 	Took       time.Duration
-	Installed  []installed
+	Installed  []Installed
 	Wanted     []string // scenarios that are to be there, each in as many runs
 	Runs       int
-	Steady     *outcome
-	Outcomes   []*outcome
-	Voided     []*outcome   // runs that showed nothing, since the machine was too busy
-	Programmed *programming // nil where it was not measured
+	Steady     *Outcome
+	Outcomes   []*Outcome
+	Voided     []*Outcome   // runs that showed nothing, since the machine was too busy
+	Programmed *Programming // nil where it was not measured
 }
 
-// installed is how long it took from the beginning of a command until a pod got its defaults.
-type installed struct {
+// Installed is how long it took from the beginning of a command until a pod got its defaults.
+type Installed struct {
 	Command string
 	Took    time.Duration
 }
 
-func (i installed) sentence() string {
+// Sentence says it.
+func (i Installed) Sentence() string {
 	return fmt.Sprintf("The first pod got its defaults %.1f s after the beginning of %s.", i.Took.Seconds(), i.Command)
 }
 
 // A row is one scenario over all its runs.
 type row struct {
-	scenario
-	runs  []*outcome
-	sides map[string]*summary      // sums; outage and p99 are the worst of all runs
+	Scenario
+	runs  []*Outcome
+	sides map[string]*Summary      // sums; outage and p99 are the worst of all runs
 	took  map[string]time.Duration // the longest
-	shown *outcome                 // whose timeline is shown: the one with the most failures with evenkeel
+	shown *Outcome                 // whose timeline is shown: the one with the most failures with evenkeel
 	notes []string
 }
 
 // rows sums up the runs of each scenario.
-func (r *report) rows() []*row {
+func (r *Report) rows() []*row {
 	var rows []*row
 	for _, o := range r.Outcomes {
 		i := slices.IndexFunc(rows, func(have *row) bool { return have.ID == o.Scenario.ID })
 		if i < 0 {
 			i = len(rows)
-			rows = append(rows, &row{scenario: o.Scenario, sides: map[string]*summary{}, took: map[string]time.Duration{}, shown: o})
-			for _, side := range sides() {
+			rows = append(rows, &row{Scenario: o.Scenario, sides: map[string]*Summary{}, took: map[string]time.Duration{}, shown: o})
+			for _, side := range Sides() {
 				rows[i].sides[side] = newSummary()
 			}
 		}
 		have := rows[i]
 		have.runs = append(have.runs, o)
-		if o.Sides[with].Failed > have.shown.Sides[with].Failed {
+		if o.Sides[With].Failed > have.shown.Sides[With].Failed {
 			have.shown = o
 		}
 		for _, note := range o.Notes {
 			have.notes = append(have.notes, fmt.Sprintf("run %d: %s", o.Repetition, note))
 		}
-		for _, side := range sides() {
+		for _, side := range Sides() {
 			sum, one := have.sides[side], o.Sides[side]
 			for server, clients := range one.Where {
 				for client, n := range clients {
@@ -90,37 +93,37 @@ func (r *report) rows() []*row {
 	return rows
 }
 
-// markdown is the table of docs/proof/README.md and what it says below.
-func (r *report) markdown() string {
+// Markdown is the table of docs/proof/README.md and what it says below.
+func (r *Report) Markdown() string {
 	var b strings.Builder
 	b.WriteString("| scenario | failed without | failed with | of these cut | raced | GOAWAY | longest outage | took at most |\n|---|--:|--:|--:|--:|--:|--:|--:|\n")
 	for _, row := range r.rows() {
-		a, z := row.sides[without], row.sides[with]
+		a, z := row.sides[Without], row.sides[With]
 		fmt.Fprintf(&b, "| %s %s | %s of %s | **%s** of %s | %s | %s | %s | %s → %s | %s → %s |\n", row.ID, row.Title,
 			number(a.Failed), number(a.Sent), number(z.Failed), number(z.Sent), number(z.Cut), number(z.Raced), number(z.Undone),
-			outage(a), outage(z), row.tookAtMost(without), row.tookAtMost(with))
+			outage(a), outage(z), row.tookAtMost(Without), row.tookAtMost(With))
 	}
 	fmt.Fprintf(&b, "\n%s\n", strings.Join(r.sentences(), " "))
 	return b.String()
 }
 
 // sentences say what the table doesn't.
-func (r *report) sentences() []string {
+func (r *Report) sentences() []string {
 	var list []string
 	for _, i := range r.Installed {
-		list = append(list, i.sentence())
+		list = append(list, i.Sentence())
 	}
-	sides := map[string]*tally{without: {}, with: {}}
+	sides := map[string]*Tally{Without: {}, With: {}}
 	for _, row := range r.rows() {
 		for side, sum := range sides {
 			if promised(row.ID) {
-				sum.add(row.sides[side].Where[atOnce][newConnection])
+				sum.add(row.sides[side].Where[AtOnce][load.NewConnection])
 			}
 		}
 	}
-	if sides[with].Sent > 0 {
+	if sides[With].Sent > 0 {
 		list = append(list, fmt.Sprintf("New connections to the server that ends at once, which only the sleep protects, failed in 1 to 5 and 8 as follows: %s of %s without evenkeel, %s of %s with.",
-			number(sides[without].Failed), number(sides[without].Sent), number(sides[with].Failed), number(sides[with].Sent)))
+			number(sides[Without].Failed), number(sides[Without].Sent), number(sides[With].Failed), number(sides[With].Sent)))
 	}
 	void := "No run was void"
 	if n := len(r.Voided); n > 0 {
@@ -130,7 +133,7 @@ func (r *report) sentences() []string {
 }
 
 // outage is the longest outage in a table.
-func outage(s *summary) string {
+func outage(s *Summary) string {
 	switch {
 	case s.Outage == 0:
 		return "none"
@@ -146,7 +149,7 @@ func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds())
 func (r *row) tookAtMost(side string) string {
 	endless := 0
 	for _, o := range r.runs {
-		if o.Took[side] == never {
+		if o.Took[side] == Never {
 			endless++
 		}
 	}
@@ -166,14 +169,14 @@ func milliseconds(d time.Duration) string { return fmt.Sprintf("%d ms", d.Millis
 // causes lists failures by cause, the most frequent first.
 func causes(counts map[string]int) string {
 	var parts []string
-	for _, cause := range byCount(counts) {
+	for _, cause := range ByCount(counts) {
 		parts = append(parts, number(counts[cause])+" "+cause)
 	}
 	return strings.Join(parts, ", ")
 }
 
-// explain lists the failures of a side by server, client, cause, and what the pod did, as far as the client knew the pod.
-func (o *outcome) explain(side string) []string {
+// Explain lists the failures of a side by server, client, cause, and what the pod did, as far as the client knew the pod.
+func (o *Outcome) Explain(side string) []string {
 	counts, details := map[string]int{}, map[string]string{}
 	for _, r := range o.Records {
 		t := o.Targets[r.Target]
@@ -187,7 +190,7 @@ func (o *outcome) explain(side string) []string {
 		}
 	}
 	var lines []string
-	for _, key := range byCount(counts) {
+	for _, key := range ByCount(counts) {
 		lines = append(lines, fmt.Sprintf("%d × %s (%s)", counts[key], key, details[key]))
 	}
 	return lines
@@ -195,19 +198,19 @@ func (o *outcome) explain(side string) []string {
 
 // doing says what the pod of a failed request was doing; where the connection never led to one that answered, what pods of that server
 // changed around that time.
-func (o *outcome) doing(r record) string {
+func (o *Outcome) doing(r load.Record) string {
 	const around = 3 * time.Second
 	if o.onLostNode(r) {
-		if r.end().After(o.Lost.Restored) {
+		if r.End().After(o.Lost.Restored) {
 			return "it has a pod on the lost node, which was back"
 		}
 		return "it has a pod on the lost node"
 	}
 	if life := o.pod(r); life != nil {
-		doing, since := life.at(r.end())
-		text := fmt.Sprintf("its pod was %s for %.0f s", doing, r.end().Sub(since).Seconds())
-		if next, at := life.at(r.end().Add(around)); next != doing {
-			text += fmt.Sprintf(" and %s %.0f s later", next, at.Sub(r.end()).Seconds())
+		doing, since := life.at(r.End())
+		text := fmt.Sprintf("its pod was %s for %.0f s", doing, r.End().Sub(since).Seconds())
+		if next, at := life.at(r.End().Add(around)); next != doing {
+			text += fmt.Sprintf(" and %s %.0f s later", next, at.Sub(r.End()).Seconds())
 		}
 		return text
 	}
@@ -217,7 +220,7 @@ func (o *outcome) doing(r record) string {
 	var changed []string
 	for _, life := range o.servers(r) {
 		for _, c := range life.Changes {
-			if d := c.At.Sub(r.end()); -around < d && d < around {
+			if d := c.At.Sub(r.End()); -around < d && d < around {
 				changed = append(changed, "pods became "+string(c.Phase))
 			}
 		}
@@ -230,25 +233,25 @@ func (o *outcome) doing(r record) string {
 }
 
 // servers returns the pods that a request may have been led to.
-func (o *outcome) servers(r record) []podLife {
+func (o *Outcome) servers(r load.Record) []PodLife {
 	t := o.Targets[r.Target]
-	return slices.DeleteFunc(slices.Clone(o.Pods), func(life podLife) bool { return life.Side != t.Side || life.Server != t.Server })
+	return slices.DeleteFunc(slices.Clone(o.Pods), func(life PodLife) bool { return life.Side != t.Side || life.Server != t.Server })
 }
 
 // onLostNode says whether a failure from the loss of a node on is about a pod there: the one that the connection led to or, where that isn't
 // known, any of its server.
-func (o *outcome) onLostNode(r record) bool {
-	if o.Lost == nil || r.end().Before(o.Lost.At) {
+func (o *Outcome) onLostNode(r load.Record) bool {
+	if o.Lost == nil || r.End().Before(o.Lost.At) {
 		return false
 	}
 	if life := o.pod(r); life != nil {
 		return life.Node == o.Lost.Node
 	}
-	return slices.ContainsFunc(o.servers(r), func(life podLife) bool { return life.Node == o.Lost.Node })
+	return slices.ContainsFunc(o.servers(r), func(life PodLife) bool { return life.Node == o.Lost.Node })
 }
 
-// write writes the page, report.md, and the plots into a directory.
-func (r *report) write(dir string) error {
+// Write writes the page, report.md, and the plots into a directory.
+func (r *Report) Write(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -261,12 +264,12 @@ func (r *report) write(dir string) error {
 		"Requests start at fixed times, whether earlier ones are answered or not. Each has 5 s and is never sent again.\n\n")
 	list(&page, "", r.sentences())
 	if s := r.Steady; s != nil {
-		fmt.Fprintf(&page, "Steady state first: %s of %s requests failed in %s.\n\n", number(s.failed()),
-			number(s.Sides[without].Sent+s.Sides[with].Sent), s.Stopped.Sub(s.Began).Round(time.Second))
+		fmt.Fprintf(&page, "Steady state first: %s of %s requests failed in %s.\n\n", number(s.Failed()),
+			number(s.Sides[Without].Sent+s.Sides[With].Sent), s.Stopped.Sub(s.Began).Round(time.Second))
 	}
 	head(&page, "scenario", "evenkeel", "runs", "sent", "failed", "of these cut", "raced", "GOAWAY", "longest outage", "p99", "took at most", "failures by cause")
 	for _, row := range r.rows() {
-		for i, side := range sides() {
+		for i, side := range Sides() {
 			title := ""
 			if i == 0 {
 				title = fmt.Sprintf("[%s](#s%s) %s", row.ID, row.ID, escaped(row.Title))
@@ -290,11 +293,11 @@ func (r *report) write(dir string) error {
 		list(&page, "", row.notes)
 		row.writeWhere(&page)
 		row.writeFailures(&page)
-		list(&page, "The failures without evenkeel of all runs", row.summed(without))
+		list(&page, "The failures without evenkeel of all runs", row.summed(Without))
 	}
 	var voided []string
 	for _, o := range r.Voided {
-		voided = append(voided, fmt.Sprintf("%s, run %d: %s; without evenkeel %s; with evenkeel %s", o.Scenario.Title, o.Repetition, o.void(), o.Sides[without].line(), o.Sides[with].line()))
+		voided = append(voided, fmt.Sprintf("%s, run %d: %s; without evenkeel %s; with evenkeel %s", o.Scenario.Title, o.Repetition, o.Void(), o.Sides[Without].Line(), o.Sides[With].Line()))
 	}
 	if len(voided) > 0 {
 		page.WriteString("\n## Void\n\nA server that is no pod, and that nothing happens to, is asked the same way. Where a request to it fails or takes more than 2.5 s, " +
@@ -306,7 +309,7 @@ func (r *report) write(dir string) error {
 		if err := os.WriteFile(filepath.Join(dir, "proof-endpoints.svg"), []byte(plot), 0o644); err != nil {
 			return err
 		}
-		fmt.Fprintf(&page, "\n## How long endpoints take to leave every node\n\n![distribution](proof-endpoints.svg)\n\n%s\n", escaped(r.Programmed.sentence()))
+		fmt.Fprintf(&page, "\n## How long endpoints take to leave every node\n\n![distribution](proof-endpoints.svg)\n\n%s\n", escaped(r.Programmed.Sentence()))
 	}
 	text := strings.TrimRight(page.String(), "\n") + "\n"
 	return os.WriteFile(filepath.Join(dir, "report.md"), []byte(text), 0o644)
@@ -346,7 +349,7 @@ func list(page *strings.Builder, title string, lines []string) {
 }
 
 // colour is what a number of failures is drawn in.
-func (s *summary) colour() string {
+func (s *Summary) colour() string {
 	switch {
 	case s.Failed == 0:
 		return goodColour
@@ -359,8 +362,8 @@ func (s *summary) colour() string {
 // writeWhere writes the table of failures by server and client.
 func (r *row) writeWhere(page *strings.Builder) {
 	head(page, append([]string{"server", "evenkeel"}, r.shown.Clients...)...)
-	for _, server := range slices.Sorted(maps.Keys(r.sides[with].Where)) {
-		for i, side := range sides() {
+	for _, server := range slices.Sorted(maps.Keys(r.sides[With].Where)) {
+		for i, side := range Sides() {
 			cells := []string{"", side}
 			if i == 0 {
 				cells[0] = server
@@ -380,20 +383,20 @@ const mostListed = 200
 
 // writeFailures lists the failures with evenkeel of all runs, one by one.
 func (r *row) writeFailures(page *strings.Builder) {
-	if r.sides[with].Failed == 0 {
+	if r.sides[With].Failed == 0 {
 		return
 	}
 	page.WriteString("<details open><summary>The failures with evenkeel of all runs</summary>\n\n")
 	head(page, "run", "at", "server", "client", "cause", "exception", "connection's age", "pod", "node", "terminating for", "SIGTERM before", "what happened")
 	for _, o := range r.runs {
-		if o.Sides[with].Failed > mostListed {
+		if o.Sides[With].Failed > mostListed {
 			cells := make([]string, 12)
-			cells[0], cells[11] = fmt.Sprint(o.Repetition), escaped(strings.Join(o.explain(with), "\n"))
+			cells[0], cells[11] = fmt.Sprint(o.Repetition), escaped(strings.Join(o.Explain(With), "\n"))
 			line(page, cells...)
 			continue
 		}
 		for _, record := range o.Records {
-			if record.Cause != "" && o.Targets[record.Target].Side == with {
+			if record.Cause != "" && o.Targets[record.Target].Side == With {
 				cells := []string{fmt.Sprint(o.Repetition)}
 				for _, cell := range o.cells(record) {
 					cells = append(cells, escaped(cell))
@@ -407,12 +410,12 @@ func (r *row) writeFailures(page *strings.Builder) {
 
 // cells are what there is to say about a failure: when, server, client, cause, exception, the connection's age, pod, node, for how long
 // the pod was terminating, how long ago it got SIGTERM, and the rest.
-func (o *outcome) cells(r record) []string {
+func (o *Outcome) cells(r load.Record) []string {
 	since := func(t time.Time) string {
-		if t.IsZero() || t.After(r.end()) {
+		if t.IsZero() || t.After(r.End()) {
 			return "–"
 		}
-		return fmt.Sprintf("%.1f s", r.end().Sub(t).Seconds())
+		return fmt.Sprintf("%.1f s", r.End().Sub(t).Seconds())
 	}
 	age, pod, node, term, told := "no connection", "none answered", "–", "–", "–"
 	if r.Opened > 0 {
@@ -421,7 +424,7 @@ func (o *outcome) cells(r record) []string {
 	if life := o.pod(r); life != nil {
 		pod, node, term, told = life.Name, life.Node, since(life.terminates()), since(life.Told)
 	}
-	return []string{fmt.Sprintf("%.1f s", r.end().Sub(o.Started).Seconds()), o.Targets[r.Target].Server, o.Clients[r.Client], r.Cause, cmp.Or(o.exception(r), "none"),
+	return []string{fmt.Sprintf("%.1f s", r.End().Sub(o.Started).Seconds()), o.Targets[r.Target].Server, o.Clients[r.Client], r.Cause, cmp.Or(o.exception(r), "none"),
 		age, pod, node, term, told, o.doing(r) + " (" + r.Detail + ")"}
 }
 
@@ -436,7 +439,7 @@ func (r *row) summed(side string) []string {
 		}
 	}
 	var lines []string
-	for _, key := range byCount(counts) {
+	for _, key := range ByCount(counts) {
 		lines = append(lines, number(counts[key])+" × "+key)
 	}
 	return lines
