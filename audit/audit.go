@@ -114,6 +114,8 @@ type templateHead struct {
 type Pod struct {
 	Namespace, Name string
 	Labels          map[string]string
+	// Recorded is set where the pod has evenkeel's record.
+	Recorded bool
 	// Node is "" for a pod that is not scheduled.
 	Node  string
 	Phase string
@@ -180,7 +182,8 @@ func NewPod(raw []byte) (Pod, error) {
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(raw, &p); err != nil {
 		return Pod{}, fmt.Errorf("read pod: %w", err)
 	}
-	pod := Pod{Namespace: p.Metadata.Namespace, Name: p.Metadata.Name, Labels: p.Metadata.Labels, Node: p.Spec.NodeName,
+	_, recorded := p.Metadata.Annotations[policy.InjectedAnnotation]
+	pod := Pod{Namespace: p.Metadata.Namespace, Name: p.Metadata.Name, Labels: p.Metadata.Labels, Recorded: recorded, Node: p.Spec.NodeName,
 		Phase: p.Status.Phase, Terminating: p.Metadata.DeletionTimestamp != nil, JSON: raw}
 	for _, c := range p.Status.Conditions {
 		pod.Ready = pod.Ready || c.Type == "Ready" && c.Status == "True"

@@ -245,12 +245,13 @@ func TestWhatTellsWorkloadsApart(t *testing.T) {
 // TestPodsThatTheWebhookPassesOverAreNotBare holds that the label of done pods counts.
 func TestPodsThatTheWebhookPassesOverAreNotBare(t *testing.T) {
 	s := state()
-	put(t, &s, Owner{"example.com/v1", "Game", "chess"}, "done", "node-0", func(p *Pod) {
-		p.Labels = map[string]string{policy.DefaultedLabel: "true"}
-	})
-	put(t, &s, Owner{"example.com/v1", "Game", "chess"}, "bare", "node-1")
-	if r := Run(s, rules(t)); r.Workloads[0].BarePods != 1 {
-		t.Errorf("%d bare pods, want the one without the label", r.Workloads[0].BarePods)
+	for name, labels := range map[string]map[string]string{
+		"done": {policy.DefaultedLabel: "true", policy.TemplateHash: "a"}, "bare": nil, "forged": {policy.DefaultedLabel: "true"},
+	} {
+		put(t, &s, Owner{"example.com/v1", "Game", "chess"}, name, "node-0", func(p *Pod) { p.Labels = labels })
+	}
+	if r := Run(s, rules(t)); r.Workloads[0].BarePods != 2 {
+		t.Errorf("%d bare pods, want the one without the label and the one on which somebody wrote it", r.Workloads[0].BarePods)
 	}
 }
 

@@ -307,7 +307,7 @@ func (r *run) review(o *Object, pods []*Pod, w *Workload) (patches.Result, bool)
 		if first == nil {
 			first = &result
 		}
-		if len(result.Operations) > 0 && p.Labels[policy.DefaultedLabel] != "true" { // else the webhook is not called
+		if len(result.Operations) > 0 && !policy.Done(p.Labels, p.Recorded) {
 			w.BarePods++
 			if lacking == nil {
 				lacking = &result

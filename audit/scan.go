@@ -61,7 +61,7 @@ type ScanConfig struct {
 // Event per workload. It never touches them: that would restart what runs.
 //
 // Objects are read one at a time and not kept, so that memory does not grow with the
-// cluster. Pods whose template was done are not even listed, by the label that the
+// cluster. Pods whose template was done are not even listed, by the labels that the
 // webhook configuration passes them over by.
 type Scan struct {
 	config  ScanConfig
@@ -179,7 +179,8 @@ func (s *Scan) once(ctx context.Context) (*missedInjections, error) {
 				return fmt.Errorf("read Namespace: %w", err)
 			}
 			if !slices.Contains(s.config.Except, n.Name) && n.DeletionTimestamp == nil {
-				namespaces[n.Name] = maps.Clone(n.Annotations)
+				maps.DeleteFunc(n.Annotations, func(key, _ string) bool { return !strings.HasPrefix(key, policy.Prefix) })
+				namespaces[n.Name] = n.Annotations
 			}
 			return nil
 		})
@@ -192,11 +193,14 @@ func (s *Scan) once(ctx context.Context) (*missedInjections, error) {
 	if len(namespaces) <= maxNamespaceLists {
 		few = slices.Sorted(maps.Keys(namespaces))
 	}
-	untouched := policy.DefaultedLabel + "!=true," + policy.InjectLabel + "!=" + policy.Disabled
+	const notOut = policy.InjectLabel + "!=" + policy.Disabled
+	const untouched = policy.DefaultedLabel + "!=true," + notOut
+	const labelled = policy.DefaultedLabel + "=true,!" + policy.TemplateHash + ",!" + policy.RevisionHash + "," + notOut
 	for _, l := range []list.Listing{
-		{Resource: list.Deployments, Selector: policy.InjectLabel + "!=" + policy.Disabled},
-		{Resource: list.StatefulSets, Selector: policy.InjectLabel + "!=" + policy.Disabled},
+		{Resource: list.Deployments, Selector: notOut},
+		{Resource: list.StatefulSets, Selector: notOut},
 		{Resource: list.Pods, Selector: untouched},
+		{Resource: list.Pods, Selector: labelled},
 	} {
 		for _, l.Namespace = range few {
 			if _, err := l.Each(ctx, s.client, func(raw []byte) error { return s.look(m, l.Kind, raw, namespaces, deployments) }); err != nil {
@@ -249,6 +253,10 @@ func (s *Scan) look(m *missedInjections, kind string, raw []byte, namespaces map
 	meta.Namespace = unique.Make(meta.Namespace).Value()
 	if kind == "Deployment" {
 		deployments[types.NamespacedName{Namespace: meta.Namespace, Name: meta.Name}] = meta.UID
+	}
+	_, recorded := meta.Annotations[policy.InjectedAnnotation]
+	if kind == "Pod" && policy.Done(meta.Labels, recorded) {
+		return nil
 	}
 	result := s.config.Injector.Review(patches.Request{Operation: patches.Create, Object: raw, Namespace: annotations, Cluster: s.config.Cluster(),
 		OptedOut: func(kind, name string) bool { return s.config.OptedOut(meta.Namespace, kind, name) }})

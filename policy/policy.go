@@ -37,6 +37,10 @@ const (
 	// DefaultedLabel marks a pod or pod template that defaults were added to, with
 	// the value "true", for the Pod webhook's objectSelector and nothing else.
 	DefaultedLabel = Prefix + "defaulted"
+	// TemplateHash and RevisionHash are labels that a Deployment puts on its pods, and a
+	// StatefulSet or DaemonSet on theirs.
+	TemplateHash = "pod-template-hash"
+	RevisionHash = "controller-revision-hash"
 )
 
 // AntiAffinity says how strictly replicas are kept apart.
@@ -234,6 +238,15 @@ func (p *Policy) apply(s Annotations, bounds Bounds) []Problem {
 		problems = append(problems, problem)
 	}
 	return problems
+}
+
+// Done reports whether a pod with these labels, and with a record or without, or its template, was looked
+// at. One with DefaultedLabel that neither comes from a controller nor has a record was not: somebody wrote
+// the label.
+func Done(labels map[string]string, recorded bool) bool {
+	_, deployed := labels[TemplateHash]
+	_, revised := labels[RevisionHash]
+	return labels[DefaultedLabel] == "true" && (deployed || revised || recorded)
 }
 
 // maxUnknownKeys caps the problems that unknown keys of one source cause, so

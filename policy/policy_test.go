@@ -535,3 +535,24 @@ func TestUnknownKeysAreBoundedBeforeTheyAreKept(t *testing.T) {
 		}
 	}
 }
+
+func TestAPodIsDoneByMoreThanItsLabel(t *testing.T) {
+	label := map[string]string{DefaultedLabel: "true"}
+	with := func(key string) map[string]string { return map[string]string{DefaultedLabel: "true", key: "a"} }
+	for name, c := range map[string]struct {
+		labels   map[string]string
+		recorded bool
+		want     bool
+	}{
+		"a pod without the label":     {nil, true, false},
+		"a label that somebody wrote": {label, false, false},
+		"a pod with label and record": {label, true, true},
+		"a pod of a Deployment":       {with(TemplateHash), false, true},
+		"a pod of a StatefulSet":      {with(RevisionHash), false, true},
+		"a label with another value":  {map[string]string{DefaultedLabel: "yes", TemplateHash: "a"}, true, false},
+	} {
+		if got := Done(c.labels, c.recorded); got != c.want {
+			t.Errorf("%s: done: %v, want %v", name, got, c.want)
+		}
+	}
+}

@@ -136,3 +136,45 @@ func TestWhatWasMissedIsFound(t *testing.T) {
 		return nil
 	})
 }
+
+// TestAForgedLabelHidesNoPod writes the label of a template that was done on bare pods: the webhook is called all the same, and the scan
+// finds what was made while evenkeel was away. A pod that was injected has the label too, and is not found.
+func TestAForgedLabelHidesNoPod(t *testing.T) {
+	ns := namespace(t, optedIn)
+	ctx := t.Context()
+	pod := func(name string, labels map[string]string) *corev1.Pod {
+		t.Helper()
+		labels["app"] = "bare"
+		stored, err := shared.Client.CoreV1().Pods(ns).Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels},
+			Spec: deployment("bare", 1).Spec.Template.Spec}, metav1.CreateOptions{})
+		check.Must(t, err)
+		return stored
+	}
+	for name, labels := range map[string]map[string]string{"forged": {"evenkeel.dev/defaulted": "true"}, "bare": {}} {
+		if pod(name, labels).Annotations["evenkeel.dev/injected"] == "" {
+			t.Errorf("the pod %s gets no defaults", name)
+		}
+	}
+	shared.evenkeel.Stop()
+	pod("forged-meanwhile", map[string]string{"evenkeel.dev/defaulted": "true"})
+	check.Must(t, shared.evenkeel.Start(ctx, "--scan-interval=3s"))
+	check.Eventually(t, "an Event on the pod that was made meanwhile, and on no other", func() error {
+		list, err := shared.Client.CoreV1().Events(ns).List(ctx, metav1.ListOptions{FieldSelector: "reason=InjectionMissed"})
+		if err != nil {
+			return err
+		}
+		if len(list.Items) != 1 || list.Items[0].InvolvedObject.Name != "forged-meanwhile" {
+			return fmt.Errorf("%d Events", len(list.Items))
+		}
+		return nil
+	})
+	said := 0
+	for _, w := range audit(t, "-n", ns).Workloads {
+		if has(w, report.MissedInjection) {
+			said++
+		}
+	}
+	if said != 1 {
+		t.Errorf("audit names %d", said)
+	}
+}

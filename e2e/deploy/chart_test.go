@@ -269,8 +269,8 @@ func TestTheProgramGoesByTheNamespacesOfItsWebhooks(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if len(configuration.Webhooks) != 2 {
-				t.Fatalf("%d webhooks, want 2", len(configuration.Webhooks))
+			if len(configuration.Webhooks) != 3 {
+				t.Fatalf("%d webhooks, want 3", len(configuration.Webhooks))
 			}
 			for _, webhook := range configuration.Webhooks {
 				called, err := metav1.LabelSelectorAsSelector(webhook.NamespaceSelector)

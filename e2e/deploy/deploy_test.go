@@ -323,7 +323,8 @@ func route(ctx context.Context, t *testing.T, c *cluster.Cluster, address string
 func aim(ctx context.Context, t *testing.T, c *cluster.Cluster, port int) {
 	t.Helper()
 	body := fmt.Appendf(nil, `[{"op":"replace","path":"/webhooks/0/clientConfig/service/port","value":%[1]d},
-		{"op":"replace","path":"/webhooks/1/clientConfig/service/port","value":%[1]d}]`, port)
+		{"op":"replace","path":"/webhooks/1/clientConfig/service/port","value":%[1]d},
+		{"op":"replace","path":"/webhooks/2/clientConfig/service/port","value":%[1]d}]`, port)
 	if _, err := c.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Patch(ctx, "evenkeel", types.JSONPatchType, body, metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -369,11 +370,11 @@ func trusted(ctx context.Context, t *testing.T, c *cluster.Cluster) (certificate
 		if err != nil {
 			return false, err
 		}
-		if len(configuration.Webhooks) != 2 {
-			return false, fmt.Errorf("%d webhooks, want 2", len(configuration.Webhooks))
+		if len(configuration.Webhooks) != 3 {
+			return false, fmt.Errorf("%d webhooks, want 3", len(configuration.Webhooks))
 		}
 		certificate = configuration.Webhooks[0].ClientConfig.CABundle
-		return len(certificate) > 0 && bytes.Equal(certificate, configuration.Webhooks[1].ClientConfig.CABundle), nil
+		return len(certificate) > 0 && bytes.Equal(certificate, configuration.Webhooks[2].ClientConfig.CABundle), nil
 	})
 	return certificate
 }
