@@ -14,7 +14,7 @@ import (
 const DefaultAntiAffinity = policy.SettingAntiAffinity
 
 // podTemplateHash is the label that a Deployment puts on the pods of one revision.
-const podTemplateHash = "pod-template-hash"
+const podTemplateHash = policy.TemplateHash
 
 // maxSelector caps the selector that terms repeat, in bytes.
 const maxSelector = 16 << 10
@@ -42,7 +42,7 @@ func addAntiAffinity(in *input, out *output) {
 	}
 	term := func(key string) {
 		out.write(`{"labelSelector":`)
-		out.patch = append(out.patch, selector...)
+		out.raw(selector)
 		out.write(`,"topologyKey":`)
 		out.text([]byte(key))
 		out.write(matchLabelKeys, `}`)

@@ -55,6 +55,8 @@ type setup struct {
 	Operation       string            `json:"operation"`
 	// Ran is set where a revision of the workload has the pod template.
 	Ran bool `json:"ran"`
+	// Late is set where the time for the review is over.
+	Late bool `json:"late"`
 	// OptedOut are the workloads of the Namespace that carry the label that opts
 	// them out, as KIND/NAME.
 	OptedOut []string `json:"optedOut"`
@@ -154,6 +156,9 @@ func (c *testCase) configure(s setup) error {
 	c.request.Offline, c.request.Namespace = s.Offline, s.Namespace
 	if s.Ran {
 		c.request.Ran = func(string, uint64) bool { return true }
+	}
+	if s.Late {
+		c.request.Late = func() bool { return true }
 	}
 	if len(s.OptedOut) > 0 {
 		c.request.OptedOut = func(kind, name string) bool { return slices.Contains(s.OptedOut, kind+"/"+name) }

@@ -55,6 +55,8 @@ type metadata struct {
 	// the raw list of who wrote which field; nil where there is none.
 	lastApplied, managedFields []byte
 	uid                        string
+	// tooMany is set where there are more labels, or annotations with our prefix, than are read.
+	tooMany bool
 	// controller and controllerName are kind and name of the controlling owner, ""
 	// without one.
 	controller, controllerName string
@@ -95,6 +97,10 @@ func (m *metadata) ours() map[string]string {
 
 // addLabel adds a label, or returns an error when there is one of the key already.
 func (m *metadata) addLabel(key, value []byte) error {
+	if len(m.labels) == maxLabels {
+		m.tooMany = true
+		return nil
+	}
 	if len(m.labels) < manyLabels {
 		for _, l := range m.labels {
 			if bytes.Equal(l.key, key) {
@@ -122,18 +128,17 @@ func (m *metadata) addLabel(key, value []byte) error {
 // how many there are.
 const manyLabels = 32
 
-// maxContainers and maxPorts bound what one object may cost: no node runs a pod of
-// two thousand containers, and 8 MiB of empty ones took minutes and gigabytes.
+// These bound what one object may cost. What is more is read over, nothing is built of it, and the
+// object is left as it is (SkipTooManyParts). No node runs a pod of two hundred containers, init and
+// ephemeral ones included: 1,900 with a port each took 33 MB for a review of 64 KiB.
 const (
-	maxContainers = 2000
-	maxPorts      = 10_000
+	maxContainers  = 200
+	maxPorts       = 10_000 // of all containers: media servers declare thousands
+	maxLabels      = 1000
+	maxAnnotations = 100 // with our prefix
 )
 
-var (
-	errTwice      = errors.New("has a label or an annotation twice")
-	errContainers = errors.New("has more than 2000 containers")
-	errPorts      = errors.New("has more than 10000 ports")
-)
+var errTwice = errors.New("has a label or an annotation twice")
 
 // podTemplate is what is read of a Pod or a pod template.
 type podTemplate struct {
@@ -156,8 +161,12 @@ type podTemplate struct {
 	graceNull     bool
 	restartPolicy string
 	windows       bool
-	containers    []container
-	ports         []port // of all containers
+	// parts counts containers of all sorts. tooMany is set where there are more, or more ports, than
+	// are read.
+	parts      int
+	tooMany    bool
+	containers []container
+	ports      []port // of all containers
 	// ours is what split has taken out.
 	ours ours
 }
@@ -218,12 +227,13 @@ const mirrorAnnotation = "kubernetes.io/config.mirror"
 
 // The members that are read, by the object that they are members of.
 var (
-	objectMembers    = []string{"apiVersion", "kind", "metadata", "spec"}
-	specMembers      = []string{"selector", "template"}
-	templateMembers  = []string{"metadata", "spec"}
-	metadataMembers  = []string{"name", "uid", "labels", "annotations", "ownerReferences", "managedFields"}
-	ownerMembers     = []string{"kind", "name", "controller"}
-	podMembers       = []string{"affinity", "topologySpreadConstraints", "tolerations", "terminationGracePeriodSeconds", "restartPolicy", "os", "nodeSelector", "containers"}
+	objectMembers   = []string{"apiVersion", "kind", "metadata", "spec"}
+	specMembers     = []string{"selector", "template"}
+	templateMembers = []string{"metadata", "spec"}
+	metadataMembers = []string{"name", "uid", "labels", "annotations", "ownerReferences", "managedFields"}
+	ownerMembers    = []string{"kind", "name", "controller"}
+	podMembers      = []string{"affinity", "topologySpreadConstraints", "tolerations", "terminationGracePeriodSeconds",
+		"restartPolicy", "os", "nodeSelector", "containers", "initContainers", "ephemeralContainers"}
 	containerMembers = []string{"name", "ports", "lifecycle", "readinessProbe", "livenessProbe", "startupProbe"}
 	portMembers      = []string{"name", "containerPort", "protocol"}
 )
@@ -332,6 +342,9 @@ func (o *object) read(s *scan.Scanner) error {
 	return err
 }
 
+// tooMany reports whether the object has more parts than are read.
+func (o *object) tooMany() bool { return o.meta.tooMany || o.pod.meta.tooMany || o.pod.tooMany }
+
 // templated reports whether the object is of a kind with a pod template, or a Pod.
 func (o *object) templated() bool {
 	switch o.apiVersion {
@@ -438,6 +451,10 @@ func (r reader) annotation(m *metadata, key []byte) error {
 	}
 	value, err := r.Text()
 	m.annotationBytes += len(key) + len(value)
+	if m.tooMany = m.tooMany || len(m.annotations) == maxAnnotations; m.tooMany {
+		return err
+	}
+	value = value[:min(len(value), maxRecord+1)] // the longest that means anything, and one
 	if m.annotations == nil {
 		m.annotations = map[string]string{}
 	}
@@ -495,8 +512,14 @@ func (r reader) podSpec(o *object) error {
 			return r.system(p, "name")
 		case "nodeSelector":
 			return r.system(p, "kubernetes.io/os")
+		case "containers":
+			return r.containers(o)
 		}
-		return r.containers(o)
+		return r.Elements(func(int) error {
+			p.count()
+			_, err := r.Skip()
+			return err
+		})
 	})
 }
 
@@ -509,12 +532,19 @@ func (r reader) system(p *podTemplate, member string) error {
 	})
 }
 
+// count counts a container.
+func (p *podTemplate) count() {
+	p.parts++
+	p.tooMany = p.tooMany || p.parts > maxContainers
+}
+
 func (r reader) containers(o *object) error {
 	p := &o.pod
 	p.containers, p.ports = o.containerRoom[:0], o.portRoom[:0]
 	return r.Elements(func(int) error {
-		if len(p.containers) == maxContainers {
-			return errContainers
+		if p.count(); p.tooMany {
+			_, err := r.Skip()
+			return err
 		}
 		p.containers = append(p.containers, container{})
 		first := len(p.ports)
@@ -558,8 +588,9 @@ func (r reader) container(p *podTemplate, c *container) error {
 			return r.text(&c.name)
 		case "ports":
 			return r.Elements(func(int) error {
-				if len(p.ports) == maxPorts {
-					return errPorts
+				if p.tooMany = p.tooMany || len(p.ports) == maxPorts; p.tooMany {
+					_, err := r.Skip()
+					return err
 				}
 				port, err := r.port()
 				p.ports = append(p.ports, port)

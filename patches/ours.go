@@ -26,11 +26,16 @@ type ours struct {
 // split takes what is provably ours out of o, according to a record: the generators then see what
 // people wrote, and o.pod.ours and the containers say what stands beside it.
 //
-// A grace period of ours is theirs from then on where somebody writes it (see wrote).
-func (o *object) split(r record) {
+// A grace period of ours is theirs from then on where somebody writes it (see wrote). It returns
+// false when the time for the review is over: to look for who wrote what takes as long as the object
+// is large, for each container.
+func (o *object) split(r record, req *Request) (inTime bool) {
 	p := &o.pod
 	p.ours = ours{record: r, graceFrom: -1}
 	for _, e := range r {
+		if req.late() {
+			return false
+		}
 		c := p.container(e.container)
 		switch {
 		case e.container != "" && c == nil:
@@ -49,6 +54,7 @@ func (o *object) split(r record) {
 	if grace := r.get("", entryGrace); grace != "" && p.grace != nil {
 		o.splitGrace(grace)
 	}
+	return true
 }
 
 func (o *object) splitGrace(entry string) {

@@ -85,6 +85,8 @@ type Request struct {
 	Ran func(uid string, template uint64) bool
 	// Whole is set where the client sent the whole object (PUT) rather than a patch.
 	Whole bool
+	// Late reports whether the time for the review is over: then nothing is added. Nil means never.
+	Late func() bool
 	// OptedOut reports whether a workload of the object's Namespace carries the label
 	// that opts it out, by kind and name. Its pods need not carry it. Nil means that
 	// none does.
@@ -324,13 +326,13 @@ func (o *output) takeBack(at *slot) {
 // add appends an operation whose value is any that encoding/json takes.
 func (o *output) add(path string, value any) {
 	o.open("add", path)
-	o.patch = append(o.patch, marshal(value)...)
+	o.raw(marshal(value))
 	o.close()
 }
 
 func (o *output) replace(path string, value any) {
 	o.open("replace", path)
-	o.patch = append(o.patch, marshal(value)...)
+	o.raw(marshal(value))
 	o.close()
 }
 
@@ -373,12 +375,36 @@ func (o *output) operation(operation string, path ...string) {
 // write appends JSON.
 func (o *output) write(parts ...string) {
 	for _, part := range parts {
-		o.patch = append(o.patch, part...)
+		if o.fits(len(part)) {
+			o.patch = append(o.patch, part...)
+		}
+	}
+}
+
+// raw appends a JSON value.
+func (o *output) raw(value []byte) {
+	if o.fits(len(value)) {
+		o.patch = append(o.patch, value...)
 	}
 }
 
 // text appends a string as JSON.
-func (o *output) text(s []byte) { o.patch = scan.AppendString(o.patch, s) }
+func (o *output) text(s []byte) {
+	if o.fits(len(s)) {
+		o.patch = scan.AppendString(o.patch, s)
+	}
+}
+
+// maxPatch bounds a patch, in bytes: a Pod of 100 containers takes half of it.
+const maxPatch = 64 << 10
+
+// fits reports whether n bytes more fit into the patch. Where they don't, nothing is added at all.
+func (o *output) fits(n int) bool {
+	if len(o.patch)+n > maxPatch {
+		o.failed = SkipPatchTooLarge
+	}
+	return o.failed == SkipNone
+}
 
 // integer appends a number.
 func (o *output) integer(n int64) { o.patch = strconv.AppendInt(o.patch, n, 10) }
@@ -490,8 +516,13 @@ func (i *Injector) Review(req Request) (result Result) {
 	if !o.pod.spec {
 		return nothing(result, SkipUnreadable, errors.New("read object: object has no pod spec"))
 	}
-	if !o.pod.named() {
+	switch {
+	case o.tooMany():
+		return nothing(result, SkipTooManyParts, nil)
+	case !o.pod.named():
 		return nothing(result, SkipContainerName, nil)
+	case req.late():
+		return nothing(result, SkipDeadline, nil)
 	}
 	in.object, in.ours, in.config, in.over, in.cluster, in.offline = o, &o.pod.ours, &i.config, i.over, req.Cluster, req.Offline
 	var old *object
@@ -507,6 +538,9 @@ func (i *Injector) Review(req Request) (result Result) {
 		if old = &before.review.object; same(old.template, o.template) {
 			return nothing(result, SkipUnchangedTemplate, nil)
 		}
+		if old.tooMany() || !old.pod.named() { // nothing of ours stands in one that is passed over
+			old = nil
+		}
 	}
 	round, skip := o.against(old, &req)
 	if skip != SkipNone {
@@ -520,7 +554,7 @@ func (i *Injector) Review(req Request) (result Result) {
 		keep(in, old, out)
 	case roundTakenAway:
 		in.final = true
-		i.generate(in, out)
+		i.generate(in, out, &req)
 		if restored := old.restored(o, out); len(restored) > 0 {
 			in.final = false
 			out.reset()
@@ -530,7 +564,7 @@ func (i *Injector) Review(req Request) (result Result) {
 			}
 		}
 	default:
-		i.generate(in, out)
+		i.generate(in, out, &req)
 	}
 	if out.failed != SkipNone {
 		return nothing(result, out.failed, nil)
@@ -551,11 +585,19 @@ func (i *Injector) Review(req Request) (result Result) {
 	return result
 }
 
-func (i *Injector) generate(in *input, out *output) {
+func (i *Injector) generate(in *input, out *output, req *Request) {
 	for _, generate := range i.generators {
-		generate(in, out)
+		if generate(in, out); out.failed != SkipNone {
+			return
+		}
+		if req.late() {
+			out.failed = SkipDeadline
+			return
+		}
 	}
 }
+
+func (r *Request) late() bool { return r.Late != nil && r.Late() }
 
 // passOver returns why an object gets nothing at all, or SkipNone.
 func (o *object) passOver(req Request) Skip {

@@ -136,7 +136,7 @@ func (o *output) probe(h handler) {
 		if member.number > 0 {
 			o.integer(member.number)
 		} else {
-			o.patch = append(o.patch, h.raw...)
+			o.raw(h.raw)
 		}
 	}
 	o.write(`}`)

@@ -152,6 +152,9 @@ func (o *output) note(container, name string, value ...string) {
 
 // noteFingerprint appends an entry whose value is the fingerprint of a value of ours.
 func (o *output) noteFingerprint(container, name, before string, value []byte, after ...string) {
+	if o.failed != SkipNone { // the value isn't whole
+		return
+	}
 	print, err := Fingerprint(value)
 	if err != nil {
 		panic(fmt.Errorf("read own value: %w", err)) // Review turns it into SkipInternalError

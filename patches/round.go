@@ -48,16 +48,19 @@ func (o *object) against(old *object, req *Request) (round, Skip) {
 		return 0, SkipWrittenRecord
 	}
 	if old == nil {
-		o.split(r)
+		if !o.split(r, req) {
+			return 0, SkipDeadline
+		}
 		return roundDecide, SkipNone
 	}
 	was := old.pod.meta.annotations[policy.InjectedAnnotation]
 	before, recorded := readRecord(was)
-	old.split(before)
 	if !noted {
 		r = before
 	}
-	o.split(r)
+	if !old.split(before, req) || !o.split(r, req) {
+		return 0, SkipDeadline
+	}
 	x, err1 := o.theirs()
 	y, err2 := old.theirs()
 	unchanged := err1 == nil && err2 == nil && x == y
@@ -133,7 +136,7 @@ func keep(in *input, old *object, out *output) {
 			return
 		}
 		out.begin(&at)
-		out.patch = append(out.patch, value...)
+		out.raw(value)
 		out.fill(&at)
 	}
 	put(pod.affinitySlot(), was.ours.antiAffinity)

@@ -312,6 +312,9 @@ func checkParse(t *testing.T, raw []byte) {
 	if err != nil {
 		t.Fatalf("%.200q: parse says %v, but the API reads it", raw, err)
 	}
+	if o.tooMany() { // read in part, and left as it is
+		return
+	}
 	if diff := cmp.Diff(want, viewOf(o)); diff != "" {
 		t.Errorf("%.200q: parse reads something else (-API +parse):\n%s", raw, diff)
 	}

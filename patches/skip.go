@@ -37,6 +37,9 @@ const (
 	SkipWrittenRecord     Skip = "written-record"
 	SkipForeignRecord     Skip = "foreign-record"
 	SkipContainerName     Skip = "container-name"
+	SkipTooManyParts      Skip = "too-many-parts"
+	SkipPatchTooLarge     Skip = "patch-too-large"
+	SkipDeadline          Skip = "deadline"
 	SkipNoRoom            Skip = "no-room"
 	SkipUnreadable        Skip = "unreadable-object"
 	SkipInternalError     Skip = "internal-error"
@@ -82,6 +85,9 @@ var reasons = [...]Reason{
 	{SkipWrittenRecord, "The manifest carries evenkeel's record: it was injected before it was applied, and stays as it is.", false},
 	{SkipForeignRecord, "The annotation evenkeel.dev/injected is not a record that evenkeel understands; remove it.", true},
 	{SkipContainerName, "A container has no name that the API allows, or the name of another one.", true},
+	{SkipTooManyParts, "The workload has more than 200 containers (init and ephemeral ones included), 10,000 ports, 1,000 labels or 100 annotations evenkeel.dev/…, and is left as it is.", true},
+	{SkipPatchTooLarge, "What would be added takes more than 64 KiB, so nothing is added.", true},
+	{SkipDeadline, "To decide took longer than a second, or than the API server waits, so nothing is added.", true},
 	{SkipNoRoom, "The annotations are too large for a record of what would be added, so nothing is added.", true},
 	{SkipUnreadable, "The object can't be read without doubt, and is left as it is.", true},
 	{SkipInternalError, "evenkeel itself went wrong; the object is admitted as it is.", true},

@@ -23,6 +23,8 @@ func Uninject(raw []byte) (result Result) {
 		return nothing(result, SkipKind, nil)
 	case !o.pod.spec:
 		return nothing(result, SkipUnreadable, errors.New("read object: object has no pod spec"))
+	case o.tooMany():
+		return nothing(result, SkipTooManyParts, nil)
 	case !o.pod.named():
 		return nothing(result, SkipContainerName, nil)
 	}
@@ -36,7 +38,7 @@ func Uninject(raw []byte) (result Result) {
 	off.AntiAffinity, off.PreStopSleep, off.NodeLoss = policy.AntiAffinityOff, 0, 0
 	off.ReadinessProbe = policy.Probe{Kind: policy.ProbeOff}
 	o.offline = true
-	o.split(r)
+	o.split(r, &Request{}) // without a deadline
 	in := &input{object: o, ours: &o.pod.ours, policy: off, config: &config, offline: true}
 	var out output
 	out.reset()
@@ -46,6 +48,9 @@ func Uninject(raw []byte) (result Result) {
 	addNodeLoss(in, &out)
 	addRecord(in, &out)
 	result.Patch, result.Decisions = []byte("[]"), out.decisions
+	if out.failed != SkipNone {
+		return nothing(result, out.failed, nil)
+	}
 	if len(out.spans) == 0 {
 		return result
 	}

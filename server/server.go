@@ -99,6 +99,7 @@ type server struct {
 	registry  *prometheus.Registry
 	facts     *webhook.Facts
 	revisions *webhook.Revisions
+	limits    *webhook.Limits
 	serving   certificates
 	clients   *certs.Clients           // nil accepts every client
 	traces    *sdktrace.TracerProvider // nil makes none
@@ -125,7 +126,7 @@ func Run(ctx context.Context, config Config) error {
 
 // assemble makes all parts. It opens no port and calls no API.
 func assemble(ctx context.Context, config Config) (*server, error) {
-	s := &server{config: config, registry: prometheus.NewRegistry()}
+	s := &server{config: config, registry: prometheus.NewRegistry(), limits: webhook.NewLimits()}
 	s.registry.MustRegister(collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	// No part waits for the requests of another: the API server's own limits are enough.
@@ -204,7 +205,7 @@ func (s *server) addCertificates(client kubernetes.Interface) error {
 // addReviews sets up the webhook's server.
 func (s *server) addReviews(injector *patches.Injector) error {
 	config := webhook.Config{Injector: injector, Namespace: s.facts.Namespace, OptedOut: s.facts.OptedOut, Ran: s.revisions.Ran,
-		Cluster: s.facts.Cluster, Log: s.config.Log, Registerer: s.registry}
+		Cluster: s.facts.Cluster, Limits: s.limits, Log: s.config.Log, Registerer: s.registry}
 	if s.traces != nil {
 		config.Tracer = s.traces.Tracer("github.com/evenkeel/evenkeel/webhook")
 	}
@@ -267,7 +268,7 @@ func (s *server) ready() error {
 	if s.clients != nil && s.clients.Ready() != nil {
 		return s.clients.Ready()
 	}
-	return errors.Join(s.serving.Ready(), s.facts.Ready(), s.revisions.Ready())
+	return errors.Join(s.serving.Ready(), s.facts.Ready(), s.revisions.Ready(), s.limits.Ready())
 }
 
 // listen opens both ports.

@@ -33,7 +33,7 @@ func TestAReviewEndsWithTheTimeoutOfItsCaller(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			began := time.Now()
-			ctx, cancel, err := deadline(httptest.NewRequest(http.MethodPost, "/mutate?"+c.query, nil))
+			ctx, cancel, _, err := deadline(httptest.NewRequest(http.MethodPost, "/mutate?"+c.query, nil))
 			if err != nil {
 				t.Fatal(err)
 			}

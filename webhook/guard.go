@@ -37,7 +37,7 @@ type guard struct {
 	log     *logrus.Entry
 	metrics *metrics
 	bodies  bodies
-	limiter limiter
+	limits  *Limits
 }
 
 // rejection is the reason of an answer of 4xx: a closed set, since it is a metric
@@ -73,36 +73,84 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	http.Error(w, no.text, no.status)
 }
 
-// serve answers one review, or returns why it is none.
+// maxDecide is how long a review may take to be decided over, and writeTime how long its answer to be
+// written. Within a cluster both take milliseconds.
+const (
+	maxDecide = time.Second
+	writeTime = 2 * time.Second
+)
+
+// serve answers one review, or returns why it is none. Its place and its body are given back before
+// the answer is written: who doesn't read holds nothing but the answer.
 func (g *guard) serve(w http.ResponseWriter, r *http.Request) error {
-	ctx, cancel, err := deadline(r)
+	ctx, cancel, timeout, err := deadline(r)
 	if err != nil {
 		return err
 	}
 	defer cancel()
-	body := g.bodies.take()
-	defer g.bodies.put(body)
-	reserved, err := g.readBody(w, r, body)
-	defer func() { g.limiter.release(reserved) }()
-	if err != nil {
+	address := source(r)
+	answer := g.bodies.take()
+	defer g.bodies.put(answer)
+	if err := g.decide(ctx, w, r, address, timeout, answer); err != nil {
 		return err
 	}
-	if !g.limiter.begin() {
-		return shed()
+	if size := int64(answer.Len()); size > freeAnswer {
+		if !g.limits.large.take(address, size) {
+			return shed()
+		}
+		defer g.limits.large.give(address, size)
 	}
-	defer g.limiter.end()
-	e := &envelope{Context: ctx}
-	defer e.release() // the answer is written, or there is none
-	if err := e.open(body.Bytes()); err != nil {
-		return err
-	}
-	g.pass(w, r, e)
+	// A server that can't have a deadline has none, a test's for example.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTime))
+	w.Header().Set("Content-Length", strconv.Itoa(answer.Len()))
+	_, _ = w.Write(answer.Bytes()) // an error ends the connection
 	return nil
 }
 
+// decide reads a review and decides over it. The answer is in answer then, and its header in w.
+func (g *guard) decide(
+	ctx context.Context, w http.ResponseWriter, r *http.Request, address string, timeout time.Duration, answer *bytes.Buffer,
+) error {
+	body := g.bodies.take()
+	defer g.bodies.put(body)
+	reserved, err := g.readBody(w, r, address, body)
+	defer func() { g.limits.large.give(address, reserved) }()
+	if err != nil {
+		return err
+	}
+	cost := cost(body.Len())
+	if !g.limits.begin(address, cost) {
+		return shed()
+	}
+	defer g.limits.end(address, cost)
+	now := time.Now()
+	e := &envelope{Context: ctx, end: now.Add(timeout), answer: buffered{w, answer}}
+	defer e.release() // the answer is made, or there is none
+	if err := e.open(body.Bytes()); err != nil {
+		return err
+	}
+	connectionOf(r).reviewed(now)
+	g.pass(r, e)
+	return nil
+}
+
+// buffered keeps an answer, which has the status 200: reviewer.Review returns no error, and kubewebhook
+// reads nothing but the slim review, which is our own.
+type buffered struct {
+	http.ResponseWriter
+	body *bytes.Buffer
+}
+
+// Write implements http.ResponseWriter.
+func (b *buffered) Write(p []byte) (int, error) { return b.body.Write(p) }
+
+// WriteHeader implements http.ResponseWriter.
+func (b *buffered) WriteHeader(int) {}
+
 // pass hands the slim envelope to kubewebhook. A panic there, or in our own code
 // below it, admits the object unchanged.
-func (g *guard) pass(w http.ResponseWriter, r *http.Request, e *envelope) {
+func (g *guard) pass(r *http.Request, e *envelope) {
+	w := &e.answer
 	defer func() {
 		failure := recover()
 		if failure == nil {
@@ -118,6 +166,7 @@ func (g *guard) pass(w http.ResponseWriter, r *http.Request, e *envelope) {
 				Warnings: []string{"evenkeel: admitted unchanged after an internal error"}},
 		})
 		if err == nil {
+			w.body.Reset()
 			w.Header().Set("Content-Type", "application/json")
 			_, err = w.Write(answer)
 		}
@@ -131,9 +180,10 @@ func (g *guard) pass(w http.ResponseWriter, r *http.Request, e *envelope) {
 }
 
 // deadline returns a context that ends when kube-apiserver stops waiting, which it
-// says in the query as ?timeout=2s. It says a second at least, and a review waits
-// for nothing longer than namespaceLag, so that the timer is for other callers.
-func deadline(r *http.Request) (context.Context, context.CancelFunc, error) {
+// says in the query as ?timeout=2s, and how long a review may take to be decided over. It says a
+// second at least, and a review waits for nothing longer than namespaceLag, so that the timer is for
+// other callers.
+func deadline(r *http.Request) (context.Context, context.CancelFunc, time.Duration, error) {
 	text, plain := strings.CutPrefix(r.URL.RawQuery, "timeout=")
 	if !plain || strings.ContainsAny(text, "&;%+") {
 		text = r.URL.Query().Get("timeout")
@@ -141,14 +191,16 @@ func deadline(r *http.Request) (context.Context, context.CancelFunc, error) {
 	if text != "" {
 		timeout, err := time.ParseDuration(text)
 		if err != nil || timeout <= 0 {
-			return nil, nil, &rejection{"timeout", http.StatusBadRequest, "timeout is no positive duration, 10s for example; allowed: up to 30s"}
+			return nil, nil, 0, &rejection{"timeout", http.StatusBadRequest,
+				"timeout is no positive duration, 10s for example; allowed: up to 30s"}
 		}
 		if timeout <= namespaceLag {
 			ctx, cancel := context.WithTimeout(r.Context(), timeout)
-			return ctx, cancel, nil
+			return ctx, cancel, timeout, nil
 		}
+		return r.Context(), func() {}, min(timeout, maxDecide), nil
 	}
-	return r.Context(), func() {}, nil
+	return r.Context(), func() {}, maxDecide, nil
 }
 
 // bodies are buffers for the bodies of reviews, used again and again.
@@ -174,7 +226,9 @@ func (b *bodies) put(body *bytes.Buffer) {
 }
 
 // readBody checks the request and reads its body. It returns what it has reserved.
-func (g *guard) readBody(w http.ResponseWriter, r *http.Request, into *bytes.Buffer) (reserved int64, err error) {
+func (g *guard) readBody(
+	w http.ResponseWriter, r *http.Request, address string, into *bytes.Buffer,
+) (reserved int64, err error) {
 	if r.Method != http.MethodPost {
 		return 0, &rejection{"method", http.StatusMethodNotAllowed, "method is not allowed; allowed: POST"}
 	}
@@ -191,7 +245,7 @@ func (g *guard) readBody(w http.ResponseWriter, r *http.Request, into *bytes.Buf
 		body = http.MaxBytesReader(w, body, maxBody)
 	}
 	into.Grow(int(max(512, min(r.ContentLength, 64<<10)) + bytes.MinRead))
-	if reserved, err = g.limiter.read(into, body); err != nil {
+	if reserved, err = g.limits.read(address, into, body); err != nil {
 		var large *http.MaxBytesError
 		if errors.As(err, &large) {
 			return reserved, tooLarge()
@@ -218,9 +272,15 @@ type envelope struct {
 	// whole is set where the client sent the whole object rather than a patch.
 	whole bool
 
+	// end is when the time for the review is over.
+	end      time.Time
 	slim     bytes.Reader
 	slimRoom [512]byte
+	answer   buffered
 }
+
+// late reports whether the time for the review is over.
+func (e *envelope) late() bool { return time.Now().After(e.end) }
 
 func (e *envelope) release() {
 	e.object.Release()

@@ -2,6 +2,7 @@ package webhook
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -16,66 +17,95 @@ import (
 )
 
 // What one process takes on at once. It holds memory below 128 MiB whoever calls:
-// maxConnections of about 40 KiB each and the first freeBody bytes of a body on each
-// of them, largeBodies, and a few times as much to decide over them. What is more is
+// maxConnections of about 40 KiB each and the first freeBody bytes of a body and freeAnswer of an
+// answer on each of them, largeBytes, and a few times as much to decide over them. What is more is
 // shed at once with 429 and Retry-After, rather than kept waiting: kube-apiserver
 // asks again within the timeout of the webhook, over another connection and so maybe
 // another replica.
 const (
+	// maxReviews is what reviews may cost together while they are decided over: 1 for a small one.
 	maxReviews = 32
 	freeBody   = 64 << 10
-	// largeBodies bounds the buffers of bodies above freeBody together: one of the
-	// largest.
-	largeBodies = 2 * maxBody
+	freeAnswer = 16 << 10
+	// largeBytes bounds the buffers of bodies above freeBody, and of answers above freeAnswer,
+	// together: one of the largest bodies.
+	largeBytes = 2*maxBody + freeBody
 )
 
-// limiter bounds what is done at once.
-type limiter struct {
-	reviews atomic.Int64 // being decided over
-	large   atomic.Int64 // bytes of the buffers of large bodies
+// cost returns what a review with a body of so many bytes is expected to cost: memory and time grow
+// with the size. No review takes more than half of all.
+func cost(size int) int64 { return min(1+int64(size)/freeBody, maxReviews/2) }
+
+// Limits bounds what is done at once, and each address's share of it. The zero value is none: use
+// NewLimits.
+type Limits struct {
+	reviews shares // being decided over
+	large   shares // bytes of large bodies and answers
+	now     func() time.Time
+
+	mu    sync.Mutex
+	since time.Time // the first review that was shed since one was begun, zero for none
+	last  time.Time // the last one that was shed
+}
+
+// NewLimits returns limits that hold in 128 MiB.
+func NewLimits() *Limits {
+	return &Limits{reviews: newShares(maxReviews, maxReviews/4), large: newShares(largeBytes, 0), now: time.Now}
 }
 
 func shed() error {
 	return &rejection{"overload", http.StatusTooManyRequests, "too much at once; try again"}
 }
 
-// begin takes a place for a review that was read; end gives it back.
-func (l *limiter) begin() bool {
-	if l.reviews.Add(1) > maxReviews {
-		l.reviews.Add(-1)
-		return false
+// begin takes places for a review that was read; end gives them back.
+func (l *Limits) begin(address string, cost int64) bool {
+	taken := l.reviews.take(address, cost)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case taken:
+		l.since = time.Time{}
+	default:
+		l.last = l.now()
+		if l.since.IsZero() {
+			l.since = l.last
+		}
 	}
-	return true
+	return taken
 }
 
-func (l *limiter) end() { l.reviews.Add(-1) }
+func (l *Limits) end(address string, cost int64) { l.reviews.give(address, cost) }
 
-// reserve takes n bytes for large bodies, or none if there are not as many left.
-func (l *limiter) reserve(n int64) bool {
-	if l.large.Add(n) > largeBodies {
-		l.large.Add(-n)
-		return false
+// patience is how long reviews may be shed, without one that is begun, before the replica says that it
+// can't take any; and how long after the last one it says so.
+const patience = 5 * time.Second
+
+// Ready returns an error when no review has found a place for a while.
+func (l *Limits) Ready() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.now()
+	if !l.since.IsZero() && now.Sub(l.since) >= patience && now.Sub(l.last) < patience {
+		return errors.New("takes no reviews: all places are taken")
 	}
-	return true
+	return nil
 }
-
-func (l *limiter) release(n int64) { l.large.Add(-n) }
 
 // read reads all of from into a buffer. Memory is taken as bytes arrive, so that
 // somebody who tells of a large body and never sends it takes none. It returns what
-// it has reserved, which is the caller's to release, also with an error.
-func (l *limiter) read(into *bytes.Buffer, from io.Reader) (reserved int64, err error) {
+// it has reserved, which is the caller's to give back, also with an error.
+func (l *Limits) read(address string, into *bytes.Buffer, from io.Reader) (reserved int64, err error) {
 	for size := freeBody; ; size *= 2 {
 		if size > maxBody/2 {
 			size = maxBody + 1 // which is what no body has
 		}
 		if size > freeBody {
 			need := int64(size) // beside the buffer that it replaces
-			if !l.reserve(need) {
+			if !l.large.take(address, need) {
 				return reserved, shed()
 			}
 			into.Grow(size - into.Len() + bytes.MinRead)
-			l.release(reserved) // the smaller buffer is garbage now
+			l.large.give(address, reserved) // the smaller buffer is garbage now
 			reserved = need
 		}
 		_, err := into.ReadFrom(io.LimitReader(from, int64(size-into.Len())))
@@ -103,10 +133,14 @@ const (
 )
 
 // connections is a listener that keeps no more than a number of connections open.
-// When one more comes, another one has to go: of the address with the most
-// connections the one that has been idle for longest, so that somebody who opens
-// thousands ends his own. Where all of that address's are busy, the new one goes if
-// it is of that address too.
+// When one more comes, another one has to go:
+//
+//   - Addresses that have sent a valid review, the API servers, keep theirs as long as others have
+//     some and they don't fill more than half.
+//   - Where an address has more than an eighth of all, one of the address with the most, so that
+//     somebody who opens thousands ends his own.
+//   - Among those, the one that has been idle for longest; where all are busy, the new one if it is of
+//     that address too, else the one that is busy for longest.
 type connections struct {
 	net.Listener
 	port    Port
@@ -115,7 +149,12 @@ type connections struct {
 	mu      sync.Mutex
 	open    map[*connection]struct{}
 	perHost map[string]int
+	// known are addresses that have sent a valid review, and when they did last.
+	known map[string]time.Time
 }
+
+// maxKnown is how many addresses are known.
+const maxKnown = 256
 
 type connection struct {
 	net.Conn
@@ -124,6 +163,8 @@ type connection struct {
 	since    time.Time // of the state
 	busy     bool      // in a request
 	once     sync.Once
+	// renewed is when the address was noted as known, in seconds since 1970.
+	renewed atomic.Int64
 }
 
 // LimitConnections returns a listener for server that keeps a bounded number of
@@ -151,7 +192,8 @@ func LimitConnections(listener net.Listener, server *http.Server, port Port, reg
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}
 	}
-	l := &connections{Listener: listener, port: port, max: most, ended: ended, open: map[*connection]struct{}{}, perHost: map[string]int{}}
+	l := &connections{Listener: listener, port: port, max: most, ended: ended,
+		open: map[*connection]struct{}{}, perHost: map[string]int{}, known: map[string]time.Time{}}
 	for _, state := range []string{"idle", "busy", "new"} {
 		ended.WithLabelValues(string(port), state)
 	}
@@ -162,7 +204,52 @@ func LimitConnections(listener net.Listener, server *http.Server, port Port, reg
 			before(nc, state)
 		}
 	}
+	beforeContext := server.ConnContext
+	server.ConnContext = func(ctx context.Context, nc net.Conn) context.Context {
+		if beforeContext != nil {
+			ctx = beforeContext(ctx, nc)
+		}
+		return withConnection(ctx, nc)
+	}
 	return l, nil
+}
+
+type connectionKey struct{}
+
+func withConnection(ctx context.Context, nc net.Conn) context.Context {
+	if t, ok := nc.(*tls.Conn); ok {
+		nc = t.NetConn()
+	}
+	if c, ok := nc.(*connection); ok {
+		return context.WithValue(ctx, connectionKey{}, c)
+	}
+	return ctx
+}
+
+// connectionOf returns the connection of a request, nil where it is none of ours.
+func connectionOf(r *http.Request) *connection {
+	c, _ := r.Context().Value(connectionKey{}).(*connection)
+	return c
+}
+
+// reviewed notes that a valid review has come over the connection.
+func (c *connection) reviewed(now time.Time) {
+	if c == nil || c.renewed.Swap(now.Unix()) == now.Unix() {
+		return
+	}
+	l := c.listener
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, ok := l.known[c.host]; !ok && len(l.known) >= maxKnown {
+		oldest := ""
+		for host, at := range l.known {
+			if oldest == "" || at.Before(l.known[oldest]) {
+				oldest = host
+			}
+		}
+		delete(l.known, oldest)
+	}
+	l.known[c.host] = now
 }
 
 // Accept returns the next connection that may stay.
@@ -185,7 +272,7 @@ func (l *connections) Accept() (net.Conn, error) {
 
 func host(address net.Addr) string {
 	if tcp, ok := address.(*net.TCPAddr); ok {
-		return tcp.IP.String()
+		return network(tcp.IP)
 	}
 	return ""
 }
@@ -199,16 +286,11 @@ func (l *connections) add(c *connection) *connection {
 	if len(l.open) <= l.max {
 		return nil
 	}
-	crowd := c.host
-	for host, n := range l.perHost {
-		if n > l.perHost[crowd] {
-			crowd = host
-		}
-	}
+	crowd, spare := l.crowd(c)
 	var idle, busy *connection
 	for other := range l.open {
 		switch {
-		case other.host != crowd || other == c:
+		case other == c || !spare(other.host) || crowd != "" && other.host != crowd:
 		case other.busy && (busy == nil || other.since.Before(busy.since)):
 			busy = other
 		case !other.busy && (idle == nil || other.since.Before(idle.since)):
@@ -225,6 +307,28 @@ func (l *connections) add(c *connection) *connection {
 	}
 	l.ended.WithLabelValues(string(l.port), "busy").Inc()
 	return busy
+}
+
+// crowd returns which addresses have to spare a connection for c, and the one of them that has too
+// many, "" where none has.
+func (l *connections) crowd(c *connection) (crowd string, spare func(host string) bool) {
+	known := 0
+	for host := range l.known {
+		known += l.perHost[host]
+	}
+	spare = func(string) bool { return true }
+	if known <= l.max/2 {
+		spare = func(host string) bool {
+			_, ok := l.known[host]
+			return !ok
+		}
+	}
+	for host, n := range l.perHost {
+		if spare(host) && n > l.max/8 && (crowd == "" || n > l.perHost[crowd] || n == l.perHost[crowd] && host == c.host) {
+			crowd = host
+		}
+	}
+	return crowd, spare
 }
 
 // changed takes note of whether a connection is in a request. One whose TLS

@@ -38,7 +38,9 @@ type Config struct {
 	// this fingerprint. It must not ask the API server; nil where nothing is known.
 	Ran func(uid string, template uint64) bool
 	// Cluster returns the versions of the cluster.
-	Cluster    func() patches.Cluster
+	Cluster func() patches.Cluster
+	// Limits bound what is done at once; nil means NewLimits().
+	Limits     *Limits
 	Log        *logrus.Entry
 	Registerer prometheus.Registerer
 	// Tracer makes a span of each request; nil makes none.
@@ -59,7 +61,10 @@ func Handler(config Config) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make review handler: %w", err)
 	}
-	handler := &guard{next: inner, log: config.Log, metrics: metrics}
+	if config.Limits == nil {
+		config.Limits = NewLimits()
+	}
+	handler := &guard{next: inner, log: config.Log, metrics: metrics, limits: config.Limits}
 	if config.Tracer == nil {
 		return handler, nil
 	}
@@ -91,6 +96,7 @@ func (r *reviewer) Review(ctx context.Context, review model.AdmissionReview) (mo
 		Cluster:    r.config.Cluster(),
 		Ran:        r.config.Ran,
 		Whole:      e.whole,
+		Late:       e.late,
 		OptedOut:   func(kind, name string) bool { return r.config.OptedOut(namespace, kind, name) },
 	}
 	if request.Operation == patches.Create || request.Operation == patches.Update {

@@ -43,15 +43,23 @@ const memoryLimit = 128 << 20
 // attack is something that goes on until ctx ends. It returns how often it was tried.
 type attack func(ctx context.Context, address string) int64
 
+// sources is how many addresses the attackers of each come from.
+const sources = 3
+
 // each does something n times at once, again and again.
 func each(n int, do func(ctx context.Context, client *http.Client, dialer *tls.Dialer, address string)) attack {
+	return eachFrom(sources, n, do)
+}
+
+// eachFrom is each from so many addresses.
+func eachFrom(addresses, n int, do func(ctx context.Context, client *http.Client, dialer *tls.Dialer, address string)) attack {
 	return func(ctx context.Context, address string) int64 {
 		var group sync.WaitGroup
 		var count atomic.Int64
 		for i := range n {
 			group.Go(func() {
 				// Another source address than the API server's.
-				dialer := &tls.Dialer{NetDialer: &net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(2+i%3))}},
+				dialer := &tls.Dialer{NetDialer: &net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, byte((2+i%addresses)>>8), byte(2+i%addresses))}},
 					Config: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // an attacker
 				client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DialTLSContext: dialer.DialContext}}
 				defer client.CloseIdleConnections()
@@ -113,6 +121,45 @@ func bombs() []string {
 	}
 }
 
+// deaf posts reviews and reads none of the answers, for two seconds.
+func deaf(bodies ...string) func(ctx context.Context, _ *http.Client, dialer *tls.Dialer, address string) {
+	var next atomic.Int64
+	return func(ctx context.Context, _ *http.Client, dialer *tls.Dialer, address string) {
+		connection, err := dialer.DialContext(ctx, "tcp", address)
+		if err != nil {
+			return
+		}
+		defer connection.Close()
+		if tcp, ok := connection.(*tls.Conn).NetConn().(*net.TCPConn); ok {
+			_ = tcp.SetReadBuffer(1)
+		}
+		_ = connection.SetDeadline(time.Now().Add(2 * time.Second))
+		for ctx.Err() == nil {
+			body := bodies[int(next.Add(1))%len(bodies)]
+			if _, err := fmt.Fprintf(connection, "POST /mutate HTTP/1.1\r\nHost: evenkeel\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body); err != nil {
+				break
+			}
+		}
+	}
+}
+
+// containers returns a Pod, or a Deployment where that is wanted, of n containers, each as format makes it of two numbers.
+func containers(kind string, n int, format string) string {
+	all := make([]string, n)
+	for i := range all {
+		all[i] = fmt.Sprintf(format, i, i+1)
+	}
+	pod := `"metadata":{"labels":{"a":"b"}},"spec":{"containers":[` + strings.Join(all, ",") + `]}`
+	if kind == "Pod" {
+		return `{"apiVersion":"v1","kind":"Pod",` + pod + `}`
+	}
+	return `{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"a","uid":"u"},"spec":{"selector":{"matchLabels":{"a":"b"}},"template":{` + pod + `}}}`
+}
+
+func update(object, old string) string {
+	return strings.Replace(strings.TrimSuffix(review(object), "}}")+`,"oldObject":`+old+"}}", "CREATE", "UPDATE", 1)
+}
+
 func review(object string) string {
 	return `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u","operation":"CREATE","namespace":"nowhere","object":` + object + `}}`
 }
@@ -125,6 +172,15 @@ func attacks(metrics string) map[string]attack {
 	}
 	var next atomic.Int64
 	small := review(`{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"a","ports":[{"containerPort":1}]}]}}`)
+	many := review(containers("Pod", 1900, `{"name":"c%d","ports":[{"containerPort":%d}]}`))
+	hundred := review(containers("Pod", 100, `{"name":"c%d","ports":[{"containerPort":%d}]}`))
+	const sleep = `{"name":"a","lifecycle":{"preStop":{"sleep":{"seconds":%[2]d}}}}`
+	updated := update(containers("Deployment", 2000, sleep), containers("Deployment", 2001, sleep))
+	var labels strings.Builder
+	for i := range 335_000 {
+		fmt.Fprintf(&labels, `"evenkeel.dev/%d":"",`, i)
+	}
+	labelled := review(`{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{` + labels.String() + `"a":"b"}},"spec":{"containers":[{"name":"a"}]}}`)
 	return map[string]attack{
 		"idle connections": each(*idle, func(ctx context.Context, _ *http.Client, dialer *tls.Dialer, address string) {
 			if connection, err := dialer.DialContext(ctx, "tcp", address); err == nil {
@@ -171,6 +227,23 @@ func attacks(metrics string) map[string]attack {
 		"reviews of 8 MiB built to be worst": each(*large, func(ctx context.Context, client *http.Client, _ *tls.Dialer, address string) {
 			body := reviews[int(next.Add(1))%len(reviews)]
 			send(ctx, client, http.MethodPost, "https://"+address+"/mutate?timeout=30s", strings.NewReader(body), "Content-Type", "application/json")
+		}),
+		"Pods of 1,900 containers": each(64, func(ctx context.Context, client *http.Client, _ *tls.Dialer, address string) {
+			send(ctx, client, http.MethodPost, "https://"+address+"/mutate", strings.NewReader(many), "Content-Type", "application/json")
+		}),
+		"Pods of 1,900 containers, and nobody reads the answers": each(48, deaf(many)),
+		"Pods of 100 containers, and nobody reads the answers":   eachFrom(48, 48, deaf(hundred)),
+		"small Pods, and nobody reads the answers":               eachFrom(48, 48, deaf(small)),
+		"updates of 2,000 containers of one name": each(32, func(ctx context.Context, client *http.Client, _ *tls.Dialer, address string) {
+			send(ctx, client, http.MethodPost, "https://"+address+"/mutate", strings.NewReader(updated), "Content-Type", "application/json")
+		}),
+		"a connection from each of 600 addresses": eachFrom(600, 600, func(ctx context.Context, _ *http.Client, dialer *tls.Dialer, address string) {
+			if connection, err := dialer.DialContext(ctx, "tcp", address); err == nil {
+				hold(ctx, connection)
+			}
+		}),
+		"335,000 labels": each(8, func(ctx context.Context, client *http.Client, _ *tls.Dialer, address string) {
+			send(ctx, client, http.MethodPost, "https://"+address+"/mutate", strings.NewReader(labelled), "Content-Type", "application/json")
 		}),
 		"reviews of a namespace that does not exist": each(100, func(ctx context.Context, client *http.Client, _ *tls.Dialer, address string) {
 			send(ctx, client, http.MethodPost, "https://"+address+"/mutate", strings.NewReader(small), "Content-Type", "application/json")
@@ -255,6 +328,11 @@ func TestAbuseHarmsNobody(t *testing.T) {
 			logged := len(evenkeel.Log()) - log
 			t.Logf("%d tries; %d Deployments created in %v (median) and %v (p99), %d of them without defaults; %d KiB of log in %v; memory at most %s", tried.Load(), len(took),
 				took[len(took)/2].Round(time.Millisecond), took[len(took)*99/100].Round(time.Millisecond), bare, logged>>10, *length, peak(group))
+			for _, reason := range []string{"overload", "unreadable-body"} {
+				if n, err := evenkeel.Metric(ctx, "evenkeel_admission_rejected_requests_total", `reason="`+reason+`"`); err == nil {
+					t.Logf("%.0f requests were turned away so far: %s", n, reason)
+				}
+			}
 			if now := c.PIDs()["evenkeel"]; now != pid {
 				t.Fatalf("evenkeel ended: process %d is %d now; the end of its log:\n%.2000s", pid, now, evenkeel.Log()[max(0, len(evenkeel.Log())-2000):])
 			}
