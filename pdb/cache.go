@@ -15,6 +15,8 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 
@@ -33,6 +35,15 @@ type stored[T any] struct {
 // implements metav1.ObjectMetaAccessor.
 func (s *stored[T]) GetObjectMeta() metav1.Object {
 	return &metav1.ObjectMeta{Namespace: s.namespace, Name: s.name, ResourceVersion: s.resourceVersion}
+}
+
+// GetObjectKind implements runtime.Object, so that a list can have it as an item.
+func (*stored[T]) GetObjectKind() schema.ObjectKind { return schema.EmptyObjectKind }
+
+// DeepCopyObject implements runtime.Object. What is stored is never changed.
+func (s *stored[T]) DeepCopyObject() runtime.Object {
+	c := *s
+	return &c
 }
 
 // trim returns a transform for informers that stores what read returns. What is

@@ -14,28 +14,30 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
+	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
+	"k8s.io/apimachinery/pkg/watch"
 	metav1apply "k8s.io/client-go/applyconfigurations/meta/v1"
 	policyv1apply "k8s.io/client-go/applyconfigurations/policy/v1"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
-	"k8s.io/client-go/metadata/metadatainformer"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 
+	"github.com/evenkeel/evenkeel/internal/list"
 	"github.com/evenkeel/evenkeel/policy"
 )
 
@@ -160,7 +162,8 @@ func (c *Controller) Lead(ctx context.Context) error {
 		return err
 	}
 	discovery := memory.NewMemCacheClient(c.client.Discovery())
-	t.kinds = &kinds{discovery: c.client.Discovery(), mapper: restmapper.NewDeferredDiscoveryRESTMapper(discovery), dynamic: c.dynamic, metadata: c.metadata,
+	t.kinds = &kinds{client: c.client, discovery: c.client.Discovery(),
+		mapper: restmapper.NewDeferredDiscoveryRESTMapper(discovery), dynamic: c.dynamic, metadata: c.metadata,
 		changed: t.changed, run: run, known: map[schema.GroupKind]*kind{}, replicaSets: map[types.UID]reference{}}
 	all := []cache.SharedIndexInformer{t.namespaces, t.deployments, t.statefulSets, t.autoscalers, t.budgets, t.pods}
 	var synced []cache.InformerSynced
@@ -185,41 +188,57 @@ func (c *Controller) Lead(ctx context.Context) error {
 
 // watch makes the informers.
 func (t *term) watch() error {
-	factory := informers.NewSharedInformerFactory(t.client, 0)
-	partial := func(resource string, selector labels.Selector) cache.SharedIndexInformer {
-		return metadatainformer.NewFilteredMetadataInformer(t.metadata, corev1.SchemeGroupVersion.WithResource(resource), metav1.NamespaceAll, 0,
-			indexers(), func(o *metav1.ListOptions) { o.LabelSelector = selector.String() }).Informer()
+	partial := func(resource list.Resource) watches {
+		source := t.metadata.Resource(corev1.SchemeGroupVersion.WithResource(resource.Plural))
+		return func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) { return source.Watch(ctx, o) }
 	}
-	t.namespaces = partial("namespaces", t.selector)
-	t.pods = partial("pods", labels.Everything())
-	t.deployments = factory.Apps().V1().Deployments().Informer()
-	t.statefulSets = factory.Apps().V1().StatefulSets().Informer()
-	t.autoscalers = factory.Autoscaling().V2().HorizontalPodAutoscalers().Informer()
-	t.budgets = factory.Policy().V1().PodDisruptionBudgets().Informer()
+	var errs [6]error
+	t.namespaces, errs[0] = inform[metav1.PartialObjectMetadata](t.client,
+		list.Listing{Resource: list.Namespaces, Selector: t.selector.String(), Metadata: true},
+		partial(list.Namespaces), trim(trimNamespace), handler[namespaceFacts](t.changed))
 	changedPods := func(namespace string) { t.queue.AddAfter(namespace, settlePods) }
-	_, err := t.budgets.AddEventHandler(cache.ResourceEventHandlerFuncs{ // before the one that has the namespace looked at
-		AddFunc:    func(object any) { t.saw(object, false) },
-		UpdateFunc: func(_, object any) { t.saw(object, false) },
-		DeleteFunc: func(object any) { t.saw(object, true) },
-	})
-	return errors.Join(err,
-		setUp(t.namespaces, trim(trimNamespace), handler[namespaceFacts](t.changed)),
-		setUp(t.pods, trim(trimPod), handler[podFacts](changedPods)),
-		setUp(t.deployments, pack(keepDeployment), handler[packed](t.changed)),
-		setUp(t.statefulSets, pack(keepStatefulSet), handler[packed](t.changed)),
-		setUp(t.autoscalers, trim[*autoscalingv2.HorizontalPodAutoscaler](FromAutoscaler), handler[Autoscaler](t.changed)),
-		setUp(t.budgets, pack(keepBudget), handler[packed](t.changed)),
-	)
+	t.pods, errs[1] = inform[metav1.PartialObjectMetadata](t.client, list.Listing{Resource: list.Pods, Metadata: true},
+		partial(list.Pods), trim(trimPod), handler[podFacts](changedPods))
+	t.deployments, errs[2] = inform[appsv1.Deployment](t.client, list.Listing{Resource: list.Deployments},
+		t.client.AppsV1().Deployments("").Watch, pack(keepDeployment), handler[packed](t.changed))
+	t.statefulSets, errs[3] = inform[appsv1.StatefulSet](t.client, list.Listing{Resource: list.StatefulSets},
+		t.client.AppsV1().StatefulSets("").Watch, pack(keepStatefulSet), handler[packed](t.changed))
+	t.autoscalers, errs[4] = inform[autoscalingv2.HorizontalPodAutoscaler](t.client,
+		list.Listing{Resource: list.Autoscalers}, t.client.AutoscalingV2().HorizontalPodAutoscalers("").Watch,
+		trim[*autoscalingv2.HorizontalPodAutoscaler](FromAutoscaler), handler[Autoscaler](t.changed))
+	t.budgets, errs[5] = inform[policyv1.PodDisruptionBudget](t.client, list.Listing{Resource: list.Budgets},
+		t.client.PolicyV1().PodDisruptionBudgets("").Watch, pack(keepBudget),
+		cache.ResourceEventHandlerFuncs{ // before the one that has the namespace looked at
+			AddFunc:    func(object any) { t.saw(object, false) },
+			UpdateFunc: func(_, object any) { t.saw(object, false) },
+			DeleteFunc: func(object any) { t.saw(object, true) },
+		}, handler[packed](t.changed))
+	return errors.Join(errs[:]...)
 }
 
-func setUp(informer cache.SharedIndexInformer, transform cache.TransformFunc, handler cache.ResourceEventHandler) error {
-	if err := informer.SetTransform(transform); err != nil {
-		return fmt.Errorf("set up informers: %w", err)
+// watches watches a resource.
+type watches = func(context.Context, metav1.ListOptions) (watch.Interface, error)
+
+// inform makes an informer that holds no more than one whole object, and stores what transform makes
+// of it.
+func inform[T any, O interface {
+	*T
+	runtime.Object
+}](
+	client kubernetes.Interface, l list.Listing, source watches, transform cache.TransformFunc,
+	handlers ...cache.ResourceEventHandler,
+) (cache.SharedIndexInformer, error) {
+	objects := l.Watched(client, list.Transformed[T, O](transform), source)
+	informer := cache.NewSharedIndexInformer(objects, O(new(T)), 0, indexers())
+	err := informer.SetTransform(transform)
+	for _, h := range handlers {
+		_, added := informer.AddEventHandler(h)
+		err = errors.Join(err, added)
 	}
-	if _, err := informer.AddEventHandler(handler); err != nil {
-		return fmt.Errorf("set up informers: %w", err)
+	if err != nil {
+		return nil, fmt.Errorf("set up informers: %w", err)
 	}
-	return nil
+	return informer, nil
 }
 
 func (t *term) changed(namespace string) { t.queue.AddAfter(namespace, settle) }

@@ -14,11 +14,14 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/dynamic/dynamicinformer"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/evenkeel/evenkeel/internal/list"
 )
 
 // kinds finds workloads of kinds other than Deployment and StatefulSet by the owner
@@ -27,6 +30,7 @@ import (
 // template of such a workload, so that the controller needs no cache of all
 // ReplicaSets.
 type kinds struct {
+	client    kubernetes.Interface
 	discovery discovery.DiscoveryInterface
 	mapper    meta.ResettableRESTMapper
 	dynamic   dynamic.Interface
@@ -193,12 +197,12 @@ func (k *kinds) discover(ctx context.Context, gk schema.GroupKind, apiVersion st
 	} else if err != nil {
 		return nil, err
 	}
-	list, err := k.discovery.ServerResourcesForGroupVersion(mapping.Resource.GroupVersion().String())
+	resources, err := k.discovery.ServerResourcesForGroupVersion(mapping.Resource.GroupVersion().String())
 	if err != nil {
 		return nil, err
 	}
 	found := &kind{resource: mapping.Resource, scales: map[types.UID]scale{}}
-	for _, r := range list.APIResources {
+	for _, r := range resources.APIResources {
 		found.scalable = found.scalable || r.Name == mapping.Resource.Resource+"/scale"
 	}
 	if !found.scalable || mapping.Scope.Name() != meta.RESTScopeNameNamespace {
@@ -211,11 +215,13 @@ func (k *kinds) discover(ctx context.Context, gk schema.GroupKind, apiVersion st
 	} else if err != nil {
 		return nil, err
 	}
-	found.informer = dynamicinformer.NewFilteredDynamicInformer(k.dynamic, mapping.Resource, metav1.NamespaceAll, 0, indexers(), nil).Informer()
-	if err := found.informer.SetTransform(trim(trimCustom)); err != nil {
-		return nil, err
-	}
-	if _, err := found.informer.AddEventHandler(handler[workloadFacts](k.changed)); err != nil {
+	custom := list.Resource{APIVersion: mapping.Resource.GroupVersion().String(), Kind: mapping.GroupVersionKind.Kind,
+		Plural: mapping.Resource.Resource}
+	source := k.dynamic.Resource(mapping.Resource)
+	found.informer, err = inform[unstructured.Unstructured](k.client, list.Listing{Resource: custom},
+		func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) { return source.Watch(ctx, o) },
+		trim(trimCustom), handler[workloadFacts](k.changed))
+	if err != nil {
 		return nil, err
 	}
 	stop := make(chan struct{})

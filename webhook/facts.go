@@ -15,14 +15,15 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/version"
-	"k8s.io/client-go/informers"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
-	"k8s.io/client-go/metadata/metadatainformer"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/evenkeel/evenkeel/internal/list"
 	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/policy"
 )
@@ -59,18 +60,26 @@ func NewFacts(
 	client kubernetes.Interface, metadataClient metadata.Interface, selector labels.Selector, log *logrus.Entry,
 ) (*Facts, error) {
 	f := &Facts{log: log, client: client}
-	f.namespaces = metadatainformer.NewFilteredMetadataInformer(metadataClient, corev1.SchemeGroupVersion.WithResource("namespaces"),
-		metav1.NamespaceAll, 0, cache.Indexers{}, func(o *metav1.ListOptions) { o.LabelSelector = selector.String() }).Informer()
+	partial := func(
+		group schema.GroupVersion, resource list.Resource, selector string, trim cache.TransformFunc,
+	) cache.SharedIndexInformer {
+		source := metadataClient.Resource(group.WithResource(resource.Plural))
+		l := list.Listing{Resource: resource, Selector: selector, Metadata: true}
+		return cache.NewSharedIndexInformer(l.Watched(client, list.Transformed[metav1.PartialObjectMetadata](trim),
+			func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) { return source.Watch(ctx, o) }),
+			&metav1.PartialObjectMetadata{}, 0, cache.Indexers{})
+	}
+	f.namespaces = partial(corev1.SchemeGroupVersion, list.Namespaces, selector.String(), trimNamespace)
 	f.optedOut = map[string]cache.SharedIndexInformer{}
-	for kind, resource := range map[string]string{"Deployment": "deployments", "StatefulSet": "statefulsets", "ReplicaSet": "replicasets"} {
-		informer := metadatainformer.NewFilteredMetadataInformer(metadataClient, appsv1.SchemeGroupVersion.WithResource(resource),
-			metav1.NamespaceAll, 0, cache.Indexers{}, func(o *metav1.ListOptions) { o.LabelSelector = policy.InjectLabel + "=" + policy.Disabled }).Informer()
+	for _, resource := range []list.Resource{list.Deployments, list.StatefulSets, list.ReplicaSets} {
+		informer := partial(appsv1.SchemeGroupVersion, resource, policy.InjectLabel+"="+policy.Disabled, trimWorkload)
 		if err := informer.SetTransform(trimWorkload); err != nil {
 			return nil, fmt.Errorf("set up informers: %w", err)
 		}
-		f.optedOut[kind] = informer
+		f.optedOut[resource.Kind] = informer
 	}
-	f.nodes = informers.NewSharedInformerFactory(client, 0).Core().V1().Nodes().Informer()
+	f.nodes = cache.NewSharedIndexInformer(list.Listing{Resource: list.Nodes}.Watched(client,
+		list.Transformed[corev1.Node](trimNode), client.CoreV1().Nodes().Watch), &corev1.Node{}, 0, cache.Indexers{})
 	if err := errors.Join(f.namespaces.SetTransform(trimNamespace), f.nodes.SetTransform(trimNode)); err != nil {
 		return nil, fmt.Errorf("set up informers: %w", err)
 	}

@@ -2,6 +2,7 @@ package webhook
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -9,41 +10,35 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/version"
-	fakediscovery "k8s.io/client-go/discovery/fake"
-	"k8s.io/client-go/kubernetes/fake"
-	fakemetadata "k8s.io/client-go/metadata/fake"
 
 	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/policy"
 )
 
-func node(name, kubelet string) *corev1.Node {
-	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
-	n.Status.NodeInfo.KubeletVersion = kubelet
-	return n
+func node(name, kubelet string) string {
+	return fmt.Sprintf(`{"metadata":{"name":%q,"resourceVersion":"6"},"status":{"nodeInfo":{"kubeletVersion":%q}}}`, name, kubelet)
 }
 
-// factsIn returns facts of a cluster with an API server of that version, two nodes, the opted-in
+// change is a watch event over a Node.
+func change(kind, node string) string {
+	return fmt.Sprintf(`{"type":%q,"object":{"apiVersion":"v1","kind":"Node",%s}`, kind, node[1:])
+}
+
+const nodesPath = "/api/v1/nodes"
+
+// factsIn returns facts of a cluster with an API server of that version, three nodes, the opted-in
 // Namespace shop and the opted-out Deployment shop/web.
-func factsIn(t *testing.T, gitVersion string) (*Facts, *fake.Clientset) {
+func factsIn(t *testing.T, gitVersion string) (*Facts, *api) {
 	t.Helper()
-	client := fake.NewClientset(node("new", "v1.34.1"), node("old", "v1.29.9"), node("joining", ""))
-	client.Discovery().(*fakediscovery.FakeDiscovery).FakedServerVersion = &version.Info{GitVersion: gitVersion}
-	scheme := fakemetadata.NewTestScheme()
-	if err := metav1.AddMetaToScheme(scheme); err != nil {
-		t.Fatal(err)
-	}
-	objects := fakemetadata.NewSimpleMetadataClient(scheme,
-		&metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"},
-			ObjectMeta: metav1.ObjectMeta{Name: "shop", Labels: map[string]string{policy.InjectLabel: policy.Enabled},
-				Annotations: map[string]string{policy.Prefix + "anti-affinity": "off", "team": "shop"}}},
-		&metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"},
-			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web",
-				Labels: map[string]string{policy.InjectLabel: policy.Disabled}}})
+	const partial = `{"apiVersion":"meta.k8s.io/v1","kind":"PartialObjectMetadata","metadata":`
+	a := newAPI(t, gitVersion, map[string][]string{
+		nodesPath:                    {node("new", "v1.34.1"), node("old", "v1.29.9"), node("joining", "")},
+		"/api/v1/namespaces":         {partial + `{"name":"shop","annotations":{"evenkeel.dev/anti-affinity":"off","team":"shop"}}}`},
+		"/apis/apps/v1/deployments":  {partial + `{"name":"web","namespace":"shop"}}`},
+		"/apis/apps/v1/statefulsets": nil, "/apis/apps/v1/replicasets": nil,
+	})
+	client, objects := a.clients(t)
 	logger := logrus.New()
 	logger.SetOutput(io.Discard)
 	selector := labels.SelectorFromSet(labels.Set{policy.InjectLabel: policy.Enabled})
@@ -51,7 +46,7 @@ func factsIn(t *testing.T, gitVersion string) (*Facts, *fake.Clientset) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return f, client
+	return f, a
 }
 
 // eventually waits for a condition, far longer than it takes.
@@ -65,7 +60,7 @@ func eventually(t *testing.T, what string, condition func() bool) {
 }
 
 func TestFactsAreReadyWhenEverythingIsKnown(t *testing.T) {
-	f, client := factsIn(t, "v1.33.2-gke.100")
+	f, a := factsIn(t, "v1.33.2-gke.100")
 	if err := f.Ready(); err == nil || !strings.Contains(err.Error(), "namespaces") {
 		t.Errorf("before anything is known: %v, want that namespaces are not listed", err)
 	}
@@ -98,22 +93,23 @@ func TestFactsAreReadyWhenEverythingIsKnown(t *testing.T) {
 			t.Errorf("%s %s/%s is opted out: %v", c.kind, c.namespace, c.name, got)
 		}
 	}
-	if err := client.CoreV1().Nodes().Delete(ctx, "old", metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	a.events[nodesPath] <- change("DELETED", node("old", "v1.29.9"))
 	eventually(t, "a node that is gone no longer counts", func() bool { return f.Cluster().OldestKubelet.Minor == 34 })
-	if _, err := client.CoreV1().Nodes().Update(ctx, node("new", "v1.35.0"), metav1.UpdateOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	a.events[nodesPath] <- change("MODIFIED", node("new", "v1.35.0"))
 	eventually(t, "an upgraded kubelet counts", func() bool { return f.Cluster().OldestKubelet.Minor == 35 })
 	cancel()
 	<-over
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.whole) > 0 || a.pages[nodesPath] < 3 {
+		t.Errorf("listed in one answer: %q; nodes in %d pages, want 3", a.whole, a.pages[nodesPath])
+	}
 }
 
 func TestTheOldestOfTheLatestAnswersIsTheAPIServersVersion(t *testing.T) {
-	f, client := factsIn(t, "")
+	f, a := factsIn(t, "")
 	ask := func(gitVersion string) {
-		client.Discovery().(*fakediscovery.FakeDiscovery).FakedServerVersion = &version.Info{GitVersion: gitVersion}
+		a.setVersion(gitVersion)
 		f.askVersion(t.Context())
 	}
 	ask("unreadable")

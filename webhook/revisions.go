@@ -95,41 +95,35 @@ type revisionSet struct {
 func newRevisionSet(client kubernetes.Interface, changes dynamic.Interface, log *logrus.Entry, resource list.Resource, owner string, template ...string) *revisionSet {
 	s := &revisionSet{resource: resource, owner: owner, template: template, client: client, log: log}
 	source := changes.Resource(appsv1.SchemeGroupVersion.WithResource(resource.Plural))
-	s.reflector = cache.NewReflectorWithOptions(pagedListWatch{&cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, _ metav1.ListOptions) (runtime.Object, error) { return s.list(ctx) },
-		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+	objects := list.Listing{Resource: resource, Most: maxRevisions}.Watched(client, s.keep,
+		func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 			w, err := source.Watch(ctx, options)
 			if err != nil {
 				return nil, err
 			}
 			return watch.Filter(w, s.trim), nil
-		},
-	}}, &metav1.PartialObjectMetadata{}, s, cache.ReflectorOptions{Name: resource.Plural, TypeDescription: resource.Plural})
+		})
+	s.reflector = cache.NewReflectorWithOptions(unstreamed{objects}, &metav1.PartialObjectMetadata{}, s,
+		cache.ReflectorOptions{Name: resource.Plural, TypeDescription: resource.Plural})
 	return s
 }
 
-// pagedListWatch is listed by pages of our own, so that no more than one object is held at once, and
-// not by a stream of the reflector's.
-type pagedListWatch struct{ *cache.ListWatch }
+// unstreamed is never listed by a stream, of which the reflector keeps all until its end.
+type unstreamed struct{ *cache.ListWatch }
 
 // IsWatchListSemanticsUnSupported is how client-go asks.
-func (pagedListWatch) IsWatchListSemanticsUnSupported() bool { return true }
+func (unstreamed) IsWatchListSemanticsUnSupported() bool { return true }
 
-// list returns all objects, each without anything but its key.
-func (s *revisionSet) list(ctx context.Context) (runtime.Object, error) {
-	trimmed := &metav1.PartialObjectMetadataList{}
-	version, err := list.Listing{Resource: s.resource}.Each(ctx, s.client, func(raw []byte) error {
-		var o unstructured.Unstructured
-		if err := json.Unmarshal(raw, &o.Object); err != nil {
-			return fmt.Errorf("read %s: %w", s.resource.Kind, err)
-		}
-		if key, ok := s.key(&o); ok && len(trimmed.Items) < maxRevisions {
-			trimmed.Items = append(trimmed.Items, metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{GenerateName: key}})
-		}
-		return nil
-	})
-	trimmed.ResourceVersion = version
-	return trimmed, err
+// keep returns an object with nothing but its key, nil for one that is no revision.
+func (s *revisionSet) keep(raw []byte) (runtime.Object, error) {
+	var o unstructured.Unstructured
+	if err := json.Unmarshal(raw, &o.Object); err != nil {
+		return nil, fmt.Errorf("read %s: %w", s.resource.Kind, err)
+	}
+	if key, ok := s.key(&o); ok {
+		return &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{GenerateName: key}}, nil
+	}
+	return nil, nil
 }
 
 // trim makes what is kept of an object out of a watch event.

@@ -19,7 +19,7 @@ import (
 // Resource is a kind of objects to list.
 type Resource struct {
 	APIVersion, Kind, Plural string
-	// Client returns the client of its group.
+	// Client returns the client of its group; nil means the client of any group.
 	Client func(kubernetes.Interface) rest.Interface
 }
 
@@ -33,6 +33,9 @@ var (
 	DaemonSets             = Resource{APIVersion: "apps/v1", Kind: "DaemonSet", Plural: "daemonsets", Client: Apps}
 	ReplicaSets            = Resource{APIVersion: "apps/v1", Kind: "ReplicaSet", Plural: "replicasets", Client: Apps}
 	ControllerRevisions    = Resource{APIVersion: "apps/v1", Kind: "ControllerRevision", Plural: "controllerrevisions", Client: Apps}
+	Nodes                  = Resource{APIVersion: "v1", Kind: "Node", Plural: "nodes", Client: Core}
+	Autoscalers            = Resource{APIVersion: "autoscaling/v2", Kind: "HorizontalPodAutoscaler", Plural: "horizontalpodautoscalers"}
+	Budgets                = Resource{APIVersion: "policy/v1", Kind: "PodDisruptionBudget", Plural: "poddisruptionbudgets"}
 )
 
 // Core returns the client of the core group.
@@ -48,6 +51,8 @@ type Listing struct {
 	Selector  string // of labels
 	// Metadata is set to get no spec and no status.
 	Metadata bool
+	// Most is how many objects Watched keeps of a list, 0 for all.
+	Most int
 }
 
 // pageSize is how many objects the API server is asked for at once. They are read
@@ -56,12 +61,13 @@ const pageSize = 250
 
 // Each lists objects page by page and hands them to visit one by one, as JSON with
 // apiVersion and kind, so that no more than one of them is held. A list that takes so
-// long that the API server forgets its beginning goes on from there
-// It returns the resourceVersion of the list, for a watch (410, https://kubernetes.io/docs/reference/using-api/api-concepts/#retrieving-large-results-sets-in-chunks).
+// long that the API server forgets its beginning goes on from there (410,
+// https://kubernetes.io/docs/reference/using-api/api-concepts/#retrieving-large-results-sets-in-chunks).
+// It returns the resourceVersion of the list, for a watch.
 func (l Listing) Each(ctx context.Context, client kubernetes.Interface, visit func(raw []byte) error) (resourceVersion string, err error) {
 	next := ""
 	for {
-		request := l.Client(client).Get().NamespaceIfScoped(l.Namespace, l.Namespace != "").Resource(l.Plural).
+		request := l.get(client).NamespaceIfScoped(l.Namespace, l.Namespace != "").Resource(l.Plural).
 			SetHeader("Accept", "application/json").Param("limit", strconv.Itoa(pageSize))
 		if l.Metadata {
 			request = request.SetHeader("Accept", "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io,application/json")
@@ -90,6 +96,14 @@ func (l Listing) Each(ctx context.Context, client kubernetes.Interface, visit fu
 			return resourceVersion, nil
 		}
 	}
+}
+
+// get begins a request.
+func (l Listing) get(client kubernetes.Interface) *rest.Request {
+	if l.Client != nil {
+		return l.Client(client).Get()
+	}
+	return client.Discovery().RESTClient().Get().AbsPath("apis", l.APIVersion)
 }
 
 // items reads one page and returns where the next one begins, "" behind the last.
