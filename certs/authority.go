@@ -17,9 +17,11 @@ import (
 	"time"
 )
 
-// backdate is how long before its making a certificate begins to be valid, so that
-// clocks that differ by an hour, each in its direction, don't matter.
-const backdate = 3 * time.Hour
+// backdate is how long before its making a certificate begins to be valid, so that a clock that is
+// ahead doesn't matter: an authority or certificate that its maker's clock puts into the future would
+// be refused by the API server until then, of all replicas, while its maker counts as ready. What it
+// may sign for, and when it ends, stays the same.
+const backdate = 30 * 24 * time.Hour
 
 // maxAuthorities bounds the Secret and the bundle. A rotation needs two.
 const maxAuthorities = 4

@@ -182,6 +182,11 @@ func TestTenYearsPassWithoutAGap(t *testing.T) {
 		{"with three replicas", []time.Duration{0, 0, 0}, nil},
 		{"with clocks an hour wrong in both directions", []time.Duration{time.Hour, -time.Hour, 0}, nil},
 		{"with a leader whose clock is an hour behind", []time.Duration{-time.Hour, time.Hour, 0}, nil},
+		{"with a leader whose clock is five hours ahead", []time.Duration{5 * time.Hour, 0, -5 * time.Hour}, nil},
+		{"with a leader whose clock is a day behind, and a replica's ten days ahead", []time.Duration{-23 * time.Hour, 0, 240 * time.Hour}, nil},
+		{"with clocks set by ten days now and then", []time.Duration{0, 0, 0}, func(w *world, n int) {
+			w.replicas[n%3].skew = []time.Duration{240 * time.Hour, 0, 72 * time.Hour}[n/3%3]
+		}},
 		{"with a machine suspended for forty days now and then", []time.Duration{0, 0, 0}, func(w *world, n int) {
 			if n%97 == 50 {
 				w.suspend(40 * 24 * time.Hour)

@@ -63,10 +63,13 @@ type SelfManaged struct {
 	secret        cache.SharedIndexInformer
 	configuration cache.SharedIndexInformer
 	writes        *prometheus.CounterVec
+	resets        *prometheus.CounterVec
 	limit         flowcontrol.RateLimiter // of writes, should somebody else keep undoing them
 	changed       chan struct{}           // something was observed, for Lead
 	now           func() time.Time
 	start         time.Time
+
+	secretContest, bundleContest contest // of the leader
 
 	mu        sync.Mutex
 	replica   replica
@@ -117,11 +120,18 @@ func (s *SelfManaged) register() error {
 			s.writes.WithLabelValues(object, result)
 		}
 	}
+	s.resets = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "evenkeel_certificate_resets_total",
+		Help: "Times that somebody took out what evenkeel had written, by object (secret, bundle)."}, []string{"object"})
+	for _, object := range []string{"secret", "bundle"} {
+		s.resets.WithLabelValues(object)
+	}
 	if s.config.Registerer == nil {
 		return nil
 	}
-	if err := s.config.Registerer.Register(s.writes); err != nil {
-		return fmt.Errorf("register metrics: %w", err)
+	for _, c := range []prometheus.Collector{s.writes, s.resets} {
+		if err := s.config.Registerer.Register(c); err != nil {
+			return fmt.Errorf("register metrics: %w", err)
+		}
 	}
 	locked := func(of func(*replica) *x509.Certificate) func() *x509.Certificate {
 		return func() *x509.Certificate {
@@ -300,6 +310,9 @@ func (s *SelfManaged) step(ctx context.Context) (wake time.Duration, err error) 
 	if err != nil {
 		return 0, err
 	}
+	undone, loud := s.secretContest.wanted(secret.Data[secretKey], content, s.now())
+	s.contested(ctx, "secret", undone, loud, corev1.ObjectReference{APIVersion: "v1", Kind: "Secret",
+		Namespace: s.config.Namespace, Name: s.config.Secret, UID: secret.UID}, secret.ManagedFields)
 	if !bytes.Equal(content, secret.Data[secretKey]) {
 		if err := s.limit.Wait(ctx); err != nil {
 			return 0, err
@@ -307,13 +320,21 @@ func (s *SelfManaged) step(ctx context.Context) (wake time.Duration, err error) 
 		if err := s.writeSecret(ctx, secret, content); err != nil {
 			return 0, err
 		}
+		s.secretContest.written = content
 	}
 	for _, b := range bundles {
 		if !bytes.Equal(b, certificates) {
+			undone, loud := s.bundleContest.wanted(b, certificates, s.now())
+			s.contested(ctx, "bundle", undone, loud, corev1.ObjectReference{APIVersion: "admissionregistration.k8s.io/v1",
+				Kind: "MutatingWebhookConfiguration", Name: configuration.Name, UID: configuration.UID}, configuration.ManagedFields)
 			if err := s.limit.Wait(ctx); err != nil {
 				return 0, err
 			}
-			return wake, s.writeBundle(ctx, configuration, certificates)
+			if err := s.writeBundle(ctx, configuration, certificates); err != nil {
+				return 0, err
+			}
+			s.bundleContest.written = certificates
+			return wake, nil
 		}
 	}
 	return wake, nil
