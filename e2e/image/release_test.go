@@ -68,7 +68,12 @@ func checkWorkflow(t *testing.T, text, makefile string) {
 		if job.Uses != "" && !strings.HasPrefix(job.Uses, "./") {
 			t.Errorf("job %s uses %s, want a workflow of this repository", name, job.Uses)
 		}
+		mayWrite, runs := false, ""
+		for _, level := range job.Permissions {
+			mayWrite = mayWrite || level == "write"
+		}
 		for _, step := range job.Steps {
+			runs += step.Run + step.Uses
 			if step.Uses != "" && !regexp.MustCompile(`(?m)`+regexp.QuoteMeta(step.Uses)+` # v\d+\.\d+\.\d+$`).MatchString(text) || step.Uses != "" && !regexp.MustCompile(`@[0-9a-f]{40}$`).MatchString(step.Uses) {
 				t.Errorf("job %s uses %s, want OWNER/NAME@COMMIT # vX.Y.Z", name, step.Uses)
 			}
@@ -81,6 +86,12 @@ func checkWorkflow(t *testing.T, text, makefile string) {
 				t.Errorf("job %s puts an expression into a script, where its value is code:\n%s", name, step.Run)
 			}
 		}
+		if mayWrite && (strings.Contains(runs, "make ") || !strings.Contains(runs, "attest-build-provenance")) {
+			t.Errorf("job %s signs what it builds itself, or states no provenance", name)
+		}
+	}
+	if job, ok := w.Jobs["vulnerabilities"]; !ok || !strings.Contains(job.Steps[len(job.Steps)-1].Run, "make vulnerabilities") {
+		t.Error("nothing looks for known vulnerabilities")
 	}
 	for _, tool := range regexp.MustCompile(`go (?:run|install) (\S+/\S+)`).FindAllStringSubmatch(text+makefile, -1) {
 		if !strings.HasPrefix(tool[1], "./") && !regexp.MustCompile(`@v\d+\.\d+\.\d+$`).MatchString(tool[1]) {
