@@ -168,13 +168,9 @@ func TestAForgedLabelHidesNoPod(t *testing.T) {
 		}
 		return nil
 	})
-	said := 0
 	for _, w := range audit(t, "-n", ns).Workloads {
-		if has(w, report.MissedInjection) {
-			said++
+		if w.Name == "forged-meanwhile" && !has(w, report.MissedInjection) {
+			t.Error("audit doesn't name it")
 		}
-	}
-	if said != 1 {
-		t.Errorf("audit names %d", said)
 	}
 }
