@@ -138,6 +138,7 @@ func (o *auditOptions) manifests(ctx context.Context, stdin io.Reader) (*audit.R
 	if err != nil {
 		return nil, err
 	}
+	rules.Flags.Given = o.policy.given()
 	files, err := readManifests(ctx, o.files, stdin)
 	if err != nil {
 		return nil, err

@@ -62,8 +62,11 @@ func (c *clusterFlags) connect(ctx context.Context, own *policyFlags) (*connecti
 	if result.config, err = own.config(); err != nil {
 		return nil, err
 	}
-	result.rules, err = rulesOf(result.config)
-	return result, err
+	if result.rules, err = rulesOf(result.config); err != nil {
+		return nil, err
+	}
+	result.rules.Flags = audit.Flags{Given: own.given(), Of: "evenkeel serve", Hidden: result.installation.Hidden}
+	return result, nil
 }
 
 // configError says what is wrong with the kubeconfig.

@@ -16,7 +16,8 @@ import (
 
 const explainHelp = `Say why evenkeel did, or did not, add something to a workload of a cluster: whether
 its namespace is opted in and a webhook selects it, what became of each default and
-why, where each setting came from, how its budget stands, and what to do next.
+why, what of it stands, by whose hand, what is wanted now and when that arrives, where
+each setting came from, how its budget stands, and what to do next.
 
 Kinds: deployment (deploy), statefulset (sts), daemonset (ds), replicaset (rs),
 replicationcontroller (rc), pod (po). A pod is explained by what it belongs to.`
@@ -106,8 +107,7 @@ func (o *explainOptions) explain(ctx context.Context, c *connection, kind, name 
 	if err != nil {
 		return nil, c.explained(ctx, c.namespace, err)
 	}
-	q := audit.Question{Kind: kind, Name: name, State: state, Rules: c.rules, Installation: c.installation,
-		Config: c.config, Flags: o.policy.given()}
+	q := audit.Question{Kind: kind, Name: name, State: state, Rules: c.rules, Installation: c.installation}
 	if q.Namespace, err = c.client.CoreV1().Namespaces().Get(ctx, c.namespace, metav1.GetOptions{}); err != nil {
 		q.Namespace = nil // may not be read, as the explanation says
 	}

@@ -29,6 +29,7 @@ import (
 type Rules struct {
 	Injector *patches.Injector
 	Budgets  pdb.Rules
+	Flags    Flags
 }
 
 // SourceManifests is what State.Source and Report.Source are where Offline is set.

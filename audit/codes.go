@@ -49,7 +49,7 @@ var explanations = [...]Explanation{
 	{DrainWaits, "Its budget allows no eviction now, so a drain of their nodes waits until more of its pods are ready.", "Find out why pods are not ready; a budget that was just written allows evictions once its pods are counted."},
 	{SingleReplica, "It may run as one replica, so every update, drain and lost node interrupts it.", "Run at least two replicas, or set minReplicas of its HorizontalPodAutoscaler to two."},
 	{BarePod, "The pod has no controller, so nothing puts it back when it is gone.", "Make it a Deployment or a StatefulSet."},
-	{MissedInjection, "Its namespace is opted in, and yet it lacks what it would get today: it is older than that, or evenkeel was away.", "Restart it with kubectl rollout restart; a bare pod has to be made anew."},
+	{MissedInjection, "Its namespace is opted in, and yet it lacks what it would get today: it is older than that, or evenkeel was away.", "Restart it with kubectl rollout restart; delete a bare pod and create it again."},
 	{MissingAntiAffinity, "Nothing keeps its replicas apart.", "evenkeel adds it on the next change of the pod template in an opted-in namespace."},
 	{MissingPreStopSleep, "Containers that serve stop at once, while load balancers still send them requests.", "evenkeel adds it on the next change of the pod template in an opted-in namespace."},
 	{MissingReadinessProbe, "Containers that serve get requests before they can answer.", "evenkeel adds it on the next change of the pod template in an opted-in namespace."},

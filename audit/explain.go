@@ -4,13 +4,13 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	kjson "sigs.k8s.io/json"
 
 	"github.com/evenkeel/evenkeel/internal/words"
 	"github.com/evenkeel/evenkeel/patches"
@@ -60,9 +60,6 @@ type Question struct {
 	// Namespace is nil where it may not be read.
 	Namespace    *corev1.Namespace
 	Installation *Installation
-	// Config is what the flags ask for, Flags those that were given, with their values, by name.
-	Config patches.Config
-	Flags  map[string]string
 }
 
 // Explain says why evenkeel did, or did not, add something to a workload, and what to do next. The
@@ -118,6 +115,9 @@ func (e *explanation) text() []byte {
 	for _, line := range e.called(advise) {
 		row("Webhook", line)
 	}
+	if text := e.budgets(); text != "" {
+		row("Budgets", text)
+	}
 	row("Cluster", fmt.Sprintf("API server %s, oldest kubelet %s", e.State.Cluster.APIServer, e.State.Cluster.OldestKubelet))
 	if w.Pods > 0 {
 		row("Pods", fmt.Sprintf("%d running, %d ready, %d lack what they would get today", w.Pods, w.Ready, w.BarePods))
@@ -128,6 +128,8 @@ func (e *explanation) text() []byte {
 	for _, d := range w.Defaults {
 		state, why := d.State, d.Detail
 		switch {
+		case d.State == StateMissing && d.By == ByEvenkeel:
+			state, why = "differs", d.Standing+" stands and would become: "+d.Wanted
 		case d.State == StateMissing && d.Default != policy.SettingDisruptionBudget:
 			why = "would be added: " + d.Detail
 		case d.Code != "" && d.State != StatePresent, d.Code != "" && d.Detail == "" || d.Default == policy.SettingDisruptionBudget && d.Code != "":
@@ -139,6 +141,9 @@ func (e *explanation) text() []byte {
 	for _, p := range w.Problems {
 		say("  warning: %s\n", words.Printable(p))
 	}
+
+	say("\nWhat stands and what is wanted:\n")
+	words.Table(&b, false, e.compared())
 
 	say("\nSettings:\n")
 	for _, s := range e.settings() {
@@ -163,7 +168,9 @@ func (e *explanation) text() []byte {
 	}
 	e.next(advise)
 	say("\nWhat to do next:\n")
-	if len(advice) == 0 {
+	if len(advice) == 0 && slices.ContainsFunc(w.Defaults, func(d Default) bool { return d.Arrives != "" }) {
+		say("  Nothing has to be done. What has changed arrives as said above.\n")
+	} else if len(advice) == 0 {
 		say("  Nothing: it has all that evenkeel would add.\n")
 	}
 	for _, a := range advice {
@@ -192,15 +199,17 @@ func (e *explanation) verdict() string {
 	by := map[string][]string{}
 	for _, d := range e.workload.Defaults {
 		key := d.State
-		if d.State == StatePresent && d.Detail == "added by evenkeel" {
+		if d.State == StatePresent && d.By == ByEvenkeel && d.Default != policy.SettingDisruptionBudget {
 			key = "added"
+		} else if d.State == StateMissing && d.By == ByEvenkeel {
+			key = "differs"
 		}
 		if !slices.Contains(by[key], d.Default) {
 			by[key] = append(by[key], d.Default)
 		}
 	}
 	var parts []string
-	for _, p := range [][2]string{{"added", "evenkeel added "}, {StatePresent, "it has "}, {StateMissing, "it lacks "}, {StateSkipped, "evenkeel leaves out "}} {
+	for _, p := range [][2]string{{"added", "evenkeel added "}, {StatePresent, "it has "}, {"differs", "evenkeel would change "}, {StateMissing, "it lacks "}, {StateSkipped, "evenkeel leaves out "}} {
 		if len(by[p[0]]) > 0 {
 			parts = append(parts, p[1]+strings.Join(by[p[0]], ", "))
 		}
@@ -213,18 +222,48 @@ func (e *explanation) optedIn(advise func(string, ...any)) string {
 	if e.Namespace == nil {
 		return "not known: the Namespace may not be read"
 	}
-	label := e.Namespace.Labels[policy.InjectLabel]
+	n := e.Namespace
+	label := n.Labels[policy.InjectLabel]
+	labelled := maps.Clone(n.Labels)
+	if labelled == nil {
+		labelled = map[string]string{}
+	}
+	labelled[policy.InjectLabel] = policy.Enabled
 	switch {
-	case slices.ContainsFunc(e.workload.Defaults, func(d Default) bool { return d.Code == string(patches.SkipOptedOut) }):
+	case e.workload.optedOut || slices.ContainsFunc(e.workload.Defaults, func(d Default) bool { return d.Code == string(patches.SkipOptedOut) }):
 		advise("It opted out by the label %s: %s on itself or its pod template; remove that to opt in.", policy.InjectLabel, policy.Disabled)
 		return "no: the workload or its pod template carries the label " + policy.InjectLabel + ": " + policy.Disabled
 	case e.workload.OptedIn:
-		return "yes: the webhook looks after namespace " + e.Namespace.Name
+		return "yes: the webhook looks after namespace " + n.Name
+	case n.Name == metav1.NamespaceSystem:
+		return "no: evenkeel never looks after kube-system"
+	case e.Installation.Namespace != "" && n.Name == e.Installation.Namespace:
+		return "no: evenkeel never looks after the namespace that it runs in"
+	case !e.Installation.OptsIn(labelled):
+		return fmt.Sprintf("no: the webhook's selector does not take namespace %s, with the label %s: %s neither; see kubectl get mutatingwebhookconfiguration -o yaml",
+			n.Name, policy.InjectLabel, policy.Enabled)
 	case label == "":
-		advise("kubectl label namespace %s %s=%s", e.Namespace.Name, policy.InjectLabel, policy.Enabled)
-		return "no: namespace " + e.Namespace.Name + " has no label " + policy.InjectLabel
+		advise("kubectl label namespace %s %s=%s", n.Name, policy.InjectLabel, policy.Enabled)
+		return "no: namespace " + n.Name + " has no label " + policy.InjectLabel
 	}
-	return fmt.Sprintf("no: the label %s: %s of namespace %s does not opt it in", policy.InjectLabel, label, e.Namespace.Name)
+	return fmt.Sprintf("no: the label %s: %s of namespace %s does not opt it in", policy.InjectLabel, label, n.Name)
+}
+
+// budgets says whether evenkeel serve keeps budgets in the namespace, "" where that is as for the
+// webhook.
+func (e *explanation) budgets() string {
+	i := e.Installation
+	if e.Namespace == nil || len(i.Webhooks) == 0 {
+		return ""
+	}
+	keeps, why := i.KeepsBudgets(e.Namespace)
+	switch {
+	case !keeps:
+		return "none is kept here: " + why
+	case !e.workload.OptedIn:
+		return "kept here, although no webhook is called: the namespace matches --namespace-selector of evenkeel serve"
+	}
+	return ""
 }
 
 // called says which webhooks the API server calls for the workload.
@@ -280,39 +319,52 @@ func (e *explanation) called(advise func(string, ...any)) []string {
 
 // settings returns name, value and source of each setting.
 func (e *explanation) settings() [][3]string {
-	var sources []policy.Annotations
+	var raw []byte
+	kind := e.workload.Kind
 	if e.object != nil {
-		var o struct {
-			Metadata metav1.ObjectMeta `json:"metadata"`
-			Spec     struct {
-				Template struct {
-					Metadata metav1.ObjectMeta `json:"metadata"`
-				} `json:"template"`
-			} `json:"spec"`
-		}
-		if kjson.UnmarshalCaseSensitivePreserveInts(e.object.JSON, &o) == nil {
-			sources = append(sources, policy.Annotations{Source: policy.SourcePodTemplate, Values: o.Spec.Template.Metadata.Annotations},
-				policy.Annotations{Source: policy.SourceWorkload, Values: o.Metadata.Annotations})
-		}
+		raw = e.object.JSON
+	} else if i := slices.IndexFunc(e.State.Pods, func(p Pod) bool { return slices.Contains(e.pods, p.Name) }); i >= 0 {
+		raw, kind = e.State.Pods[i].JSON, "Pod"
 	}
-	if e.Namespace != nil {
-		sources = append(sources, policy.Annotations{Source: policy.SourceNamespace, Values: e.Namespace.Annotations})
-	}
-	p, _ := policy.Resolve(e.Config.Base, e.Config.Bounds, sources...)
+	s := readStored(raw, kind, e.State.Namespaces[e.workload.Namespace], e.Rules)
 	var rows [][3]string
-	for _, s := range policy.Settings() {
-		value, from := cmp.Or(s.Default, "-"), "built-in"
-		if given, ok := e.Flags[s.Name]; ok {
-			value, from = given, "flag of evenkeel serve"
+	for _, setting := range policy.Settings() {
+		value, source := s.setting(&setting, e.Rules.Flags)
+		rows = append(rows, [3]string{setting.Name, value, source})
+	}
+	return rows
+}
+
+// compared returns what stands of each default, what is wanted, and when that arrives.
+func (e *explanation) compared() [][]words.Cell {
+	var rows [][]words.Cell
+	for _, d := range e.workload.Defaults {
+		name := "  " + strings.TrimSpace(d.Default+" "+d.Container)
+		row := func(what, text string) {
+			rows = append(rows, words.Cells(name, what, text))
+			name = ""
 		}
-		for _, source := range sources {
-			if source.Source == p.From(s.Name) {
-				if v, ok := source.Values[s.Annotation()]; ok {
-					value, from = v, "annotation of the "+string(source.Source)
-				}
-			}
+		if d.Standing == "" {
+			row("stands", "nothing")
+		} else {
+			row("stands", d.Standing+", by "+d.By)
 		}
-		rows = append(rows, [3]string{s.Name, value, from})
+		wanted := d.Wanted
+		switch {
+		case wanted == "" && d.By != "" && d.By != ByEvenkeel:
+			wanted = "what stands, since it is not evenkeel's"
+		case wanted == "":
+			wanted = "nothing"
+		case wanted == d.Standing:
+			wanted = "the same"
+		}
+		if d.Source != "" {
+			wanted += " (" + d.Source + ")"
+		}
+		row("wanted", wanted)
+		if d.Arrives != "" {
+			row("arrives", d.Arrives)
+		}
 	}
 	return rows
 }
@@ -354,7 +406,7 @@ func (e *explanation) next(advise func(string, ...any)) {
 		switch f.Code {
 		case MissedInjection:
 			if w.Kind == "Pod" {
-				advise("Make the pod anew, and it gets what it lacks.")
+				advise("Delete the pod and create it again to add the missing defaults.")
 			} else {
 				advise("kubectl -n %s rollout restart %s adds what is missing.", w.Namespace, name)
 			}

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -27,6 +28,8 @@ type Installation struct {
 	Namespace string
 	// Arguments are its command line behind the program, nil where it is not known.
 	Arguments []string
+	// Hidden is set where it may be there, but its command line may not be read.
+	Hidden bool
 	// Ready is how many replicas of it are ready, -1 where that is not known.
 	Ready int
 	// Warnings say what could not be looked at.
@@ -60,6 +63,7 @@ func Installed(ctx context.Context, client kubernetes.Interface) (*Installation,
 	case apierrors.IsForbidden(err):
 		i.Warnings = append(i.Warnings, "webhook configurations may not be listed, so the opted-in namespaces are taken to be those with the label "+
 			policy.InjectLabel+": "+policy.Enabled)
+		i.Hidden = true
 		return i, nil
 	case err != nil:
 		return nil, fmt.Errorf("list webhook configurations: %w", err)
@@ -71,12 +75,14 @@ func Installed(ctx context.Context, client kubernetes.Interface) (*Installation,
 			}
 		}
 	}
-	if i.Namespace == "" {
+	if i.Namespace == "" { // not installed, or called by a URL
+		i.Hidden = len(i.Webhooks) > 0
 		return i, nil
 	}
 	deployments, err := client.AppsV1().Deployments(i.Namespace).List(ctx, metav1.ListOptions{LabelSelector: nameLabel})
 	switch {
 	case apierrors.IsForbidden(err):
+		i.Hidden = true
 		i.Warnings = append(i.Warnings, "Deployments of namespace "+i.Namespace+" may not be listed, so evenkeel's own flags are not known; built-in values are used")
 	case err != nil:
 		return nil, fmt.Errorf("list Deployments of evenkeel: %w", err)
@@ -124,4 +130,35 @@ func (i *Installation) OptsIn(namespace map[string]string) bool {
 		return namespace[policy.InjectLabel] == policy.Enabled && namespace[corev1.LabelMetadataName] != "kube-system"
 	}
 	return slices.ContainsFunc(i.Webhooks, func(w Webhook) bool { return w.Calls("deployments", nil, namespace) })
+}
+
+// flag returns the value of a flag on the command line of evenkeel serve, "" without it.
+func (i *Installation) flag(name string) string {
+	for k, argument := range i.Arguments {
+		if value, ok := strings.CutPrefix(argument, "--"+name+"="); ok {
+			return value
+		}
+		if argument == "--"+name && k+1 < len(i.Arguments) {
+			return i.Arguments[k+1]
+		}
+	}
+	return ""
+}
+
+// KeepsBudgets reports whether evenkeel serve keeps disruption budgets in a Namespace, by its own
+// flags rather than by the selector of the webhook, and why it doesn't.
+func (i *Installation) KeepsBudgets(n *corev1.Namespace) (keeps bool, why string) {
+	text := cmp.Or(i.flag("namespace-selector"), policy.InjectLabel+"="+policy.Enabled)
+	selector, err := labels.Parse(text)
+	switch {
+	case i.flag("budgets") == "false":
+		return false, "evenkeel serve runs with --budgets=false"
+	case n.Name == metav1.NamespaceSystem || n.Name == i.Namespace:
+		return false, "evenkeel never looks after this namespace"
+	case err != nil:
+		return false, "the --namespace-selector of evenkeel serve can't be read"
+	case !selector.Matches(labels.Set(n.Labels)):
+		return false, "the namespace does not match --namespace-selector=" + text + " of evenkeel serve"
+	}
+	return true, ""
 }

@@ -70,8 +70,9 @@ type Workload struct {
 	Findings []Finding `json:"findings"`
 	Problems []string  `json:"problems,omitempty"`
 
-	object  *Object
-	missing map[string]bool
+	object   *Object
+	missing  map[string]bool
+	optedOut bool // by label, of itself or of its pod template
 }
 
 // State of a default.
@@ -92,6 +93,17 @@ type Default struct {
 	Code string `json:"code,omitempty"`
 	// Detail says what would be added, or who added what there is.
 	Detail string `json:"detail,omitempty"`
+	// Standing is what stands in the object now, shortened, "" for nothing. By is ByEvenkeel, the
+	// field manager that wrote it, or "somebody else".
+	Standing string `json:"standing,omitempty"`
+	By       string `json:"by,omitempty"`
+	// Wanted is what evenkeel would put there by the settings in force now, "" for nothing, and
+	// Source says which setting decides and where it was set.
+	Wanted string `json:"wanted,omitempty"`
+	Source string `json:"source,omitempty"`
+	// Arrives says when the object gets what is wanted, or loses what is not, "" where nothing
+	// changes.
+	Arrives string `json:"arrives,omitempty"`
 }
 
 // Finding is something to know of a workload.
@@ -223,13 +235,22 @@ func (r *run) workload(o *Object, at place) {
 			w.Floor = r.floor(o, w.Replicas)
 		}
 	}
-	result, ok := r.review(o, pods, w)
+	result, raw, ok := r.review(o, pods, w)
 	if !ok {
 		return
+	}
+	kind := result.Kind
+	if w.optedOut {
+		result.Decisions = r.optedOutDecisions(raw, r.request(w))
 	}
 	for _, d := range result.Decisions {
 		entry := Default{Default: d.Default, Container: d.Container, State: StateSkipped, Code: string(d.Skip), Detail: d.Detail}
 		switch {
+		case w.optedOut:
+			entry.Code = string(patches.SkipOptedOut)
+			if d.Standing != "" || d.Skip == patches.SkipNone && !d.Changes {
+				entry.State, entry.Detail = StatePresent, "added by evenkeel before the workload opted out"
+			}
 		case d.Skip == patches.SkipNone && !d.Changes:
 			entry.State, entry.Detail = StatePresent, "added by evenkeel"
 		case d.Skip == patches.SkipNone:
@@ -245,6 +266,7 @@ func (r *run) workload(o *Object, at place) {
 		}
 		w.Defaults = append(w.Defaults, entry)
 	}
+	r.compare(w, raw, kind, result.Decisions)
 	for _, p := range result.Problems {
 		w.Problems = append(w.Problems, p.String())
 	}
@@ -272,59 +294,68 @@ func (r *run) floor(o *Object, replicas int) int {
 	return floor
 }
 
-// review asks the Injector what the workload lacks, and counts its pods that do. It
-// reports false for what is no workload.
+// request returns how a workload is reviewed, but for the object.
+func (r *run) request(w *Workload) patches.Request {
+	request := patches.Request{Operation: patches.Create, Namespace: r.Namespaces[w.Namespace].Annotations, Cluster: r.Cluster, Offline: r.Offline}
+	if !r.Offline {
+		request.OptedOut = func(kind, name string) bool {
+			o := r.objects[place{w.Namespace, Owner{"apps/v1", kind, name}}]
+			return o != nil && o.optedOut()
+		}
+	}
+	return request
+}
+
+// review asks the Injector what the workload lacks, and counts its pods that do. It returns the
+// object that was reviewed, and reports false for what is no workload.
 //
 //	manifest                         the object, as inject has it
 //	Deployment, StatefulSet          the object, as the webhook has it on creation
 //	any other kind                   its pods: the first that lacks something, else the first
 //	any other kind without pods      the pod that its template makes
-func (r *run) review(o *Object, pods []*Pod, w *Workload) (patches.Result, bool) {
-	n := r.Namespaces[w.Namespace]
-	request := patches.Request{Operation: patches.Create, Namespace: n.Annotations, Cluster: r.Cluster, Offline: r.Offline}
+func (r *run) review(o *Object, pods []*Pod, w *Workload) (patches.Result, []byte, bool) {
+	request := r.request(w)
 	if r.Offline {
 		request.Object = o.JSON
 		result := r.rules.Injector.Review(request)
 		if result.Decisions[0].Skip == patches.SkipKind {
-			return result, false
+			return result, nil, false
 		}
-		if n.Disabled && result.Err == nil {
+		if r.Namespaces[w.Namespace].Disabled && result.Err == nil {
 			for i, name := range patches.Defaults() {
 				result.Decisions = append(result.Decisions[:i:i], patches.Decision{Default: name, Skip: patches.SkipOptedOut})
 			}
 			result.Problems = nil
 		}
-		return result, true
-	}
-	request.OptedOut = func(kind, name string) bool {
-		o := r.objects[place{w.Namespace, Owner{"apps/v1", kind, name}}]
-		return o != nil && o.optedOut()
+		return result, o.JSON, true
 	}
 	var first, lacking *patches.Result
+	var firstPod, lackingPod *Pod
 	for _, p := range pods {
 		request.Object = p.JSON
 		result := r.rules.Injector.Review(request)
 		if first == nil {
-			first = &result
+			first, firstPod = &result, p
 		}
 		if len(result.Operations) > 0 && !policy.Done(p.Labels, p.Recorded) {
 			w.BarePods++
 			if lacking == nil {
-				lacking = &result
+				lacking, lackingPod = &result, p
 			}
 		}
 	}
 	switch {
 	case o != nil && o.reviewed():
 		request.Object = o.JSON
-		return r.rules.Injector.Review(request), true
+		w.optedOut = o.optedOut()
+		return r.rules.Injector.Review(request), o.JSON, true
 	case lacking != nil:
-		return *lacking, true
+		return *lacking, lackingPod.JSON, true
 	case first != nil:
-		return *first, true
+		return *first, firstPod.JSON, true
 	}
 	request.Object = o.podOf()
-	return r.rules.Injector.Review(request), true
+	return r.rules.Injector.Review(request), request.Object, true
 }
 
 // budgets adds what pdb decides about the budget of each Deployment and StatefulSet.
@@ -390,8 +421,9 @@ func (r *run) budgets() {
 				if d.Code == pdb.Applied {
 					entry.Code = ""
 				}
+				entry.Wanted = d.Budget.String()
 				if ours[n.Name+"/"+d.Budget.Name] {
-					entry.State = StatePresent
+					entry.State, entry.Standing, entry.By = StatePresent, d.Budget.String(), ByEvenkeel
 				} else {
 					w.missing[policy.SettingDisruptionBudget] = true
 				}

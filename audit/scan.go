@@ -24,7 +24,6 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 
 	"github.com/evenkeel/evenkeel/internal/list"
 	"github.com/evenkeel/evenkeel/patches"
@@ -33,8 +32,9 @@ import (
 
 // ScanConfig says how a Scan works.
 type ScanConfig struct {
-	// REST says how to reach the API server.
-	REST     *rest.Config
+	// Client reaches the API server. It should not limit its requests itself: a scan makes one for each
+	// page of objects, and the API server's own flow control holds against more.
+	Client   kubernetes.Interface
 	Injector *patches.Injector
 	// Ready returns an error while Cluster and OptedOut don't know yet.
 	Ready func() error
@@ -65,7 +65,6 @@ type ScanConfig struct {
 // webhook configuration passes them over by.
 type Scan struct {
 	config  ScanConfig
-	client  kubernetes.Interface
 	metrics *scanMetrics
 	pause   func(ctx context.Context, d time.Duration)
 }
@@ -86,23 +85,17 @@ const (
 // NewScan returns a Scan, or an error that says what config lacks.
 func NewScan(config ScanConfig) (*Scan, error) {
 	switch {
-	case config.REST == nil || config.Injector == nil || config.Ready == nil || config.Cluster == nil || config.OptedOut == nil || config.NamespaceSelector == nil ||
+	case config.Client == nil || config.Injector == nil || config.Ready == nil || config.Cluster == nil || config.OptedOut == nil || config.NamespaceSelector == nil ||
 		config.Log == nil || config.Registerer == nil:
 		return nil, errors.New("scan for missed injections: the configuration is incomplete")
 	case config.Interval < time.Second:
 		return nil, fmt.Errorf("scan for missed injections: an interval of %s is too short; allowed: 1s or more", config.Interval)
 	}
-	unlimited := rest.CopyConfig(config.REST)
-	unlimited.QPS, unlimited.RateLimiter = -1, nil // a request per page; the API server's own flow control holds against more
-	client, err := kubernetes.NewForConfig(unlimited)
+	m, err := newScanMetrics(config.Registerer)
 	if err != nil {
-		return nil, fmt.Errorf("make client: %w", err)
-	}
-	s := &Scan{config: config, client: client, pause: pause}
-	if s.metrics, err = newScanMetrics(config.Registerer); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
-	return s, nil
+	return &Scan{config: config, metrics: m, pause: pause}, nil
 }
 
 // pause waits, or returns when ctx ends.
@@ -173,7 +166,7 @@ type missedWorkload struct {
 func (s *Scan) once(ctx context.Context) (*missedInjections, error) {
 	namespaces := map[string]map[string]string{} // annotations by name
 	_, err := list.Listing{Resource: list.Namespaces, Selector: s.config.NamespaceSelector.String(), Metadata: true}.
-		Each(ctx, s.client, func(raw []byte) error {
+		Each(ctx, s.config.Client, func(raw []byte) error {
 			var n metav1.PartialObjectMetadata
 			if err := json.Unmarshal(raw, &n); err != nil {
 				return fmt.Errorf("read Namespace: %w", err)
@@ -203,7 +196,7 @@ func (s *Scan) once(ctx context.Context) (*missedInjections, error) {
 		{Resource: list.Pods, Selector: labelled},
 	} {
 		for _, l.Namespace = range few {
-			if _, err := l.Each(ctx, s.client, func(raw []byte) error { return s.look(m, l.Kind, raw, namespaces, deployments) }); err != nil {
+			if _, err := l.Each(ctx, s.config.Client, func(raw []byte) error { return s.look(m, l.Kind, raw, namespaces, deployments) }); err != nil {
 				return nil, err
 			}
 		}
@@ -336,7 +329,7 @@ func (s *Scan) tell(ctx context.Context, workloads map[types.UID]*missedWorkload
 			continue
 		}
 		group.Go(func() error {
-			_, err := s.client.CoreV1().Events(w.namespace).Create(ctx, w.event(uid, message), metav1.CreateOptions{})
+			_, err := s.config.Client.CoreV1().Events(w.namespace).Create(ctx, w.event(uid, message), metav1.CreateOptions{})
 			if err != nil && !apierrors.IsAlreadyExists(err) {
 				s.config.Log.WithError(err).Debug("event not written")
 				return nil

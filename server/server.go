@@ -240,7 +240,7 @@ func (s *server) addLeader(client kubernetes.Interface, injector *patches.Inject
 		s.lead = append(s.lead, budgets.Lead)
 	}
 	if c.ScanInterval != 0 {
-		scan, err := audit.NewScan(audit.ScanConfig{REST: c.REST, Injector: injector, Ready: s.facts.Ready,
+		scan, err := audit.NewScan(audit.ScanConfig{Client: client, Injector: injector, Ready: s.facts.Ready,
 			Cluster: s.facts.Cluster, OptedOut: s.facts.OptedOut, NamespaceSelector: c.NamespaceSelector,
 			Except: except, Interval: c.ScanInterval, Log: c.Log, Registerer: s.registry})
 		if err != nil {
