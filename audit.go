@@ -27,7 +27,7 @@ is changed.
 The cluster, context and namespace are those of kubectl, which KUBECONFIG, --context
 and --namespace change. The flags of the evenkeel that runs there count, unless given
 here. With -f it looks at manifests instead, without a cluster: 16 MiB at most, all
-together.
+together, and 4 MiB for one document.
 
 Output formats (-o):
   table  for people
@@ -114,7 +114,10 @@ func (o *auditOptions) run(command *cobra.Command, _ []string) error {
 	var report *audit.Report
 	var err error
 	if len(o.files) > 0 {
-		report, err = o.manifests(command.Context(), command.InOrStdin())
+		err = interruptible(command.Context(), func() (err error) {
+			report, err = o.manifests(command.Context(), command.InOrStdin())
+			return err
+		})
 	} else {
 		report, err = o.live(command.Context())
 	}

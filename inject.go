@@ -23,10 +23,11 @@ const injectHelp = `Add high-availability defaults to manifests, as the webhook 
 
 Reads YAML and JSON from files, from directories with everything below them
 (*.yaml, *.yml, *.json; hidden ones are passed over) and, for "-", from standard
-input; 16 MiB at most, all together. In a directory it reads regular files, and
-follows links only to files in the same directory. Writes manifests to standard
-output and a report to standard error: for each workload and default whether it was
-added, or the code of the reason why not.
+input: 16 MiB at most, all together, and 4 MiB for one document, which takes up to
+1 GiB of memory. In a directory it reads regular files, and follows links only to
+files in the same directory. Writes manifests to standard output and a report to
+standard error: for each workload and default whether it was added, or the code of
+the reason why not.
 
 Every workload is looked at, whether or not its Namespace opted in, except those
 with the label evenkeel.dev/inject=disabled on themselves, their pod template or
@@ -83,7 +84,9 @@ func newInjectCommand(program string) *cobra.Command {
 		Short:   "Add the defaults to manifests, or check that nothing is missing",
 		Long:    injectHelp,
 		Example: strings.ReplaceAll(injectExamples, "{{program}}", program),
-		RunE:    o.run,
+		RunE: func(command *cobra.Command, args []string) error {
+			return interruptible(command.Context(), func() error { return o.run(command, args) })
+		},
 	}
 	fs := command.Flags()
 	fs.SortFlags = false

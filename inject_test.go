@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -17,6 +18,23 @@ func TestReadingStandardInputEndsWhenTheCommandIsCancelled(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	if code := run(ctx, []string{"evenkeel", "inject", "-"}, silent, &stdout, &stderr); code != exitFailed || stdout.Len() > 0 {
 		t.Errorf("exit %d, stdout %q", code, &stdout)
+	}
+}
+
+func TestACommandEndsWhenItIsCancelledWhateverItDoes(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	hang := make(chan struct{})
+	defer close(hang)
+	err := interruptible(ctx, func() error {
+		cancel()
+		<-hang
+		return nil
+	})
+	if err == nil || err.Error() != "interrupted" {
+		t.Errorf("error %v", err)
+	}
+	if err := interruptible(t.Context(), func() error { return errMissing }); !errors.Is(err, errMissing) {
+		t.Errorf("error %v, want that of the work", err)
 	}
 }
 

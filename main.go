@@ -67,6 +67,19 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	return exitFailed
 }
 
+// interruptible runs work, and returns when ctx ends, even while work does not look at ctx: parsing
+// can't be interrupted. What still runs then ends with the program.
+func interruptible(ctx context.Context, work func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- work() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return errors.New("interrupted")
+	}
+}
+
 // separate returns the errors that errors.Join has joined, or the error itself.
 func separate(err error) []error {
 	joined, ok := err.(interface{ Unwrap() []error })

@@ -45,7 +45,9 @@ func newUninjectCommand(program string) *cobra.Command {
 		Short:   "Take back from manifests what evenkeel has added",
 		Long:    uninjectHelp,
 		Example: strings.ReplaceAll(uninjectExamples, "{{program}}", program),
-		RunE:    o.run,
+		RunE: func(command *cobra.Command, args []string) error {
+			return interruptible(command.Context(), func() error { return o.run(command, args) })
+		},
 	}
 	fs := command.Flags()
 	fs.SortFlags = false

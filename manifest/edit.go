@@ -42,14 +42,13 @@ func (f *File) Apply(patches []Patch) (anew []Remark, err error) {
 		changes[d] = append(changes[d], more...)
 	}
 	for _, d := range order {
-		formatted, err := d.apply(changes[d])
+		formatted, err := d.write(changes[d])
 		if err != nil {
 			failures = append(failures, Remark{File: f.Name, Line: d.Line, Err: err})
 			continue
 		}
 		if !formatted {
-			line, _ := d.lineOf("")
-			anew = append(anew, Remark{File: f.Name, Line: line, Err: errFormatted})
+			anew = append(anew, Remark{File: f.Name, Line: d.begins(f), Err: errFormatted})
 		}
 	}
 	return anew, errors.Join(failures...)
@@ -83,6 +82,22 @@ func changesOf(p Patch) ([]change, error) {
 		}
 	}
 	return changes, nil
+}
+
+// write applies changes, with the tree that this needs.
+func (d *Document) write(changes []change) (formatted bool, err error) {
+	defer d.plant()()
+	return d.apply(changes)
+}
+
+// begins returns the line of the first object of a document.
+func (d *Document) begins(f *File) int {
+	for _, o := range f.objects {
+		if o.document == d {
+			return o.line
+		}
+	}
+	return d.Line
 }
 
 // apply notes the edits of the body that apply the changes, and reports whether they keep its

@@ -3,6 +3,7 @@ package manifest
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -70,5 +71,28 @@ func TestReadManifest(t *testing.T) {
 				t.Errorf("(-want +got)\n%s%v", d, err)
 			}
 		})
+	}
+}
+
+func TestADocumentHasABoundAndItsTreeIsNotKept(t *testing.T) {
+	if _, err := Read("big.yaml", "a: 1\n---\n"+strings.Repeat("#\n", MaxDocument/2+1)); err == nil ||
+		err.Error() != "big.yaml:3: the document is longer than 4 MiB; split it, or a list into its items" {
+		t.Errorf("error %v", err)
+	}
+	f, err := Read("", "kind: K\napiVersion: v1\nmetadata:\n  name: a\n---\nkind: K\napiVersion: v1\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := f.Objects()[0]
+	if line, ok := o.LineOf("/metadata/name"); line != 4 || !ok {
+		t.Errorf("the name is in line %d, %v; want 4", line, ok)
+	}
+	if _, err := f.Apply([]Patch{{o, []byte(`[{"op":"add","path":"/metadata/x","value":1}]`)}}); err != nil {
+		t.Fatal(err)
+	}
+	for i, d := range f.Documents {
+		if d.root != nil {
+			t.Errorf("the tree of document %d is kept", i)
+		}
 	}
 }

@@ -24,6 +24,7 @@ type Object struct {
 	document *Document
 	// path is the JSON pointer from the document to the object, "" for the whole.
 	path string
+	line int
 }
 
 // Identity is what tells one object from another.
@@ -48,10 +49,7 @@ func (o *Object) FullName() string {
 }
 
 // Line returns the number of the line in its manifest where the object begins.
-func (o *Object) Line() int {
-	line, _ := o.document.lineOf(o.path)
-	return line
-}
+func (o *Object) Line() int { return o.line }
 
 // Title names the object for people.
 func (o *Object) Title() string {
@@ -67,7 +65,10 @@ func (o *Object) Place() string { return words.Printable(o.File) + ":" + strconv
 
 // LineOf returns the number of the line where the value at a JSON pointer from the object begins, and
 // false without one: then the line is that of the nearest value around it.
-func (o *Object) LineOf(pointer string) (int, bool) { return o.document.lineOf(o.path + pointer) }
+func (o *Object) LineOf(pointer string) (int, bool) {
+	defer o.document.plant()()
+	return o.document.lineOf(o.path + pointer)
+}
 
 // Remark returns what is wrong with the object at a line.
 func (o *Object) Remark(line int, err error) Remark { return Remark{o.File, line, o.Title(), err} }
@@ -91,15 +92,7 @@ func texts(values map[string]any) map[string]string {
 
 // Objects returns the API objects of the file, those in lists one by one. A document that is none,
 // values of a chart for example, has none.
-func (f *File) Objects() []*Object {
-	var all []*Object
-	for _, d := range f.Documents {
-		if d.Value != nil {
-			all = d.collect(all, f.Name, "", d.Value, Identity{})
-		}
-	}
-	return all
-}
+func (f *File) Objects() []*Object { return f.objects }
 
 // Foreign returns how many documents are no API objects: values of a chart, or the configuration of
 // another program.
@@ -143,6 +136,7 @@ func (d *Document) collect(all []*Object, file, path string, value []byte, fallb
 		return all
 	}
 	o := &Object{File: file, document: d, path: path, Value: value}
+	o.line, _ = d.lineOf(path)
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(value, &o.Identity); err != nil {
 		// A part of the wrong type is found and named when the object is reviewed.
 		o.APIVersion, o.Kind = typeOf(value)

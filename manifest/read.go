@@ -44,6 +44,7 @@ func read(name, text string) (*File, error) {
 			return nil, err
 		}
 	}
+	f := &File{Name: name, Documents: documents}
 	for _, d := range documents {
 		if err := d.read(); err != nil {
 			if filepath.Ext(name) == ".json" && notJSON != nil {
@@ -51,9 +52,29 @@ func read(name, text string) (*File, error) {
 			}
 			return nil, err
 		}
+		if d.Value != nil {
+			f.objects = d.collect(f.objects, name, "", d.Value, Identity{})
+		}
+		d.root = nil
 	}
-	return &File{Name: name, Documents: documents}, nil
+	return f, nil
 }
+
+// plant makes sure that the tree of a document stands, and returns what takes it away again.
+func (d *Document) plant() (fell func()) {
+	if d.root != nil {
+		return func() {}
+	}
+	d.root, _ = parseYAML(d.Body) // was read before; not all JSON is YAML 1.1: surrogate pairs
+	if d.root != nil && d.root.Kind == yaml.ScalarNode && d.root.Tag == "!!null" {
+		d.root = nil
+	}
+	return func() { d.root = nil }
+}
+
+// MaxDocument is how long one document may be, in bytes. A document of another form than manifests
+// have, such as a list of nothing but braces, takes two hundred times its length of memory.
+const MaxDocument = 4 << 20
 
 // invalidUTF8 returns the place of the first byte that is no UTF-8, or -1.
 func invalidUTF8(text string) int {
@@ -184,6 +205,9 @@ func marker(line, mark string) bool {
 
 // read parses body, once. An error is a Remark.
 func (d *Document) read() error {
+	if len(d.Body) > MaxDocument {
+		return remark(d.Line, fmt.Errorf("the document is longer than %d MiB; split it, or a list into its items", MaxDocument>>20))
+	}
 	if trimmed := strings.TrimSpace(d.Body); strings.HasPrefix(trimmed, "{") && json.Valid([]byte(trimmed)) {
 		d.IsJSON, d.Value = true, []byte(trimmed)
 		var value any
