@@ -167,7 +167,8 @@ func metrics(t *testing.T) []metric {
 	var found []metric
 	files := token.NewFileSet()
 	for _, name := range tracked(t, ".go") {
-		if strings.HasSuffix(name, "_test.go") || strings.HasPrefix(name, "e2e/") || !strings.Contains(contentOf(t, name), "prometheus") {
+		if strings.HasSuffix(name, "_test.go") || strings.HasPrefix(name, "e2e/") ||
+			!strings.Contains(contentOf(t, name), "prometheus") {
 			continue
 		}
 		file, err := parser.ParseFile(files, name, nil, 0)
@@ -199,7 +200,8 @@ func declared(call *ast.CallExpr) []metric {
 	case name == "registerExpiry" && len(call.Args) == 5:
 		prefix, what := literal(call.Args[1]), literal(call.Args[2])
 		return []metric{
-			{prefix + "_start_timestamp_seconds", "gauge", "", "When " + what + " was made, in seconds since 1970; 0 without one."},
+			{prefix + "_start_timestamp_seconds", "gauge", "",
+				"When " + what + " was made, in seconds since 1970; 0 without one."},
 			{prefix + "_expiry_timestamp_seconds", "gauge", "", "When " + what + " ends, in seconds since 1970; 0 without one."},
 		}
 	case name == "NewDesc" && len(call.Args) == 4:
@@ -211,7 +213,8 @@ func declared(call *ast.CallExpr) []metric {
 	if !ok {
 		return nil
 	}
-	m := metric{kind: strings.ToLower(regexp.MustCompile(`Counter|Gauge|Histogram`).FindString(name)), labels: labelsOf(call.Args[1:])}
+	m := metric{kind: strings.ToLower(regexp.MustCompile(`Counter|Gauge|Histogram`).FindString(name)),
+		labels: labelsOf(call.Args[1:])}
 	for _, element := range options.Elts {
 		if pair, ok := element.(*ast.KeyValueExpr); ok {
 			switch fmt.Sprint(pair.Key) {
@@ -370,8 +373,8 @@ func TestEveryLinkOfTheDocumentsLeadsSomewhere(t *testing.T) {
 	}
 }
 
-// A reader may copy any command of the documents. Those marked "run" are run by a test, which names them; all others say
-// why they aren't.
+// A reader may copy any command of the documents. Those marked "run" are run by a test, which names
+// them; all others say why they aren't.
 func TestEveryCommandOfTheDocumentsIsRunOrSaysWhyNot(t *testing.T) {
 	var tests strings.Builder
 	for _, name := range tracked(t, "_test.go") {
@@ -392,7 +395,8 @@ func TestEveryCommandOfTheDocumentsIsRunOrSaysWhyNot(t *testing.T) {
 				case isRun && !strings.Contains(tests.String(), `"`+run+`"`):
 					t.Errorf("%s says that the commands %q are run, and no test of e2e/deploy names them", name, run)
 				case !isRun && !strings.HasPrefix(previous, "<!-- not run: "):
-					t.Errorf("%s has commands after %q without <!-- run: NAME --> or <!-- not run: WHY --> before them", name, previous)
+					t.Errorf("%s has commands after %q without <!-- run: NAME --> or <!-- not run: WHY --> before them", name,
+						previous)
 				}
 			}
 			previous = line

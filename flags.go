@@ -67,7 +67,8 @@ func (p *policyFlags) register(fs *pflag.FlagSet) {
 		}
 	}
 	fs.Var(&p.maxPreStop, "max-pre-stop-sleep", "Longest preStop sleep that an annotation or flag may ask for.")
-	fs.Var(&p.maxGrace, "max-grace-period", "Up to where terminationGracePeriodSeconds is raised to make room for the sleep.")
+	fs.Var(&p.maxGrace, "max-grace-period", "Up to where terminationGracePeriodSeconds is raised to make room for the "+
+		"sleep.")
 	fs.BoolVar(&p.allowExecSleep, "allow-exec-sleep", false,
 		"Use \"exec: sleep N\" where the cluster does not know preStop.sleep (before 1.30). "+
 			"Images without a sleep command then get SIGTERM at once.")

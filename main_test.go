@@ -162,7 +162,8 @@ func TestTheClusterIsFoundInTheOrderThatHelpSays(t *testing.T) {
 func TestVersionNamesVersionCommitAndGo(t *testing.T) {
 	stdout, _, code := cli(t, "", "evenkeel", "version")
 	lines := strings.Split(strings.TrimSpace(stdout), "\n")
-	if code != 0 || len(lines) != 3 || !strings.HasPrefix(lines[0], "evenkeel ") || !strings.HasPrefix(lines[1], "commit ") ||
+	if code != 0 || len(lines) != 3 || !strings.HasPrefix(lines[0], "evenkeel ") ||
+		!strings.HasPrefix(lines[1], "commit ") ||
 		!strings.HasPrefix(lines[2], "go1.") {
 		t.Errorf("exit %d, %q", code, stdout)
 	}
@@ -170,7 +171,8 @@ func TestVersionNamesVersionCommitAndGo(t *testing.T) {
 
 func TestCompletionIsThereForEveryShell(t *testing.T) {
 	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
-		if stdout, _, code := cli(t, "", "evenkeel", "completion", shell); code != 0 || !strings.Contains(stdout, "evenkeel") {
+		if stdout, _, code := cli(t, "", "evenkeel", "completion", shell); code != 0 ||
+			!strings.Contains(stdout, "evenkeel") {
 			t.Errorf("%s: exit %d, %d bytes", shell, code, len(stdout))
 		}
 	}
@@ -198,7 +200,8 @@ func TestPolicyFlags(t *testing.T) {
 		wrong bool
 	}{
 		{name: "without flags it is the built-in configuration"},
-		{name: "each flag sets its setting", args: []string{"--anti-affinity=required", "--pre-stop-sleep=20s", "--max-grace-period=5m"},
+		{name: "each flag sets its setting", args: []string{"--anti-affinity=required", "--pre-stop-sleep=20s",
+			"--max-grace-period=5m"},
 			want: func(c *patches.Config) {
 				c.Base.AntiAffinity = policy.AntiAffinityRequired
 				c.Base.PreStopSleep = 20 * time.Second
@@ -208,11 +211,13 @@ func TestPolicyFlags(t *testing.T) {
 			want: func(c *patches.Config) {
 				c.Base.PreStopSleep, c.Bounds.MaxPreStopSleep = 4*time.Second, 4*time.Second
 			}},
-		{name: "the order of a sleep and its bound does not matter", args: []string{"--pre-stop-sleep=90s", "--max-pre-stop-sleep=2m"},
+		{name: "the order of a sleep and its bound does not matter",
+			args: []string{"--pre-stop-sleep=90s", "--max-pre-stop-sleep=2m"},
 			want: func(c *patches.Config) {
 				c.Base.PreStopSleep, c.Bounds.MaxPreStopSleep = 90*time.Second, 2*time.Minute
 			}},
-		{name: "exec sleeps can be allowed", args: []string{"--allow-exec-sleep"}, want: func(c *patches.Config) { c.AllowExecSleep = true }},
+		{name: "exec sleeps can be allowed", args: []string{"--allow-exec-sleep"},
+			want: func(c *patches.Config) { c.AllowExecSleep = true }},
 		{name: "a sleep above its bound is refused", args: []string{"--pre-stop-sleep=61s"}, wrong: true},
 		{name: "a value that is not allowed is refused", args: []string{"--anti-affinity=on"}, wrong: true},
 		{name: "an empty value is refused", args: []string{"--topology-keys="}, wrong: true},

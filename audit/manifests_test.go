@@ -52,20 +52,23 @@ func TestAuditSaysWhatInjectDoes(t *testing.T) {
 			t.Fatal(err)
 		}
 		state, auditErr := audit.Manifests(t.Context(), files, audit.ManifestScope{Cluster: cluster, Injector: injector})
-		result, injectErr := inject.Run(t.Context(), files, inject.Config{Patches: config, Cluster: cluster, WithBudgets: true})
+		result, injectErr := inject.Run(t.Context(), files,
+			inject.Config{Patches: config, Cluster: cluster, WithBudgets: true})
 		if auditErr != nil || injectErr != nil {
 			if auditErr == nil || injectErr == nil {
 				t.Errorf("%s: inject ends with %v, audit with %v", path, injectErr, auditErr)
 			}
 			continue
 		}
-		report := audit.Run(*state, audit.Rules{Injector: injector, Budgets: pdb.Rules{Base: config.Base, Bounds: config.Bounds}})
+		report := audit.Run(*state, audit.Rules{Injector: injector,
+			Budgets: pdb.Rules{Base: config.Base, Bounds: config.Bounds}})
 		var got, want, gotBudgets, wantBudgets []string
 		for _, w := range report.Workloads {
 			for _, d := range w.Defaults {
 				outcome := d.Code
 				if d.Default == policy.SettingDisruptionBudget {
-					gotBudgets = append(gotBudgets, fmt.Sprintf("%s %s %s: %v", w.Namespace, w.Kind, w.Name, d.State == audit.StateMissing))
+					gotBudgets = append(gotBudgets, fmt.Sprintf("%s %s %s: %v", w.Namespace, w.Kind, w.Name,
+						d.State == audit.StateMissing))
 					continue
 				}
 				if d.State == audit.StateMissing {
@@ -89,7 +92,8 @@ func TestAuditSaysWhatInjectDoes(t *testing.T) {
 			if d.Manifest != nil {
 				budgets++
 			}
-			wantBudgets = append(wantBudgets, fmt.Sprintf("%s %s %s: %v", d.Namespace, d.Workload.Kind, d.Workload.Name, d.Manifest != nil))
+			wantBudgets = append(wantBudgets, fmt.Sprintf("%s %s %s: %v", d.Namespace, d.Workload.Kind, d.Workload.Name,
+				d.Manifest != nil))
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s (-inject +audit):\n%s", path, diff)

@@ -30,12 +30,14 @@ func (p *page) markup() g.Node {
 			h.Ul(h.Class("figures"), g.Map(p.Figures, func(f figure) g.Node {
 				return h.Li(h.Class(f.Class), h.B(number(f.Number)), h.Span(g.Text(f.Text)))
 			})),
-			g.If(len(p.Warnings) > 0, g.Group{h.H2(g.Text("What could not be seen")), h.Ul(g.Map(p.Warnings, func(w string) g.Node { return h.Li(g.Text(w)) }))}),
+			g.If(len(p.Warnings) > 0, g.Group{h.H2(g.Text("What could not be seen")),
+				h.Ul(g.Map(p.Warnings, func(w string) g.Node { return h.Li(g.Text(w)) }))}),
 			g.If(!p.Offline, g.Group{
 				h.H2(g.Text("What the loss of one node takes down")),
 				g.If(len(p.Nodes) == 0, h.P(g.Text("Nothing: every workload has ready replicas on at least two nodes."))),
 				g.If(len(p.Nodes) > 0, g.Group{
-					soft("All ready replicas of these workloads run on that one node now. A machine that fails, or is replaced, interrupts them."),
+					soft("All ready replicas of these workloads run on that one node now. A machine that fails, or is replaced, " +
+						"interrupts them."),
 					losses("Node", p.Nodes)}),
 				g.If(len(p.Zones) > 0, g.Group{
 					h.H2(g.Text("What the loss of one zone takes down")),
@@ -47,7 +49,8 @@ func (p *page) markup() g.Node {
 				soft("Emptying a node, for an upgrade for example, stops at these workloads."),
 				table(h.Tr(h.Th(g.Text("Budget")), h.Th(g.Text("Workloads")), h.Th(g.Text("Nodes")), h.Th(g.Text("Why"))),
 					g.Map(p.Drains, func(d Drain) g.Node {
-						return h.Tr(name(d.Namespace+" "+strings.Join(d.Budgets, " and ")), h.Td(some(d.Workloads)), h.Td(some(d.Nodes)), why(d.Code))
+						return h.Tr(name(d.Namespace+" "+strings.Join(d.Budgets, " and ")), h.Td(some(d.Workloads)), h.Td(some(d.Nodes)),
+							why(d.Code))
 					}),
 					g.Map(p.BlockedOffline, func(b blocked) g.Node {
 						return h.Tr(name(b.Object), h.Td(g.Text(b.Workload)), h.Td(g.Text("any")), why(b.Code))
@@ -55,22 +58,29 @@ func (p *page) markup() g.Node {
 			}),
 			g.If(len(p.Singles) > 0, g.Group{
 				h.H2(g.Text("Single replicas")),
-				soft("Every update, every drain and every lost node interrupts these, however they are configured. Two replicas are the least that can be protected."),
+				soft("Every update, every drain and every lost node interrupts these, however they are configured. Two replicas " +
+					"are the least that can be protected."),
 				some(p.Singles),
 			}),
 			h.H2(g.Text("What is missing")),
-			soft("Of each protection: how many workloads have it, and how many would get it from evenkeel. The rest need none, or would have to say more about themselves."),
-			table(h.Tr(h.Th(g.Text("Protection")), h.Th(h.Class("number"), g.Text("Have it")), h.Th(h.Class("number"), g.Text("Would get it")), h.Th(h.Class("number"), g.Text("Neither")), h.Th()),
+			soft("Of each protection: how many workloads have it, and how many would get it from evenkeel. The rest need "+
+				"none, or would have to say more about themselves."),
+			table(h.Tr(h.Th(g.Text("Protection")), h.Th(h.Class("number"), g.Text("Have it")),
+				h.Th(h.Class("number"), g.Text("Would get it")), h.Th(h.Class("number"), g.Text("Neither")), h.Th()),
 				g.Map(p.Coverage, func(c coverage) g.Node {
 					return h.Tr(name(c.Text), count(c.Present), count(c.Missing), count(c.Skipped),
-						h.Td(h.Div(h.Class("bar"), h.Title(fmt.Sprintf("%d %% of those that can have it", c.Percent)), h.I(h.Style(fmt.Sprintf("width:%d%%", c.Percent))))))
+						h.Td(h.Div(h.Class("bar"), h.Title(fmt.Sprintf("%d %% of those that can have it", c.Percent)),
+							h.I(h.Style(fmt.Sprintf("width:%d%%", c.Percent))))))
 				})),
 			h.H2(g.Text("All workloads")),
-			table(h.Tr(h.Th(g.Text("Workload")), h.Th(g.Text(readyTitle(p.Report))), h.Th(g.Text("Spread")), h.Th(g.Text("Stop")), h.Th(g.Text("Probe")), h.Th(g.Text("Budget")), h.Th(g.Text("Findings"))),
+			table(h.Tr(h.Th(g.Text("Workload")), h.Th(g.Text(readyTitle(p.Report))), h.Th(g.Text("Spread")),
+				h.Th(g.Text("Stop")), h.Th(g.Text("Probe")), h.Th(g.Text("Budget")), h.Th(g.Text("Findings"))),
 				g.Map(p.Rows, func(r pageRow) g.Node {
-					return h.Tr(h.Td(h.Class("name"), g.Text(r.Name), g.If(r.Source != "", g.Group{h.Br(), h.Span(h.Class("soft"), g.Text(r.Source))})), h.Td(g.Text(r.Ready)),
+					return h.Tr(h.Td(h.Class("name"), g.Text(r.Name),
+						g.If(r.Source != "", g.Group{h.Br(), h.Span(h.Class("soft"), g.Text(r.Source))})), h.Td(g.Text(r.Ready)),
 						g.Map(r.States, func(t tag) g.Node { return h.Td(t.node()) }),
-						h.Td(g.Map(r.Findings, tag.node), g.Map(r.Problems, func(text string) g.Node { return h.Div(h.Class("soft"), g.Text(text)) })))
+						h.Td(g.Map(r.Findings, tag.node), g.Map(r.Problems,
+							func(text string) g.Node { return h.Div(h.Class("soft"), g.Text(text)) })))
 				})),
 			g.If(len(p.Legend) > 0, g.Group{
 				h.H2(g.Text("What the words mean")),
@@ -118,5 +128,6 @@ func some(names []string) g.Node {
 	if len(names) <= 12 {
 		return g.Map(names, show)
 	}
-	return g.Group{g.Map(names[:8], show), h.Details(h.Summary(g.Text(fmt.Sprintf("and %d more", len(names)-8))), g.Map(names[8:], show))}
+	return g.Group{g.Map(names[:8], show), h.Details(h.Summary(g.Text(fmt.Sprintf("and %d more", len(names)-8))),
+		g.Map(names[8:], show))}
 }

@@ -64,7 +64,8 @@ func Page(r *Report, now time.Time) ([]byte, error) {
 	}
 	p.Scope = words.Count(r.Summary.Workloads, "workload") + "."
 	if r.Summary.Nodes > 0 {
-		p.Scope = fmt.Sprintf("%s on %s in %s.", words.Count(r.Summary.Workloads, "workload"), words.Count(r.Summary.Nodes, "node"), words.Count(r.Summary.Zones, "zone"))
+		p.Scope = fmt.Sprintf("%s on %s in %s.", words.Count(r.Summary.Workloads, "workload"),
+			words.Count(r.Summary.Nodes, "node"), words.Count(r.Summary.Zones, "zone"))
 	}
 	add := func(text string, class string, codes ...Code) {
 		f := figure{Number: r.Count(codes...), Text: text, Class: class}
@@ -80,7 +81,8 @@ func Page(r *Report, now time.Time) ([]byte, error) {
 	}
 	add("block drains for ever", "bad", DrainBlocked, BudgetsOverlap)
 	add("have a single replica", "warn", SingleReplica, BarePod)
-	lacking := figure{Number: r.Summary.Workloads - r.Summary.Complete, Text: "lack what evenkeel would add", Class: "warn"}
+	lacking := figure{Number: r.Summary.Workloads - r.Summary.Complete, Text: "lack what evenkeel would add",
+		Class: "warn"}
 	if lacking.Number == 0 {
 		lacking.Class = "good"
 	}
@@ -102,11 +104,13 @@ func headline(r *Report) string {
 	case lost > 0:
 		return fmt.Sprintf("%d of %s would not survive the loss of one node or zone", lost, words.Count(total, "workload"))
 	case r.Count(DrainBlocked, BudgetsOverlap) > 0:
-		return fmt.Sprintf("%d of %s keep nodes from being emptied", r.Count(DrainBlocked, BudgetsOverlap), words.Count(total, "workload"))
+		return fmt.Sprintf("%d of %s keep nodes from being emptied", r.Count(DrainBlocked, BudgetsOverlap),
+			words.Count(total, "workload"))
 	case r.Count(SingleReplica, BarePod) > 0:
 		return fmt.Sprintf("%d of %s have a single replica", r.Count(SingleReplica, BarePod), words.Count(total, "workload"))
 	case r.Summary.Complete < total:
-		return fmt.Sprintf("%d of %s lack a default that evenkeel would add", total-r.Summary.Complete, words.Count(total, "workload"))
+		return fmt.Sprintf("%d of %s lack a default that evenkeel would add", total-r.Summary.Complete,
+			words.Count(total, "workload"))
 	}
 	return fmt.Sprintf("All %s are as well protected as evenkeel can make them", words.Count(total, "workload"))
 }

@@ -29,10 +29,12 @@ func TestThePageNeedsNothingElse(t *testing.T) {
 	if n := strings.Count(text, "&lt;script"); n < 3 {
 		t.Errorf("%d hostile names shown as text, want at least 3", n)
 	}
-	if found := regexp.MustCompile(`(?i)(?:src=|href=|url\(|@import)`).FindString(strings.ReplaceAll(text, "&lt;script src=", "")); found != "" {
+	if found := regexp.MustCompile(`(?i)(?:src=|href=|url\(|@import)`).FindString(
+		strings.ReplaceAll(text, "&lt;script src=", "")); found != "" {
 		t.Errorf("the page refers to something else: %s", found)
 	}
-	for _, want := range []string{"prefers-color-scheme: dark", "1 of 1 workload would not survive the loss of one node or zone", "What the loss of one node takes down"} {
+	for _, want := range []string{"prefers-color-scheme: dark", "1 of 1 workload would not survive the loss of one " +
+		"node or zone", "What the loss of one node takes down"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page lacks %q", want)
 		}
@@ -69,7 +71,8 @@ func TestThePageCanBeReadInBothColorSchemes(t *testing.T) {
 			luminance[c[1]] = relativeLuminance(t, c[2])
 		}
 		for _, pair := range [][2]string{{"ink", "ground"}, {"ink", "panel"}, {"soft", "ground"}, {"soft", "panel"},
-			{"bad", "panel"}, {"warn", "panel"}, {"good", "panel"}, {"bad", "bad-ground"}, {"warn", "warn-ground"}, {"good", "good-ground"}} {
+			{"bad", "panel"}, {"warn", "panel"}, {"good", "panel"}, {"bad", "bad-ground"}, {"warn", "warn-ground"},
+			{"good", "good-ground"}} {
 			a, foreground := luminance[pair[0]]
 			b, background := luminance[pair[1]]
 			if !foreground || !background {

@@ -23,7 +23,8 @@ type Table struct {
 func (t Table) Text(r *Report) []byte {
 	var b bytes.Buffer
 	if len(r.Workloads) > 0 {
-		rows := [][]words.Cell{words.Cells("WORKLOAD", strings.ToUpper(readyTitle(r)), "SPREAD", "STOP", "PROBE", "BUDGET", "FINDINGS")}
+		rows := [][]words.Cell{words.Cells("WORKLOAD", strings.ToUpper(readyTitle(r)), "SPREAD", "STOP", "PROBE", "BUDGET",
+			"FINDINGS")}
 		for _, w := range r.Workloads {
 			rows = append(rows, t.row(w))
 		}
@@ -73,7 +74,8 @@ func (t Table) row(w *Workload) []words.Cell {
 		ready = fmt.Sprintf("%d/%d", w.Ready, w.Pods)
 	}
 	row := words.Cells(w.ID(), ready)
-	for _, name := range []string{patches.DefaultAntiAffinity, patches.DefaultPreStopSleep, patches.DefaultReadinessProbe, policy.SettingDisruptionBudget} {
+	for _, name := range []string{patches.DefaultAntiAffinity, patches.DefaultPreStopSleep, patches.DefaultReadinessProbe,
+		policy.SettingDisruptionBudget} {
 		row = append(row, stateCell(w, name))
 	}
 	var findings []string

@@ -29,7 +29,8 @@ type signer struct {
 func newSigner(t *testing.T, name string) signer {
 	t.Helper()
 	a := signer{}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
+		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
 	pair := a.sign(t, template)
 	key, ok := pair.PrivateKey.(*ecdsa.PrivateKey)
 	if !ok {
@@ -66,7 +67,8 @@ func (a signer) sign(t *testing.T, template *x509.Certificate) *tls.Certificate 
 
 func (a signer) client(t *testing.T, name string, change ...func(*x509.Certificate)) *tls.Certificate {
 	t.Helper()
-	template := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour),
+	template := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name},
+		NotAfter:    time.Now().Add(time.Hour),
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
 	for _, f := range change {
 		f(template)
@@ -132,7 +134,8 @@ func TestOnlyKnownClientsAreAnswered(t *testing.T) {
 		"none":                      {nil, false},
 		"another's":                 {stranger.client(t, "apiserver"), false},
 		"another name":              {old.client(t, "kubelet"), false},
-		"expired":                   {old.client(t, "apiserver", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }), false},
+		"expired": {old.client(t, "apiserver",
+			func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }), false},
 		"for servers only": {old.client(t, "apiserver", func(c *x509.Certificate) {
 			c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 		}), false},

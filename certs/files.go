@@ -71,7 +71,8 @@ func (f *Files) poll() {
 		f.lastError = ""
 	}
 	if pair := f.pair.Load(); changed {
-		f.log.WithFields(logrus.Fields{"subject": pair.Leaf.Subject.String(), "notAfter": pair.Leaf.NotAfter}).Info("certificate loaded")
+		f.log.WithFields(logrus.Fields{"subject": pair.Leaf.Subject.String(), "notAfter": pair.Leaf.NotAfter}).Info(
+			"certificate loaded")
 	} else if pair != nil && f.now().After(pair.Leaf.NotAfter) && f.expiryWarnedFor != pair {
 		f.log.WithField("notAfter", pair.Leaf.NotAfter).Error("certificate expired")
 		f.expiryWarnedFor = pair

@@ -123,7 +123,8 @@ func (r *replica) renewal() time.Time {
 
 // plan returns what the Secret and the bundles should hold, given what they hold
 // now. It is the leader that does this.
-func (r *replica) plan(now time.Time, elapsed time.Duration, secret []byte, bundles [][]byte) (content, certificates []byte, wake time.Duration, err error) {
+func (r *replica) plan(now time.Time, elapsed time.Duration, secret []byte,
+	bundles [][]byte) (content, certificates []byte, wake time.Duration, err error) {
 	s := situation{now: now, memory: r.memory, held: map[fingerprint]time.Duration{}}
 	s.secret, _ = decode(secret, r.host) // the rest is written over
 	s.bundle, _ = common(bundles, r.host)

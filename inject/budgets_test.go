@@ -56,7 +56,8 @@ func TestInjectWithBudgets(t *testing.T) {
 	}
 	report := string(r.Report(Style{}))
 	line := "StatefulSet shop/db  disruption-budget  added  PodDisruptionBudget db-evenkeel, maxUnavailable 2\n"
-	if !strings.HasPrefix(report, line) || !strings.Contains(report, "1 workload in 1 file: all defaults are there; 1 budget added\n") {
+	if !strings.HasPrefix(report, line) || !strings.Contains(report, "1 workload in 1 file: all defaults are there; 1 "+
+		"budget added\n") {
 		t.Errorf("report: %s", report)
 	}
 	check := string(r.Report(Style{Check: true}))
@@ -71,7 +72,8 @@ func TestInjectWithBudgets(t *testing.T) {
 	if inject(budgetInput + budgetOutput).Missing() {
 		t.Error("a budget that stands is missing")
 	}
-	generated := encoded(t, inject(strings.Replace(budgetInput, "name: db, namespace", "generateName: db-, namespace", 1)), "yaml")
+	generated := encoded(t, inject(strings.Replace(budgetInput, "name: db, namespace", "generateName: db-, namespace", 1)),
+		"yaml")
 	if !strings.Contains(generated, "\n  name: db-evenkeel\n") {
 		t.Errorf("the budget of a workload with generateName has no name of its own:\n%s", generated)
 	}

@@ -52,10 +52,13 @@ func New(config Config) (*Election, error) {
 	e := &Election{log: config.Log}
 	e.newElector = func(callbacks leaderelection.LeaderCallbacks) (*leaderelection.LeaderElector, error) {
 		// The proportions of kube-controller-manager: 15 s, 10 s, 2 s.
-		return leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{Lock: lock, Name: config.Name, ReleaseOnCancel: true,
-			LeaseDuration: config.Duration, RenewDeadline: config.Duration * 2 / 3, RetryPeriod: config.Duration * 2 / 15, Callbacks: callbacks})
+		return leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{Lock: lock, Name: config.Name,
+			ReleaseOnCancel: true,
+			LeaseDuration:   config.Duration, RenewDeadline: config.Duration * 2 / 3, RetryPeriod: config.Duration * 2 / 15,
+			Callbacks: callbacks})
 	}
-	if _, err := e.newElector(leaderelection.LeaderCallbacks{OnStartedLeading: func(context.Context) {}, OnStoppedLeading: func() {}}); err != nil {
+	if _, err := e.newElector(leaderelection.LeaderCallbacks{OnStartedLeading: func(context.Context) {},
+		OnStoppedLeading: func() {}}); err != nil {
 		return nil, fmt.Errorf("set up leader election: %w", err)
 	}
 	return e, nil

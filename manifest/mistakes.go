@@ -60,7 +60,8 @@ func (o *Object) HasPods() bool {
 // knownKind returns the kind that apiType knows and that kind is, but for case and a
 // plural; "" without one.
 func knownKind(kind string) string {
-	for _, known := range []string{"List", "Namespace", "Pod", "ReplicationController", "Deployment", "StatefulSet", "DaemonSet",
+	for _, known := range []string{"List", "Namespace", "Pod", "ReplicationController", "Deployment", "StatefulSet",
+		"DaemonSet",
 		"ReplicaSet", "Job", "CronJob"} {
 		if strings.EqualFold(kind, known) || strings.EqualFold(kind, known+"s") {
 			return known
@@ -84,14 +85,16 @@ func misnamed(o *Object) string {
 		}
 	}
 	apiVersion, _ := apiType(kind)
-	if kind == "" || kind == o.Kind && apiVersion == o.APIVersion || !slices.Contains([]string{"", "v1", "v1beta1", "core", "apps", "batch", "extensions"}, group) {
+	if kind == "" || kind == o.Kind && apiVersion == o.APIVersion ||
+		!slices.Contains([]string{"", "v1", "v1beta1", "core", "apps", "batch", "extensions"}, group) {
 		return ""
 	}
 	where := "without an apiVersion"
 	if o.APIVersion != "" {
 		where = fmt.Sprintf("in apiVersion %q", words.Shorten(o.APIVersion, quoted))
 	}
-	return fmt.Sprintf("nothing is added, since clusters know no kind %q %s; allowed: kind %s in %s", words.Shorten(o.Kind, quoted), where, kind, apiVersion)
+	return fmt.Sprintf("nothing is added, since clusters know no kind %q %s; allowed: kind %s in %s",
+		words.Shorten(o.Kind, quoted), where, kind, apiVersion)
 }
 
 // Doubts returns what an object says that its author can hardly mean, with the lines:
@@ -257,7 +260,8 @@ func mistake(value any, t reflect.Type, pointer string) (at, problem string) {
 			return "", ""
 		}
 		t = reflect.TypeFor[int32]()
-	case reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()), reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()):
+	case reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()),
+		reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()):
 		raw, err := json.Marshal(value)
 		if err == nil {
 			err = json.Unmarshal(raw, reflect.New(t).Interface())

@@ -42,7 +42,8 @@ func TestDirectoriesAreFoundBehindSymbolicLinks(t *testing.T) {
 	link(t, "a.yaml", filepath.Join(dir, "b.yaml"))
 	for _, name := range []string{dir, dir + "/", filepath.Join(dir, ".link")} {
 		files, err := ReadPaths(t.Context(), []string{name}, nil)
-		if want := []string{filepath.Join(name, "a.yaml"), filepath.Join(name, "b.yaml")}; err != nil || !slices.Equal(names(files), want) {
+		if want := []string{filepath.Join(name, "a.yaml"), filepath.Join(name, "b.yaml")}; err != nil ||
+			!slices.Equal(names(files), want) {
 			t.Errorf("%s: %v, %q, want %q", name, err, names(files), want)
 		}
 	}
@@ -66,11 +67,12 @@ func TestADirectoryMakesNobodyWaitOrReadElsewhere(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-		{"a name that would begin a line of its own", "a\n::error::x\x1b[31m.yaml", `a\n::error::x\x1b[31m.yaml:1: `, func(path string) {
-			if err := os.WriteFile(path, []byte("a: ["), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}},
+		{"a name that would begin a line of its own", "a\n::error::x\x1b[31m.yaml", `a\n::error::x\x1b[31m.yaml:1: `,
+			func(path string) {
+				if err := os.WriteFile(path, []byte("a: ["), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()

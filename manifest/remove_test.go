@@ -38,9 +38,11 @@ func TestWhatIsRemovedLeavesTheTextThatWasThere(t *testing.T) {
 			`[{"op":"add","path":"/a/x","value":1},{"op":"add","path":"/a/y","value":2}]`,
 			`[{"op":"remove","path":"/a/x"},{"op":"remove","path":"/a/y"}]`},
 		{"into a mapping that is an alias", "kind: K\nb: &b\n  c: 1\na: *b\n", add, remove},
-		{"a number in the place of a number", "kind: K\na: {b: 30} # seconds\n", `[{"op":"replace","path":"/a/b","value":40}]`,
+		{"a number in the place of a number", "kind: K\na: {b: 30} # seconds\n",
+			`[{"op":"replace","path":"/a/b","value":40}]`,
 			`[{"op":"replace","path":"/a/b","value":30}]`},
-		{"a number in the place of nothing, with a comment", "kind: K\na:\n  b:   # default\n", `[{"op":"replace","path":"/a/b","value":40}]`,
+		{"a number in the place of nothing, with a comment", "kind: K\na:\n  b:   # default\n",
+			`[{"op":"replace","path":"/a/b","value":40}]`,
 			`[{"op":"replace","path":"/a/b","value":null}]`},
 		{"text in the place of text", "kind: K\na: {b: \"x\"} # text\n", `[{"op":"replace","path":"/a/b","value":"y"}]`,
 			`[{"op":"replace","path":"/a/b","value":"x"}]`},
@@ -80,7 +82,8 @@ func TestWhatIsRemovedLeavesTheTextThatWasThere(t *testing.T) {
 // the text editor leaves to the tree.
 func TestWhatCannotBeRemovedFromTheTextIsRemovedFromTheTree(t *testing.T) {
 	for _, c := range []struct{ name, text, patch, want string }{
-		{"the first member of an element of a list", "a:\n- b: 1\n  c: 2\n", `[{"op":"remove","path":"/a/0/b"}]`, `{"a":[{"c":2}]}`},
+		{"the first member of an element of a list", "a:\n- b: 1\n  c: 2\n", `[{"op":"remove","path":"/a/0/b"}]`,
+			`{"a":[{"c":2}]}`},
 		{"the last two members in braces", "{a: {b: 1, c: 2, d: 3}}\n",
 			`[{"op":"remove","path":"/a/c"},{"op":"remove","path":"/a/d"}]`, `{"a":{"b":1}}`},
 		{"the last member in braces", "{a: {b: 1, c: '}'} }\n", `[{"op":"remove","path":"/a/c"}]`, `{"a":{"b":1}}`},
@@ -105,7 +108,8 @@ func TestWhatCannotBeRemovedFromTheTextIsRemovedFromTheTree(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, patch := range []string{`[{"op":"move","from":"/a","path":"/b"}]`, `[{"op":"remove","path":""}]`, `[{"op":"remove","path":"/b"}]`,
+	for _, patch := range []string{`[{"op":"move","from":"/a","path":"/b"}]`, `[{"op":"remove","path":""}]`,
+		`[{"op":"remove","path":"/b"}]`,
 		`[{"op":"remove","path":"/a"}]`, `{`} { // a document of nothing is none
 		if _, err := f.Apply([]Patch{{&Object{document: f.Documents[0]}, []byte(patch)}}); err == nil {
 			t.Errorf("%s is applied", patch)
@@ -116,10 +120,12 @@ func TestWhatCannotBeRemovedFromTheTextIsRemovedFromTheTree(t *testing.T) {
 // TestTextThatAnyReaderCouldMistakeIsQuoted adds text as key and as value, in block and in braces, and
 // reads it again with YAML 1.1 and 1.2.
 func TestTextThatAnyReaderCouldMistakeIsQuoted(t *testing.T) {
-	for _, word := range []string{"yes", "No", "ON", "off", "y", "N", "true", "False", "null", "~", "", "1", "-1", "+1", "0x1f", "0o17", "017",
+	for _, word := range []string{"yes", "No", "ON", "off", "y", "N", "true", "False", "null", "~", "", "1", "-1", "+1",
+		"0x1f", "0o17", "017",
 		"0b1", "1_000", "1e3", "1.5", ".5", "5.", ".inf", "-.INF", ".nan", "1:30", "190:20:30.15", "2001-12-14",
 		"2001-12-14t21:59:43.10-05:00", "2001-12-14 21:59:43", "=", "<<", "0", "1,000", "12e03", "685.230_15e+03"} {
-		for name, text := range map[string]string{"block": "kind: K\na:\n  b: 1\n", "braces": "kind: K\na: {b: 1}\n", "anew": "kind: K\nc: &c\n  b: 1\na: *c\nd: *c\n"} {
+		for name, text := range map[string]string{"block": "kind: K\na:\n  b: 1\n", "braces": "kind: K\na: {b: 1}\n",
+			"anew": "kind: K\nc: &c\n  b: 1\na: *c\nd: *c\n"} {
 			f, err := Read("", text)
 			if err != nil {
 				t.Fatal(err)

@@ -16,8 +16,8 @@ import (
 	"github.com/evenkeel/evenkeel/policy"
 )
 
-// hostileValues returns what no setting allows as a value, however it is written, and what the probe alone does: its path and its
-// service are free text.
+// hostileValues returns what no setting allows as a value, however it is written, and what the
+// probe alone does: its path and its service are free text.
 func hostileValues(t *testing.T) []string {
 	t.Helper()
 	text, err := os.ReadFile("testdata/hostile-values.json")
@@ -34,7 +34,8 @@ func hostileValues(t *testing.T) []string {
 	for _, huge := range []string{"A", "a,", "9", "[", "é", "http:80/"} {
 		values = append(values, strings.Repeat(huge, 5000))
 	}
-	return append(values, `http:8080/","privileged":true,"x":"`, "http:8080/../../<script>", "https:web/~1spec~1hostPID?a=${HOME}", "grpc:8080/$(id)")
+	return append(values, `http:8080/","privileged":true,"x":"`, "http:8080/../../<script>",
+		"https:web/~1spec~1hostPID?a=${HOME}", "grpc:8080/$(id)")
 }
 
 // hostileObject is a Deployment that everything can be added to, with an annotation at itself or at its pod template.
@@ -47,8 +48,10 @@ func hostileObject(t *testing.T, annotated policy.Source, key, value string) []b
 		"spec": map[string]any{
 			"selector": map[string]any{"matchLabels": map[string]any{"app": "web"}},
 			"template": map[string]any{
-				"metadata": map[string]any{"labels": map[string]any{"app": "web"}, "annotations": annotations[policy.SourcePodTemplate]},
-				"spec":     map[string]any{"containers": []any{map[string]any{"name": "web", "image": "web", "ports": []any{map[string]any{"name": "web", "containerPort": 8080}}}}},
+				"metadata": map[string]any{"labels": map[string]any{"app": "web"},
+					"annotations": annotations[policy.SourcePodTemplate]},
+				"spec": map[string]any{"containers": []any{map[string]any{"name": "web", "image": "web",
+					"ports": []any{map[string]any{"name": "web", "containerPort": 8080}}}}},
 			},
 		},
 	})
@@ -58,9 +61,10 @@ func hostileObject(t *testing.T, annotated policy.Source, key, value string) []b
 	return raw
 }
 
-// TestNothingOfAHostileValueGetsIntoAPatch gives every annotation that is read, and some that aren't, every hostile value in every place.
-// Either the value is refused, with a problem, and the patch is the one without it; or it is a list of label keys, as topology keys; or it
-// is the path or the service of a probe. Each is there alone.
+// TestNothingOfAHostileValueGetsIntoAPatch gives every annotation that is read, and some that
+// aren't, every hostile value in every place. Either the value is refused, with a problem, and the
+// patch is the one without it; or it is a list of label keys, as topology keys; or it is the path
+// or the service of a probe. Each is there alone.
 func TestNothingOfAHostileValueGetsIntoAPatch(t *testing.T) {
 	injector, err := New(DefaultConfig())
 	if err != nil {
@@ -91,7 +95,8 @@ func TestNothingOfAHostileValueGetsIntoAPatch(t *testing.T) {
 				if err == nil && len(got.Problems) == 0 {
 					accepted++
 					err = onlyWhereItBelongs(bare, got, value)
-				} else if err == nil && string(got.Patch) != string(bare.Patch) && (key != policy.Prefix+policy.SettingContainers || !less(got, bare)) {
+				} else if err == nil && string(got.Patch) != string(bare.Patch) &&
+					(key != policy.Prefix+policy.SettingContainers || !less(got, bare)) {
 					err = fmt.Errorf("is refused (%s) and changes the patch to %s", got.Problems[0], got.Patch)
 				}
 				if err != nil {
@@ -116,7 +121,8 @@ func less(got, bare Result) bool {
 		}
 	}
 	for _, op := range got.Operations {
-		if !strings.Contains(op.Path, "/metadata/annotations") && !slices.ContainsFunc(bare.Operations, func(other Change) bool { return cmp.Equal(op, other) }) {
+		if !strings.Contains(op.Path, "/metadata/annotations") &&
+			!slices.ContainsFunc(bare.Operations, func(other Change) bool { return cmp.Equal(op, other) }) {
 			return false
 		}
 	}
@@ -148,7 +154,8 @@ func recordOf(r Result) string {
 	return ""
 }
 
-// onlyWhereItBelongs says where the patch of a value differs from the one without it, but in a probe's path or service or in topology keys.
+// onlyWhereItBelongs says where the patch of a value differs from the one without it, but in a
+// probe's path or service or in topology keys.
 func onlyWhereItBelongs(bare, got Result, value string) error {
 	if len(got.Operations) != len(bare.Operations) {
 		return fmt.Errorf("changes the patch to %s", got.Patch)
@@ -195,7 +202,8 @@ func checkProbe(raw json.RawMessage, value string) error {
 	switch err := strict(raw, &probe); {
 	case err != nil:
 		return err
-	case probe.HTTPGet != nil && probe.HTTPGet.Path == "/"+free && (probe.HTTPGet.Scheme == "" || probe.HTTPGet.Scheme == "HTTPS"):
+	case probe.HTTPGet != nil && probe.HTTPGet.Path == "/"+free &&
+		(probe.HTTPGet.Scheme == "" || probe.HTTPGet.Scheme == "HTTPS"):
 	case probe.GRPC != nil && probe.GRPC.Service == free:
 	case probe.TCPSocket != nil && probe.TCPSocket.Port == 8080.0: // the default: the value was another setting's
 	default:
@@ -204,7 +212,8 @@ func checkProbe(raw json.RawMessage, value string) error {
 	return nil
 }
 
-// checkTerms says what of an affinity is neither a number nor the workload's own label nor a label key, of the default or of a value.
+// checkTerms says what of an affinity is neither a number nor the workload's own label nor a label
+// key, of the default or of a value.
 func checkTerms(raw json.RawMessage, value string) error {
 	var affinity struct {
 		PodAntiAffinity struct {
@@ -223,7 +232,8 @@ func checkTerms(raw json.RawMessage, value string) error {
 	}
 	for _, term := range affinity.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution {
 		key := term.PodAffinityTerm.TopologyKey
-		if len(validation.IsQualifiedName(key)) > 0 || !strings.Contains(value+policy.Settings()[1].Default, key) || term.PodAffinityTerm.LabelSelector.MatchLabels.App != "web" {
+		if len(validation.IsQualifiedName(key)) > 0 || !strings.Contains(value+policy.Settings()[1].Default, key) ||
+			term.PodAffinityTerm.LabelSelector.MatchLabels.App != "web" {
 			return fmt.Errorf("makes the affinity %s", raw)
 		}
 	}

@@ -20,7 +20,8 @@ func TestRecordStaysWithinTheAPIsLimit(t *testing.T) {
 			t.Errorf("%d sizes have no room for a record, %d have", refused, recorded)
 		}
 	}()
-	for size := validation.TotalAnnotationSizeLimitB - 2048; size <= validation.TotalAnnotationSizeLimitB-len(key); size++ {
+	for size := validation.TotalAnnotationSizeLimitB - 2048; size <= validation.TotalAnnotationSizeLimitB-len(
+		key); size++ {
 		if size%256 != 0 && size < validation.TotalAnnotationSizeLimitB-len(key)-3 {
 			continue
 		}
@@ -51,7 +52,8 @@ func TestRecordStaysWithinTheAPIsLimit(t *testing.T) {
 		for key, value := range view.Annotations {
 			total += len(key) + len(value)
 		}
-		if total > validation.TotalAnnotationSizeLimitB || len(result.Operations) == 0 || view.Labels["evenkeel.dev/defaulted"] != "true" {
+		if total > validation.TotalAnnotationSizeLimitB || len(result.Operations) == 0 ||
+			view.Labels["evenkeel.dev/defaulted"] != "true" {
 			t.Fatalf("annotations of %d bytes grow to %d by %d operations", len(key)+size, total, len(result.Operations))
 		}
 	}

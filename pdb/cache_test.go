@@ -16,8 +16,10 @@ import (
 func TestPodsOfOneReplicaSetShareWhatIsStored(t *testing.T) {
 	yes := true
 	pod := func(name, app string) *metav1.PartialObjectMetadata {
-		return &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": app, "empty": "", "a/b": "c"},
-			OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "web-1", UID: "1", Controller: &yes}}}}
+		return &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: name,
+			Labels: map[string]string{"app": app, "empty": "", "a/b": "c"},
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "web-1", UID: "1",
+				Controller: &yes}}}}
 	}
 	first := trimPod(pod("a", "web"))
 	if trimPod(pod("b", "web")) != first || trimPod(pod("b", "api")) == first {
@@ -33,16 +35,20 @@ func TestPodsOfOneReplicaSetShareWhatIsStored(t *testing.T) {
 
 // TestWhatIsStoredDecidesAsTheObjectDoes reads workloads and budgets before and after they were stored.
 func TestWhatIsStoredDecidesAsTheObjectDoes(t *testing.T) {
-	two, now, yes, always, percent := int32(2), metav1.NewTime(time.Unix(1_800_000_000, 0)), true, policyv1.AlwaysAllow, intstr.FromString("25%")
+	two, now, yes, always, percent := int32(2), metav1.NewTime(time.Unix(1_800_000_000, 0)), true, policyv1.AlwaysAllow,
+		intstr.FromString("25%")
 	metas := []metav1.ObjectMeta{
 		{Name: "web", UID: "1", Labels: map[string]string{"app": "web"}, Annotations: map[string]string{"note": "long"}},
-		{Name: "web", UID: "2", Labels: map[string]string{"evenkeel.dev/inject": "disabled"}, Annotations: map[string]string{"evenkeel.dev/disruption-budget": "off"}},
+		{Name: "web", UID: "2", Labels: map[string]string{"evenkeel.dev/inject": "disabled"},
+			Annotations: map[string]string{"evenkeel.dev/disruption-budget": "off"}},
 		{Name: "web", UID: "3", Annotations: map[string]string{"evenkeel.dev/disruption-budget": ""}, DeletionTimestamp: &now,
-			Labels:          map[string]string{ManagedByLabel: Manager},
-			OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "Deployment", Name: "web", UID: "1", Controller: &yes}}},
+			Labels: map[string]string{ManagedByLabel: Manager},
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "Deployment", Name: "web", UID: "1",
+				Controller: &yes}}},
 	}
 	selectors := []*metav1.LabelSelector{nil, {}, {MatchLabels: map[string]string{"app": "web", "tier": ""}},
-		{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "app", Operator: metav1.LabelSelectorOpIn, Values: []string{"a", "b"}}, {Key: "x", Operator: metav1.LabelSelectorOpExists}}}}
+		{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "app", Operator: metav1.LabelSelectorOpIn,
+			Values: []string{"a", "b"}}, {Key: "x", Operator: metav1.LabelSelectorOpExists}}}}
 	store := func(transform func(any) (any, error), object any) packed {
 		kept, err := transform(object)
 		if err != nil {
@@ -64,13 +70,16 @@ func TestWhatIsStoredDecidesAsTheObjectDoes(t *testing.T) {
 			for k, replicas := range []*int32{nil, &two} {
 				what := fmt.Sprintf("metadata %d, selector %d, replicas %d", i, j, k)
 				template := corev1.PodTemplateSpec{ObjectMeta: metas[(i+1)%len(metas)], Spec: corev1.PodSpec{NodeName: "a"}}
-				d := &appsv1.Deployment{ObjectMeta: meta, Spec: appsv1.DeploymentSpec{Replicas: replicas, Selector: selector, Template: template}}
+				d := &appsv1.Deployment{ObjectMeta: meta, Spec: appsv1.DeploymentSpec{Replicas: replicas, Selector: selector,
+					Template: template}}
 				w, terminating, err := store(pack(keepDeployment), d).deployment()
 				check("Deployment of "+what, read{w, terminating}, read{FromDeployment(d), meta.DeletionTimestamp != nil}, err)
-				s := &appsv1.StatefulSet{ObjectMeta: meta, Spec: appsv1.StatefulSetSpec{Replicas: replicas, Selector: selector, Template: template}}
+				s := &appsv1.StatefulSet{ObjectMeta: meta, Spec: appsv1.StatefulSetSpec{Replicas: replicas, Selector: selector,
+					Template: template}}
 				w, terminating, err = store(pack(keepStatefulSet), s).statefulSet()
 				check("StatefulSet of "+what, read{w, terminating}, read{FromStatefulSet(s), meta.DeletionTimestamp != nil}, err)
-				b := &policyv1.PodDisruptionBudget{ObjectMeta: meta, Spec: policyv1.PodDisruptionBudgetSpec{Selector: selector, MaxUnavailable: &percent}}
+				b := &policyv1.PodDisruptionBudget{ObjectMeta: meta,
+					Spec: policyv1.PodDisruptionBudgetSpec{Selector: selector, MaxUnavailable: &percent}}
 				if k == 1 {
 					b.Spec.UnhealthyPodEvictionPolicy = &always
 				}

@@ -59,8 +59,10 @@ func (d *draw) selector(most map[string]string) *metav1.LabelSelector {
 // namespace returns any namespace.
 func (d *draw) namespace() Namespace {
 	n := Namespace{OptedIn: true}
-	settings := []string{"", "off", "quorum", "maxUnavailable=1", "maxUnavailable=2", "maxUnavailable=7", "maxUnavailable=1%", "maxUnavailable=50%",
-		"maxUnavailable=100%", "minAvailable=0", "minAvailable=1", "minAvailable=2", "minAvailable=4", "minAvailable=34%", "minAvailable=99%", "nonsense"}
+	settings := []string{"", "off", "quorum", "maxUnavailable=1", "maxUnavailable=2", "maxUnavailable=7",
+		"maxUnavailable=1%", "maxUnavailable=50%",
+		"maxUnavailable=100%", "minAvailable=0", "minAvailable=1", "minAvailable=2", "minAvailable=4", "minAvailable=34%",
+		"minAvailable=99%", "nonsense"}
 	setting := func() *string {
 		if v := settings[d.below(len(settings))]; v != "" {
 			return &v
@@ -81,7 +83,8 @@ func (d *draw) namespace() Namespace {
 		}
 		n.Workloads = append(n.Workloads, w)
 		if d.below(4) == 3 {
-			n.Autoscalers = append(n.Autoscalers, Autoscaler{APIVersion: w.APIVersion, Kind: w.Kind, Name: w.Name, MinReplicas: int32(d.below(5))})
+			n.Autoscalers = append(n.Autoscalers, Autoscaler{APIVersion: w.APIVersion, Kind: w.Kind, Name: w.Name,
+				MinReplicas: int32(d.below(5))})
 		}
 	}
 	for i := range d.below(4) {

@@ -78,6 +78,7 @@ func manifest(namespace string, b *Budget) *policyv1.PodDisruptionBudget {
 	always := policyv1.AlwaysAllow
 	return &policyv1.PodDisruptionBudget{TypeMeta: metav1.TypeMeta{APIVersion: "policy/v1", Kind: "PodDisruptionBudget"},
 		ObjectMeta: metav1.ObjectMeta{Name: b.Name, Namespace: namespace},
-		Spec: policyv1.PodDisruptionBudgetSpec{Selector: b.Selector, MinAvailable: b.MinAvailable, MaxUnavailable: b.MaxUnavailable,
+		Spec: policyv1.PodDisruptionBudgetSpec{Selector: b.Selector, MinAvailable: b.MinAvailable,
+			MaxUnavailable:             b.MaxUnavailable,
 			UnhealthyPodEvictionPolicy: &always}}
 }

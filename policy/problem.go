@@ -59,7 +59,8 @@ func (p Problem) String() string {
 	case ProblemMisplaced:
 		text = fmt.Sprintf("%s %s=%s has no effect here; it belongs %s", p.Source, key, value, p.Allowed)
 	case ProblemRestored:
-		text = fmt.Sprintf("what the setting %s adds to the pod template was taken away and is put back; to remove it, set the annotation to off", key)
+		text = fmt.Sprintf("what the setting %s adds to the pod template was taken away and is put back; to remove it, "+
+			"set the annotation to off", key)
 	default:
 		text = fmt.Sprintf("%s %s=%s %s; allowed: %s", p.Source, key, value, p.Reason, p.Allowed)
 	}

@@ -37,7 +37,8 @@ func BenchmarkHandler(b *testing.B) {
 func BenchmarkRequest(b *testing.B) {
 	for _, name := range []string{"plain", "recycled"} {
 		b.Run(name, func(b *testing.B) {
-			server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") })}
+			server := &http.Server{Handler: http.HandlerFunc(
+				func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") })}
 			if name == "recycled" {
 				if _, err := Wrap(server, Options{MaxRequests: 1 << 40}); err != nil {
 					b.Fatal(err)

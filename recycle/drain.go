@@ -25,12 +25,13 @@ func (r *Recycler) Draining() bool { return r.draining.Load() }
 //  3. When there has been no connection for [Options.DrainQuiet], or when ctx ends, the server is shut down. Connections that idle until
 //     then are closed. Requests that are being answered get up to five seconds more.
 //
-// Shutdown alone loses requests: it stops listening while load balancers still send connections, and closes idle connections,
-// and those with an answer that didn't say so, while requests on them are on their way.
+// Shutdown alone loses requests: it stops listening while load balancers still send connections,
+// and closes idle connections, and those with an answer that didn't say so, while requests on them
+// are on their way.
 //
-// ctx should leave enough time for the load balancers to notice and for clients to use their idle connections once more or
-// drop them: kube-apiserver keeps unused ones for 90 seconds. Whatever is left at its end is idle, and a request that is sent in that
-// very moment is lost.
+// ctx should leave enough time for the load balancers to notice and for clients to use their idle
+// connections once more or drop them: kube-apiserver keeps unused ones for 90 seconds. Whatever is
+// left at its end is idle, and a request that is sent in that very moment is lost.
 //
 // Connections that a handler has taken over are neither told nor waited for, as with Shutdown.
 //

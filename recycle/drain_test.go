@@ -20,8 +20,8 @@ func drain(t *testing.T, s *testServer, cap time.Duration) <-chan error {
 	return done
 }
 
-// TestDrainGoesOnAcceptingWhereNobodyWasConnected has a server that nobody has connected to for long: load balancers know as little of
-// its drain as of a busy one's.
+// TestDrainGoesOnAcceptingWhereNobodyWasConnected has a server that nobody has connected to for
+// long: load balancers know as little of its drain as of a busy one's.
 func TestDrainGoesOnAcceptingWhereNobodyWasConnected(t *testing.T) {
 	s := serve(t, http1, Options{DrainQuiet: 500 * time.Millisecond}, remote)
 	begin := time.Now()

@@ -13,23 +13,27 @@ import (
 
 // How an idle HTTP/2 connection is told to go, with the standard library alone.
 //
-// A handler can have GOAWAY sent by setting "Connection: close", but an idle connection has no handler. A server sends GOAWAY
-// on Shutdown, but to all its connections. And frames can't be written from outside without tearing those that the server
-// writes. What is left: each HTTP/2 connection is served by a small server of its own, which accepts it from a listener that has
-// nothing else. Shutdown of the small server sends GOAWAY to this connection alone. It has the real server's settings, and its
-// handler leads to the real one's. BenchmarkOpen has the cost for each connection; there is none for a request.
+// A handler can have GOAWAY sent by setting "Connection: close", but an idle connection has no
+// handler. A server sends GOAWAY on Shutdown, but to all its connections. And frames can't be
+// written from outside without tearing those that the server writes. What is left: each HTTP/2
+// connection is served by a small server of its own, which accepts it from a listener that has
+// nothing else. Shutdown of the small server sends GOAWAY to this connection alone. It has the real
+// server's settings, and its handler leads to the real one's. BenchmarkOpen has the cost for each
+// connection; there is none for a request.
 //
-// The functions that net/http itself has put into TLSNextProto are not called: from Go 1.27 on, what stands there closes the connection.
+// The functions that net/http itself has put into TLSNextProto are not called: from Go 1.27 on,
+// what stands there closes the connection.
 
-// The keys of TLSNextProto under which net/http hands HTTP/2 connections over, with TLS and without. It has to keep the second, which
-// isn't documented, for the versions of golang.org/x/net/http2 that rely on it.
+// The keys of TLSNextProto under which net/http hands HTTP/2 connections over, with TLS and
+// without. It has to keep the second, which isn't documented, for the versions of
+// golang.org/x/net/http2 that rely on it.
 const (
 	protoTLS         = "h2"
 	protoUnencrypted = "unencrypted_http2"
 )
 
-// clientPreface begins every HTTP/2 connection (RFC 9113, section 3.4). net/http has read it when it hands a connection without TLS
-// over.
+// clientPreface begins every HTTP/2 connection (RFC 9113, section 3.4). net/http has read it when
+// it hands a connection without TLS over.
 const clientPreface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 // nextProto is the type of TLSNextProto's values.
@@ -42,7 +46,8 @@ func (r *Recycler) takeOverHTTP2() {
 		return // golang.org/x/net/http2 is in charge
 	}
 
-	// Ask net/http whether it would: the rules depend on Protocols, TLSNextProto, the cipher suites, a build tag and GODEBUG.
+	// Ask net/http whether it would: the rules depend on Protocols, TLSNextProto, the cipher suites, a
+	// build tag and GODEBUG.
 	probe := &http.Server{Protocols: server.Protocols, TLSConfig: server.TLSConfig.Clone()}
 	if server.TLSNextProto != nil {
 		probe.TLSNextProto = make(map[string]nextProto)
@@ -90,8 +95,9 @@ func serveHTTP2(server *http.Server, nc net.Conn, handler http.Handler) {
 	<-h.ended
 }
 
-// connOf returns the connection that handler, an argument to a function in TLSNextProto, is for. net/http hands the connection's
-// context down by a method of it, on which golang.org/x/net/http2 relies as well.
+// connOf returns the connection that handler, an argument to a function in TLSNextProto, is for.
+// net/http hands the connection's context down by a method of it, on which golang.org/x/net/http2
+// relies as well.
 func connOf(handler http.Handler) *conn {
 	h, ok := handler.(interface{ BaseContext() context.Context })
 	if !ok {
@@ -142,11 +148,13 @@ func newHTTP2(server *http.Server, nc net.Conn, handler http.Handler) *http2Conn
 	return h
 }
 
-// goAwayDelay is how long a connection that was told to go has to give an answer that carries GOAWAY before one is sent without.
+// goAwayDelay is how long a connection that was told to go has to give an answer that carries
+// GOAWAY before one is sent without.
 //
-// GOAWAY out of the blue can meet a request on its way. It isn't processed then, and clients are meant to send it again, but not all do (curl
-// 7.88 reports an error). With an answer, it arrives before the client has reason to ask again. So a connection in use gets it with
-// an answer, and one without an answer for so long is idle enough for such meetings to be rare.
+// GOAWAY out of the blue can meet a request on its way. It isn't processed then, and clients are
+// meant to send it again, but not all do (curl 7.88 reports an error). With an answer, it arrives
+// before the client has reason to ask again. So a connection in use gets it with an answer, and one
+// without an answer for so long is idle enough for such meetings to be rare.
 const goAwayDelay = time.Second
 
 // http2Conn is what serves one connection and sends GOAWAY to it.

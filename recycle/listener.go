@@ -18,15 +18,17 @@ type ListenerOptions struct {
 	MaxAge      time.Duration
 	Jitter      float64
 
-	// CutIdle, if above 0, ends a connection past its MaxAge from outside, when nothing has been read or written for so long and what was last
-	// seen is the server's own writing: its next Read returns io.EOF, as if the client had closed. It is for protocols without a
-	// way to say goodbye. A request that arrives in that very moment is lost, so choose more than the clients' longest pause between the
-	// requests of a burst. 0 means never; negative values are an error.
+	// CutIdle, if above 0, ends a connection past its MaxAge from outside, when nothing has been read
+	// or written for so long and what was last seen is the server's own writing: its next Read returns
+	// io.EOF, as if the client had closed. It is for protocols without a way to say goodbye. A request
+	// that arrives in that very moment is lost, so choose more than the clients' longest pause between
+	// the requests of a burst. 0 means never; negative values are an error.
 	CutIdle time.Duration
 }
 
-// NewListener returns a listener for servers that aren't an [http.Server]. It accepts from inner, and each connection it accepts is
-// a [*Conn], which knows when it is due. What is due isn't closed, since only the server knows where a request ends and how its protocol says goodbye:
+// NewListener returns a listener for servers that aren't an [http.Server]. It accepts from inner,
+// and each connection it accepts is a [*Conn], which knows when it is due. What is due isn't
+// closed, since only the server knows where a request ends and how its protocol says goodbye:
 //
 //	if nc.(*recycle.Conn).Last() {
 //		// answer this request with whatever means "connect anew for the next one"
@@ -47,7 +49,8 @@ func NewListener(inner net.Listener, options ListenerOptions) (net.Listener, err
 		return nil, fmt.Errorf("recycle: CutIdle is %v: allowed are 0 (never) and above", options.CutIdle)
 	}
 	if options.CutIdle > 0 && options.MaxAge == 0 {
-		return nil, fmt.Errorf("recycle: CutIdle is %v without MaxAge: it applies to connections past their age", options.CutIdle)
+		return nil, fmt.Errorf("recycle: CutIdle is %v without MaxAge: it applies to connections past their age",
+			options.CutIdle)
 	}
 	options.Jitter = common.Jitter
 	return &listener{Listener: inner, options: options, now: time.Now, random: rand.Float64}, nil
@@ -135,8 +138,8 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// NetConn returns the connection that the inner listener has accepted, for what can't be done through net.Conn, such as closing one
-// direction.
+// NetConn returns the connection that the inner listener has accepted, for what can't be done
+// through net.Conn, such as closing one direction.
 func (c *Conn) NetConn() net.Conn { return c.Conn }
 
 // Close closes the connection.

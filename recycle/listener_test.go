@@ -14,7 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// serveLines answers each line with itself, and with "last" in front where the connection is due. It ends with the test.
+// serveLines answers each line with itself, and with "last" in front where the connection is due.
+// It ends with the test.
 func serveLines(t *testing.T, options ListenerOptions) string {
 	t.Helper()
 	inner, err := net.Listen("tcp", "127.0.0.1:0")

@@ -1,6 +1,7 @@
-// Package recycle ends persistent connections after a number of requests or at an age, so that clients connect anew and
-// are spread over every replica there is by then. A client that keeps its connections stays on the replicas that existed
-// when it connected: replicas that autoscaling adds later get nothing from it until something makes it connect again.
+// Package recycle ends persistent connections after a number of requests or at an age, so that
+// clients connect anew and are spread over every replica there is by then. A client that keeps its
+// connections stays on the replicas that existed when it connected: replicas that autoscaling adds
+// later get nothing from it until something makes it connect again.
 //
 // [Wrap] does it for any [http.Server], and so for gin, echo, chi and everything else that is an [http.Handler]:
 //
@@ -16,27 +17,32 @@
 //     finished, the client sends later ones over a new connection.
 //   - What a handler has taken over (hijacked, upgraded, WebSocket) and what was asked for with CONNECT is left alone.
 //
-// Limits differ from connection to connection by [Options.Jitter], so that connections opened together don't close together.
+// Limits differ from connection to connection by [Options.Jitter], so that connections opened
+// together don't close together.
 //
-// [Recycler.Drain] does the same to all connections at once, for a server that is about to stop. [NewListener] is for servers
-// that aren't an [http.Server].
+// [Recycler.Drain] does the same to all connections at once, for a server that is about to stop.
+// [NewListener] is for servers that aren't an [http.Server].
 //
 // # Limits
 //
-// A handler that serves HTTP/2 itself on a hijacked connection (golang.org/x/net/http2/h2c) isn't seen: use
-// [http.Server.Protocols] with [http.Protocols.SetUnencryptedHTTP2] instead. Where golang.org/x/net/http2.ConfigureServer has
-// set up HTTP/2, GOAWAY is sent with the next answer, and an idle connection isn't told.
+// A handler that serves HTTP/2 itself on a hijacked connection (golang.org/x/net/http2/h2c) isn't
+// seen: use [http.Server.Protocols] with [http.Protocols.SetUnencryptedHTTP2] instead. Where
+// golang.org/x/net/http2.ConfigureServer has set up HTTP/2, GOAWAY is sent with the next answer,
+// and an idle connection isn't told.
 //
-// Every HTTP/2 connection is served by an [http.Server] of its own, which has the settings of the wrapped one and is what
-// [http.ServerContextKey] leads to. [http.Server.SetKeepAlivesEnabled] doesn't reach it: use [Recycler.Drain]. With Go 1.27, HTTP/2
-// over TLS from a listener whose connections aren't [*tls.Conn] isn't served, as with Go 1.26.
+// Every HTTP/2 connection is served by an [http.Server] of its own, which has the settings of the
+// wrapped one and is what [http.ServerContextKey] leads to. [http.Server.SetKeepAlivesEnabled]
+// doesn't reach it: use [Recycler.Drain]. With Go 1.27, HTTP/2 over TLS from a listener whose
+// connections aren't [*tls.Conn] isn't served, as with Go 1.26.
 //
-// Go's HTTP/2 server sends a single GOAWAY that names the last stream it has seen. A request that was already on its way is
-// not processed, and clients are to send it again over a new connection, whatever its method. Go's client does unless the request
-// has a body that can't be read twice: [http.Request.GetBody] is set by [http.NewRequest] for bytes.Buffer, bytes.Reader and
+// Go's HTTP/2 server sends a single GOAWAY that names the last stream it has seen. A request that
+// was already on its way is not processed, and clients are to send it again over a new connection,
+// whatever its method. Go's client does unless the request has a body that can't be read twice:
+// [http.Request.GetBody] is set by [http.NewRequest] for bytes.Buffer, bytes.Reader and
 // strings.Reader, and missing for anything else. curl 7.88 does not.
 //
-// A client that pipelines and then takes more than half a second to read the last answer of a connection may lose its end.
+// A client that pipelines and then takes more than half a second to read the last answer of a
+// connection may lose its end.
 package recycle
 
 import (
@@ -51,35 +57,40 @@ import (
 	"time"
 )
 
-// DefaultJitter is the jitter of an Options that names none: limits are drawn between 80 % and 100 % of their value. It is as
-// wide as the ±10 % that gRPC applies to its MaxConnectionAge.
+// DefaultJitter is the jitter of an Options that names none: limits are drawn between 80 % and 100
+// % of their value. It is as wide as the ±10 % that gRPC applies to its MaxConnectionAge.
 const DefaultJitter = 0.2
 
-// NoJitter is the value of [Options.Jitter] that gives every connection exactly the same limits, for tests and for servers with
-// few clients. With many, connections that were opened together, by a deploy or a load balancer's return, close together.
+// NoJitter is the value of [Options.Jitter] that gives every connection exactly the same limits,
+// for tests and for servers with few clients. With many, connections that were opened together, by
+// a deploy or a load balancer's return, close together.
 const NoJitter = -1
 
-// Options says when connections are told to go. The zero value sets no limit: only [Recycler.Drain] ends connections then.
+// Options says when connections are told to go. The zero value sets no limit: only [Recycler.Drain]
+// ends connections then.
 type Options struct {
-	// MaxRequests is the number of requests (HTTP/2: streams) after which a connection is told to go; the last of them is
-	// answered as any other. HTTP/2 streams that are open at that moment come on top. 0 means no limit, negative values are an
-	// error.
+	// MaxRequests is the number of requests (HTTP/2: streams) after which a connection is told to go;
+	// the last of them is answered as any other. HTTP/2 streams that are open at that moment come on
+	// top. 0 means no limit, negative values are an error.
 	MaxRequests int
 
-	// MaxAge is the time from accept after which a connection is told to go. 0 means no limit, negative values are an error.
+	// MaxAge is the time from accept after which a connection is told to go. 0 means no limit,
+	// negative values are an error.
 	MaxAge time.Duration
 
-	// Jitter is the part of both limits, from 0 to below 1, by which they are shortened at random, for each connection and limit
-	// anew: with MaxRequests 1000 and Jitter 0.2, a connection gets between 800 and 1000 requests. 0 means [DefaultJitter];
-	// [NoJitter] switches it off. Other values are an error.
+	// Jitter is the part of both limits, from 0 to below 1, by which they are shortened at random, for
+	// each connection and limit anew: with MaxRequests 1000 and Jitter 0.2, a connection gets between
+	// 800 and 1000 requests. 0 means [DefaultJitter]; [NoJitter] switches it off. Other values are an
+	// error.
 	Jitter float64
 
-	// DrainQuiet is the time that has to have passed without any connection before [Recycler.Drain] stops listening, since load
-	// balancers still send new ones for a while. 0 means one second, negative values are an error.
+	// DrainQuiet is the time that has to have passed without any connection before [Recycler.Drain]
+	// stops listening, since load balancers still send new ones for a while. 0 means one second,
+	// negative values are an error.
 	DrainQuiet time.Duration
 
-	// OnClose, if set, is called once for each connection that has ended, hijacked ones excepted, from the connection's own
-	// goroutine: it must not block and may be called concurrently.
+	// OnClose, if set, is called once for each connection that has ended, hijacked ones excepted, from
+	// the connection's own goroutine: it must not block and may be called concurrently.
 	OnClose func(Closed)
 }
 
@@ -145,9 +156,10 @@ type stopper interface{ Stop() bool }
 // connKey is the context key of a *conn.
 type connKey struct{}
 
-// Wrap makes server recycle its connections, over HTTP/1.x and HTTP/2. It replaces Handler, ConnContext, ConnState and, for
-// HTTP/2, TLSNextProto by functions that call what they find there: set those before, and start the server (Serve, ServeTLS,
-// ListenAndServe, ListenAndServeTLS) after.
+// Wrap makes server recycle its connections, over HTTP/1.x and HTTP/2. It replaces Handler,
+// ConnContext, ConnState and, for HTTP/2, TLSNextProto by functions that call what they find there:
+// set those before, and start the server (Serve, ServeTLS, ListenAndServe, ListenAndServeTLS)
+// after.
 //
 // The error says which option can't be used and what is allowed; server is unchanged then.
 func Wrap(server *http.Server, options Options) (*Recycler, error) {
@@ -219,7 +231,8 @@ func (o Options) complete() (Options, error) {
 		o.Jitter = DefaultJitter
 	case o.Jitter > 0 && o.Jitter < 1:
 	default:
-		return o, fmt.Errorf("recycle: Jitter is %v: allowed are 0 (which means %v), above 0 to below 1, and NoJitter", o.Jitter, DefaultJitter)
+		return o, fmt.Errorf("recycle: Jitter is %v: allowed are 0 (which means %v), above 0 to below 1, and NoJitter",
+			o.Jitter, DefaultJitter)
 	}
 	return o, nil
 }
@@ -292,8 +305,8 @@ func (r *Recycler) closed(nc net.Conn) {
 	})
 }
 
-// tell marks the connection as told to go, for the first reason there was: its next answer says so. Over HTTP/2 it gets GOAWAY
-// even if there is none. It doesn't block.
+// tell marks the connection as told to go, for the first reason there was: its next answer says so.
+// Over HTTP/2 it gets GOAWAY even if there is none. It doesn't block.
 func (c *conn) tell(reason Reason) {
 	c.reason.CompareAndSwap(int32(Other), int32(reason))
 	if h := c.http2.Load(); h != nil {

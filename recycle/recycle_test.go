@@ -48,7 +48,8 @@ type testServer struct {
 	closed []Closed
 }
 
-// serve makes the test parallel and starts a wrapped server that ends with it. Any of change may alter the server before it is wrapped.
+// serve makes the test parallel and starts a wrapped server that ends with it. Any of change may
+// alter the server before it is wrapped.
 func serve(t *testing.T, p protocol, options Options, handler http.Handler, change ...func(*http.Server)) *testServer {
 	t.Helper()
 	t.Parallel()
@@ -500,15 +501,17 @@ func TestHandlersKeepTheirWriter(t *testing.T) {
 	})
 }
 
-// TestPipelinedAnswersArriveWhole sends requests ahead of their answers. Those after the last answer aren't answered, and the
-// client has to send them again (RFC 9112, section 9.3.2), but what is answered has to arrive, however large it is and slowly it is read.
+// TestPipelinedAnswersArriveWhole sends requests ahead of their answers. Those after the last
+// answer aren't answered, and the client has to send them again (RFC 9112, section 9.3.2), but what
+// is answered has to arrive, however large it is and slowly it is read.
 func TestPipelinedAnswersArriveWhole(t *testing.T) {
 	const size = 1 << 20
 	for _, p := range []protocol{http1, http1TLS} {
 		t.Run(string(p), func(t *testing.T) {
-			s := serve(t, p, Options{MaxRequests: 3, Jitter: NoJitter}, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-				_, _ = w.Write(make([]byte, size))
-			}))
+			s := serve(t, p, Options{MaxRequests: 3, Jitter: NoJitter},
+				http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					_, _ = w.Write(make([]byte, size))
+				}))
 			w := dial(t, s)
 			if p == http1TLS {
 				w.Conn = tls.Client(w.Conn, &tls.Config{InsecureSkipVerify: true})
@@ -603,12 +606,14 @@ func TestWhatIsInFlightFinishes(t *testing.T) {
 	}
 }
 
-// TestNoRequestFails is the short form of the proof with real clients: many at once, limits that are reached all the time.
+// TestNoRequestFails is the short form of the proof with real clients: many at once, limits that
+// are reached all the time.
 func TestNoRequestFails(t *testing.T) {
 	const clients, each = 8, 100
 	for _, p := range everyProtocol {
 		t.Run(string(p), func(t *testing.T) {
-			// A connection over TLS takes a handshake, and an HTTP/2 client waits for a second when it meets GOAWAY with one request twice.
+			// A connection over TLS takes a handshake, and an HTTP/2 client waits for a second when it meets
+			// GOAWAY with one request twice.
 			options := map[protocol]Options{
 				http1:    {MaxRequests: 10, MaxAge: 100 * time.Millisecond},
 				http1TLS: {MaxRequests: 50, MaxAge: time.Second},
@@ -719,7 +724,8 @@ func TestWrapKeepsWhatTheServerHad(t *testing.T) {
 				}
 				server.ConnState = func(_ net.Conn, state http.ConnState) { states.Store(state, true) }
 			})
-			want := map[protocol]string{http1: "value1 false", http1TLS: "value1 true", http2TLS: "value2 true", h2c: "value2 false"}[p]
+			want := map[protocol]string{http1: "value1 false", http1TLS: "value1 true", http2TLS: "value2 true",
+				h2c: "value2 false"}[p]
 			if got := mustFetch(t, s, "/"); got != want {
 				t.Errorf("got %q, want %q", got, want)
 			}

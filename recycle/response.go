@@ -8,10 +8,11 @@ import (
 	"strings"
 )
 
-// lastResponse is the answer after which a connection ends: it adds "Connection: close" to the final header. HTTP/2 doesn't send that,
-// but sends GOAWAY before the answer's end, so that a client that asks one by one knows before it asks again. A plain header set
-// before the handler runs would do in most cases, but not in these: it would also stand in 1xx answers, in the 101 of a reverse proxy that
-// copies headers, and a handler could take it away.
+// lastResponse is the answer after which a connection ends: it adds "Connection: close" to the
+// final header. HTTP/2 doesn't send that, but sends GOAWAY before the answer's end, so that a
+// client that asks one by one knows before it asks again. A plain header set before the handler
+// runs would do in most cases, but not in these: it would also stand in 1xx answers, in the 101 of
+// a reverse proxy that copies headers, and a handler could take it away.
 //
 // It passes on every optional interface of the server's own ResponseWriter, since handlers look for them by type.
 type lastResponse struct {
@@ -32,13 +33,16 @@ func (w *lastResponse) decide(status int) {
 	lingerOnClose(w.ResponseWriter)
 }
 
-// lingerOnClose makes an HTTP/1.x server close its side first and wait for half a second before it closes the connection wholly.
-// Without, requests that a pipelining client has already sent after this one are unread data at close, for which the kernel sends RST and throws away
-// what is still in the send buffer: the end of this answer (RFC 9112, section 9.6). The server does the same by itself after a request body
-// over a limit, and that limit is the only handle there is: a reader of at most zero bytes that meets one.
+// lingerOnClose makes an HTTP/1.x server close its side first and wait for half a second before it
+// closes the connection wholly. Without, requests that a pipelining client has already sent after
+// this one are unread data at close, for which the kernel sends RST and throws away what is still
+// in the send buffer: the end of this answer (RFC 9112, section 9.6). The server does the same by
+// itself after a request body over a limit, and that limit is the only handle there is: a reader of
+// at most zero bytes that meets one.
 func lingerOnClose(w http.ResponseWriter) {
 	var b [1]byte
-	_, _ = http.MaxBytesReader(w, io.NopCloser(strings.NewReader("x")), 0).Read(b[:]) // always fails: that is what it is for
+	// always fails: that is what it is for
+	_, _ = http.MaxBytesReader(w, io.NopCloser(strings.NewReader("x")), 0).Read(b[:])
 }
 
 // finish is called after the handler has returned.

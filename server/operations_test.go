@@ -51,7 +51,9 @@ func TestReviewsAreAnsweredOverTLS13AndHTTP1Alone(t *testing.T) {
 		{[]string{"h2"}, tls.VersionTLS13, false},
 		{[]string{"http/1.1"}, tls.VersionTLS12, false},
 	} {
-		conn, err := tls.Dial("tcp", listener.Addr().String(), &tls.Config{InsecureSkipVerify: true, NextProtos: c.offered, MaxVersion: c.version}) //nolint:gosec // it is about the server's side
+		conn, err := tls.Dial("tcp", listener.Addr().String(),
+			&tls.Config{InsecureSkipVerify: true, NextProtos: c.offered,
+				MaxVersion: c.version}) //nolint:gosec // it is about the server's side
 		if (err == nil) != c.answered {
 			t.Errorf("offered %v, TLS %#x: %v, want answered: %v", c.offered, c.version, err, c.answered)
 		}
@@ -63,7 +65,8 @@ func TestReviewsAreAnsweredOverTLS13AndHTTP1Alone(t *testing.T) {
 		}
 		_ = conn.Close()
 	}
-	client := &http.Client{Transport: &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}} //nolint:gosec // the same
+	client := &http.Client{Transport: &http.Transport{ForceAttemptHTTP2: true,
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}} //nolint:gosec // the same
 	defer client.CloseIdleConnections()
 	response, err := client.Get("https://" + listener.Addr().String())
 	if err != nil {

@@ -39,7 +39,8 @@ const flushTimeout = 5 * time.Second
 // ever waits for the collector.
 func newTraces(ctx context.Context, version string, log *logrus.Entry) (*sdktrace.TracerProvider, error) {
 	endpoint := otlpVariable("ENDPOINT")
-	if endpoint == "" || strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") || os.Getenv("OTEL_TRACES_EXPORTER") == "none" {
+	if endpoint == "" || strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") ||
+		os.Getenv("OTEL_TRACES_EXPORTER") == "none" {
 		return nil, nil //nolint:nilnil // no traces is what is asked for
 	}
 	sampler, err := traceSampler(os.Getenv("OTEL_TRACES_SAMPLER"), os.Getenv("OTEL_TRACES_SAMPLER_ARG"))
@@ -50,11 +51,13 @@ func newTraces(ctx context.Context, version string, log *logrus.Entry) (*sdktrac
 	if err != nil {
 		return nil, err
 	}
-	attributes := []attribute.KeyValue{attribute.String("service.name", "evenkeel"), attribute.String("service.version", version)}
+	attributes := []attribute.KeyValue{attribute.String("service.name", "evenkeel"),
+		attribute.String("service.version", version)}
 	if hostname, err := os.Hostname(); err == nil { // in a pod its name
 		attributes = append(attributes, attribute.String("service.instance.id", hostname))
 	}
-	from, err := resource.New(ctx, resource.WithTelemetrySDK(), resource.WithAttributes(attributes...), resource.WithFromEnv())
+	from, err := resource.New(ctx, resource.WithTelemetrySDK(), resource.WithAttributes(attributes...),
+		resource.WithFromEnv())
 	if err != nil {
 		return nil, fmt.Errorf("OTEL_RESOURCE_ATTRIBUTES: %w", err)
 	}
@@ -62,7 +65,8 @@ func newTraces(ctx context.Context, version string, log *logrus.Entry) (*sdktrac
 	if err != nil {
 		return nil, fmt.Errorf("export traces: %w", err)
 	}
-	return sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithSampler(sampler), sdktrace.WithResource(from)), nil
+	return sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithSampler(sampler),
+		sdktrace.WithResource(from)), nil
 }
 
 // otlpVariable returns the value of OTEL_EXPORTER_OTLP_TRACES_name or else of
@@ -98,7 +102,8 @@ func traceSampler(name, arg string) (sdktrace.Sampler, error) {
 	case "traceidratio":
 		return sdktrace.TraceIDRatioBased(ratio), nil
 	}
-	return nil, fmt.Errorf("OTEL_TRACES_SAMPLER=%q is no sampler; allowed: always_on, always_off, traceidratio, and each of them after parentbased_", name)
+	return nil, fmt.Errorf("OTEL_TRACES_SAMPLER=%q is no sampler; allowed: always_on, always_off, traceidratio, and "+
+		"each of them after parentbased_", name)
 }
 
 // collector sends spans in protobuf over HTTP, one request for each batch, and drops what
@@ -150,7 +155,8 @@ func newCollector(endpoint string, log *logrus.Entry) (*collector, error) {
 		name, value, _ := strings.Cut(pair, "=")
 		value, err := url.PathUnescape(strings.TrimSpace(value))
 		if err != nil || strings.TrimSpace(name) == "" {
-			return nil, errors.New("OTEL_EXPORTER_OTLP_HEADERS can't be read; allowed: name=value, with %XX for special characters, separated by commas")
+			return nil, errors.New("OTEL_EXPORTER_OTLP_HEADERS can't be read; allowed: name=value, with %XX for special " +
+				"characters, separated by commas")
 		}
 		c.headers.Set(strings.TrimSpace(name), value)
 	}
@@ -163,7 +169,8 @@ func newCollector(endpoint string, log *logrus.Entry) (*collector, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.http = &http.Client{Timeout: timeout, Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: config,
+	c.http = &http.Client{Timeout: timeout, Transport: &http.Transport{Proxy: http.ProxyFromEnvironment,
+		TLSClientConfig:     config,
 		TLSHandshakeTimeout: timeout, MaxIdleConns: 1, IdleConnTimeout: 90 * time.Second}}
 	return c, nil
 }

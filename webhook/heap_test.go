@@ -13,8 +13,10 @@ func TestGCPercent(t *testing.T) {
 		least, live int64
 		want        int
 	}{
-		{16 << 20, 0, 400}, {16 << 20, 1 << 20, 400}, {16 << 20, 3200 << 10, 400}, {16 << 20, 4 << 20, 300}, {16 << 20, 5 << 20, 220},
-		{16 << 20, 8 << 20, 100}, {16 << 20, 12 << 20, 100}, {16 << 20, 16 << 20, 100}, {16 << 20, 1 << 40, 100}, {0, 1 << 20, 100}, {1 << 20, 1, 100},
+		{16 << 20, 0, 400}, {16 << 20, 1 << 20, 400}, {16 << 20, 3200 << 10, 400}, {16 << 20, 4 << 20, 300},
+		{16 << 20, 5 << 20, 220},
+		{16 << 20, 8 << 20, 100}, {16 << 20, 12 << 20, 100}, {16 << 20, 16 << 20, 100}, {16 << 20, 1 << 40, 100},
+		{0, 1 << 20, 100}, {1 << 20, 1, 100},
 	} {
 		if got := gcPercent(c.least, c.live); got != c.want {
 			t.Errorf("%d of %d bytes in use: GOGC=%d, want %d", c.live, c.least, got, c.want)
@@ -22,8 +24,8 @@ func TestGCPercent(t *testing.T) {
 	}
 }
 
-// TestKeepHeap counts the collections that 40 MiB of garbage take, before and after, and looks at what a heap in use does
-// to the setting.
+// TestKeepHeap counts the collections that 40 MiB of garbage take, before and after, and looks at
+// what a heap in use does to the setting.
 func TestKeepHeap(t *testing.T) {
 	t.Setenv("GOGC", "")
 	litter := func() uint64 {

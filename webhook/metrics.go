@@ -54,11 +54,13 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		reviews: counters{vec: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "evenkeel_admission_reviews_total",
-			Help: "Admission reviews answered, by kind and operation of the object and by what became of it: patched, unchanged or failed.",
+			Help: "Admission reviews answered, by kind and operation of the object and by what became of it: patched, " +
+				"unchanged or failed.",
 		}, []string{"kind", "operation", "outcome"})},
 		defaults: counters{vec: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "evenkeel_admission_defaults_total",
-			Help: "Decisions over a default, per container where it concerns containers, by kind of the object and by skip code, which is empty where the default was added.",
+			Help: "Decisions over a default, per container where it concerns containers, by kind of the object and by skip " +
+				"code, which is empty where the default was added.",
 		}, []string{"default", "kind", "skip"})},
 		problems: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "evenkeel_admission_problems_total",

@@ -26,7 +26,8 @@ func revision(kind, name, owner, uid, template string) string {
 		kind, name, owner, uid, field)
 }
 
-// TestRevisionsKnowWhatRan lists and watches an API server that has one revision of each kind, then adds one and deletes one.
+// TestRevisionsKnowWhatRan lists and watches an API server that has one revision of each kind, then
+// adds one and deletes one.
 func TestRevisionsKnowWhatRan(t *testing.T) {
 	const (
 		one   = `{"metadata":{"labels":{"app":"web","pod-template-hash":"abc"}},"spec":{"containers":[{"name":"web","image":"web:1"}]}}`
@@ -53,7 +54,8 @@ func TestRevisionsKnowWhatRan(t *testing.T) {
 			<-r.Context().Done()
 		case sets:
 			_, _ = fmt.Fprintf(w, `{"kind":"ReplicaSetList","apiVersion":"apps/v1","metadata":{"resourceVersion":"5"},"items":[%s,%s]}`,
-				revision("ReplicaSet", "web-abc", "Deployment", "uid-1", one), revision("ReplicaSet", "own", "Rollout", "uid-3", two))
+				revision("ReplicaSet", "web-abc", "Deployment", "uid-1", one),
+				revision("ReplicaSet", "own", "Rollout", "uid-3", two))
 		default:
 			_, _ = fmt.Fprintf(w, `{"kind":"ControllerRevisionList","apiVersion":"apps/v1","metadata":{"resourceVersion":"5"},"items":[%s]}`,
 				revision("ControllerRevision", "db-1", "StatefulSet", "uid-2", three))
@@ -97,7 +99,8 @@ func TestRevisionsKnowWhatRan(t *testing.T) {
 		want          bool
 	}{
 		{"uid-1", one, true},
-		{"uid-1", `{"spec":{"containers":[{"image":"web:1","name":"web"}]},"metadata":{"creationTimestamp":null,"labels":{"app":"web"}}}`, true}, // as a client sends it
+		// as a client sends it
+		{"uid-1", `{"spec":{"containers":[{"image":"web:1","name":"web"}]},"metadata":{"creationTimestamp":null,"labels":{"app":"web"}}}`, true},
 		{"uid-2", one, false},
 		{"uid-1", two, false},
 		{"uid-2", `{"metadata":{"labels":{"app":"web"}},"spec":{"containers":[{"name":"db","image":"db:1"}]}}`, true},

@@ -64,7 +64,8 @@ func traceReview(ctx context.Context, facts reviewFacts, namespace, name string)
 
 // traceRejection says in the span of a request, if it has one, why it was no review.
 func traceRejection(ctx context.Context, no *rejection) {
-	trace.SpanFromContext(ctx).SetAttributes(semconv.HTTPResponseStatusCode(no.status), semconv.ErrorTypeKey.String(no.reason))
+	trace.SpanFromContext(ctx).SetAttributes(semconv.HTTPResponseStatusCode(no.status),
+		semconv.ErrorTypeKey.String(no.reason))
 }
 
 // tracePanic says in the span of a review, if it has one, that there was a panic.

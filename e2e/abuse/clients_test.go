@@ -40,16 +40,19 @@ apiVersion: v1
 kind: Config
 users: [{name: "*", user: {client-certificate: %q, client-key: %q}}]`,
 		filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")))
-	c, err := cluster.Start(ctx, cluster.Config{Log: os.Stderr, Components: []string{}, Flags: map[string][]string{cluster.APIServer: {
-		"--admission-control-config-file=" + file("admission.yaml", fmt.Sprintf(`
+	c, err := cluster.Start(ctx, cluster.Config{Log: os.Stderr, Components: []string{},
+		Flags: map[string][]string{cluster.APIServer: {
+			"--admission-control-config-file=" + file("admission.yaml", fmt.Sprintf(`
 apiVersion: apiserver.config.k8s.io/v1
 kind: AdmissionConfiguration
 plugins:
   - name: MutatingAdmissionWebhook
-    configuration: {apiVersion: apiserver.config.k8s.io/v1, kind: WebhookAdmissionConfiguration, kubeConfigFile: %q}`, kubeconfig))}}})
+    configuration: {apiVersion: apiserver.config.k8s.io/v1, kind: WebhookAdmissionConfiguration, kubeConfigFile: %q}`,
+				kubeconfig))}}})
 	check.Must(t, err)
 	t.Cleanup(func() { check.Must(t, c.Stop()) })
-	evenkeel, err := installation.Prepare(ctx, c, installation.Options{Flags: []string{"--client-ca-file=" + file("ca.crt", string(ca))}})
+	evenkeel, err := installation.Prepare(ctx, c, installation.Options{Flags: []string{"--client-ca-file=" +
+		file("ca.crt", string(ca))}})
 	check.Must(t, err)
 	t.Cleanup(evenkeel.Stop)
 	check.Must(t, evenkeel.Register(ctx))
@@ -81,7 +84,8 @@ plugins:
 	} {
 		transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, //nolint:gosec // it is about the client's side
 			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return client.certificate, nil }}}
-		response, err := (&http.Client{Transport: transport}).Post("https://"+evenkeel.Address+"/mutate", "application/json", strings.NewReader(review("{}")))
+		response, err := (&http.Client{Transport: transport}).Post("https://"+evenkeel.Address+"/mutate", "application/json",
+			strings.NewReader(review("{}")))
 		if err == nil {
 			check.Must(t, response.Body.Close())
 		}

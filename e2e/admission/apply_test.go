@@ -39,8 +39,9 @@ func handlers(t *testing.T, probe any) []string {
 	return found
 }
 
-// TestAHandlerOfTheManifestTakesThePlaceOfOurs has the author of a manifest write a probe or hook where evenkeel has added
-// one before. Applying merges the two, and the API server refuses two handlers at once.
+// TestAHandlerOfTheManifestTakesThePlaceOfOurs has the author of a manifest write a probe or hook
+// where evenkeel has added one before. Applying merges the two, and the API server refuses two
+// handlers at once.
 func TestAHandlerOfTheManifestTakesThePlaceOfOurs(t *testing.T) {
 	get := corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/ready", Port: intstr.FromInt32(80)}}
 	run := corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"true"}}}
@@ -99,7 +100,8 @@ func TestAHandlerOfTheManifestTakesThePlaceOfOurs(t *testing.T) {
 						c := now.Spec.Containers[0]
 						for i, probe := range []any{c.ReadinessProbe, c.Lifecycle.PreStop} {
 							if got := handlers(t, probe); !slices.Equal(got, []string{want[i]}) {
-								t.Errorf("%s %s: handlers %q of %s, want %q alone", kind, name, got, []string{"readinessProbe", "preStop"}[i], want[i])
+								t.Errorf("%s %s: handlers %q of %s, want %q alone", kind, name, got, []string{"readinessProbe", "preStop"}[i],
+									want[i])
 							}
 						}
 					}
@@ -115,8 +117,9 @@ func TestAHandlerOfTheManifestTakesThePlaceOfOurs(t *testing.T) {
 	}
 }
 
-// TestAManifestWithItsOwnGracePeriodOutlivesEvenkeel applies a manifest again when evenkeel no longer looks at it: the grace period is then
-// back at what is written, and a sleep that doesn't fit into it would make the API server refuse the manifest for good.
+// TestAManifestWithItsOwnGracePeriodOutlivesEvenkeel applies a manifest again when evenkeel no
+// longer looks at it: the grace period is then back at what is written, and a sleep that doesn't
+// fit into it would make the API server refuse the manifest for good.
 func TestAManifestWithItsOwnGracePeriodOutlivesEvenkeel(t *testing.T) {
 	ctx := t.Context()
 	evenkeel := ours(t)
@@ -182,7 +185,8 @@ func TestAManifestWithItsOwnGracePeriodOutlivesEvenkeel(t *testing.T) {
 				c.gone()
 			}
 			for how, args := range applies {
-				kubectl(t, list(manifests(c.change)...), append(args, "-n", namespaces[how])...) // fails the test when one is refused
+				// fails the test when one is refused
+				kubectl(t, list(manifests(c.change)...), append(args, "-n", namespaces[how])...)
 				each(namespaces[how], func(what string, grace int64, spec corev1.PodSpec) {
 					if now := *spec.TerminationGracePeriodSeconds; now != grace {
 						t.Errorf("%s: after %s the grace period is %d s, want what is written", what, how, now)
@@ -193,8 +197,8 @@ func TestAManifestWithItsOwnGracePeriodOutlivesEvenkeel(t *testing.T) {
 	}
 }
 
-// TestOneDefaultCanBeTakenBack sets one default to off in the pod template, and the field to null, which server-side apply takes for
-// nothing. The other defaults stay.
+// TestOneDefaultCanBeTakenBack sets one default to off in the pod template, and the field to null,
+// which server-side apply takes for nothing. The other defaults stay.
 func TestOneDefaultCanBeTakenBack(t *testing.T) {
 	ways := maps.Clone(applies)
 	ways["patch"] = applies["apply"]
@@ -234,8 +238,8 @@ func TestOneDefaultCanBeTakenBack(t *testing.T) {
 	}
 }
 
-// TestAPodCanBeAppliedAgain applies a Pod that no controller made: the API server refuses every change of its grace period, so a
-// raised one would have it refuse the manifest that says another.
+// TestAPodCanBeAppliedAgain applies a Pod that no controller made: the API server refuses every
+// change of its grace period, so a raised one would have it refuse the manifest that says another.
 func TestAPodCanBeAppliedAgain(t *testing.T) {
 	evenkeel := ours(t)
 	spec, labels := bare()
@@ -263,7 +267,8 @@ func TestAPodCanBeAppliedAgain(t *testing.T) {
 				if grace := *now.Spec.TerminationGracePeriodSeconds; grace != want {
 					t.Errorf("%s, %s: %s has a grace period of %d s, want %d as without evenkeel", how, when, p.Name, grace, want)
 				}
-				if hook := now.Spec.Containers[0].Lifecycle; want > 1 && (hook == nil || hook.PreStop.Sleep == nil || hook.PreStop.Sleep.Seconds > want/2) {
+				if hook := now.Spec.Containers[0].Lifecycle; want > 1 &&
+					(hook == nil || hook.PreStop.Sleep == nil || hook.PreStop.Sleep.Seconds > want/2) {
 					t.Errorf("%s, %s: %s has hook %v, want a sleep within half of %d s", how, when, p.Name, hook, want)
 				}
 			}
@@ -285,14 +290,16 @@ func TestAWorkloadThatSwitchesAllOffHasBarePods(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			namespace := optedIn(t, nil)
 			manifest, _ := workload(kind, "web", 2)
-			manifest.SetAnnotations(map[string]string{"evenkeel.dev/anti-affinity": "off", "evenkeel.dev/pre-stop-sleep": "off", "evenkeel.dev/readiness-probe": "off"})
+			manifest.SetAnnotations(map[string]string{"evenkeel.dev/anti-affinity": "off", "evenkeel.dev/pre-stop-sleep": "off",
+				"evenkeel.dev/readiness-probe": "off"})
 			kubectl(t, manifest, "apply", "-n", namespace, "-f", "-")
 			waitPods(t, namespace, 2)
 			pods, err := shared.Client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{})
 			check.Must(t, err)
 			for _, p := range pods.Items {
 				c := p.Spec.Containers[0]
-				if p.Spec.Affinity != nil || c.Lifecycle != nil || c.ReadinessProbe != nil || *p.Spec.TerminationGracePeriodSeconds != 30 {
+				if p.Spec.Affinity != nil || c.Lifecycle != nil || c.ReadinessProbe != nil ||
+					*p.Spec.TerminationGracePeriodSeconds != 30 {
 					t.Errorf("pod %s has affinity %v, hooks %v, readiness probe %v and %d s of grace, want none and 30", p.Name,
 						p.Spec.Affinity, c.Lifecycle, c.ReadinessProbe, *p.Spec.TerminationGracePeriodSeconds)
 				}

@@ -21,7 +21,8 @@ import (
 // createBoth creates a Deployment and a Pod, and returns what the API server stores of them, or the error of each.
 func createBoth(t *testing.T, namespace string) (d *appsv1.Deployment, p *corev1.Pod, errs [2]error) {
 	t.Helper()
-	d, errs[0] = shared.Client.AppsV1().Deployments(namespace).Create(t.Context(), deployment("web", 0), metav1.CreateOptions{})
+	d, errs[0] = shared.Client.AppsV1().Deployments(namespace).Create(t.Context(), deployment("web", 0),
+		metav1.CreateOptions{})
 	spec, labels := bare()
 	p, errs[1] = shared.Client.CoreV1().Pods(namespace).Create(t.Context(),
 		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "alone", Labels: labels}, Spec: spec}, metav1.CreateOptions{})
@@ -56,8 +57,8 @@ func failures() map[string]func(*testing.T) *fake {
 	return failures
 }
 
-// TestNeverBlocks has evenkeel, or something beside it, fail in every way there is: objects are created all the same, and
-// the API server says that it did call, and went on without.
+// TestNeverBlocks has evenkeel, or something beside it, fail in every way there is: objects are
+// created all the same, and the API server says that it did call, and went on without.
 func TestNeverBlocks(t *testing.T) {
 	evenkeel := ours(t)
 	restore := func() {
@@ -107,8 +108,9 @@ func TestNeverBlocks(t *testing.T) {
 	}
 }
 
-// TestOnlyAReplacementTakesTheDefaultsAwayWhileAway sends the manifest of a workload again while evenkeel is down: what applies it keeps
-// everything, a grace period that the manifest says itself included; what replaces it as a whole doesn't keep the defaults.
+// TestOnlyAReplacementTakesTheDefaultsAwayWhileAway sends the manifest of a workload again while
+// evenkeel is down: what applies it keeps everything, a grace period that the manifest says itself
+// included; what replaces it as a whole doesn't keep the defaults.
 func TestOnlyAReplacementTakesTheDefaultsAwayWhileAway(t *testing.T) {
 	evenkeel := ours(t)
 	ways := map[string][]string{
@@ -183,7 +185,8 @@ func TestAFailureIsAFailureWithoutIgnore(t *testing.T) {
 			})
 			_, _, errs := createBoth(t, optedIn(t, nil))
 			for i, webhook := range []string{"workloads", "pods"} {
-				if want := `failed calling webhook "` + f.service + "." + webhook; errs[i] == nil || !strings.Contains(errs[i].Error(), want) {
+				if want := `failed calling webhook "` + f.service + "." + webhook; errs[i] == nil ||
+					!strings.Contains(errs[i].Error(), want) {
 					t.Errorf("created, or refused for another reason than %s: %v", want, errs[i])
 				}
 			}
@@ -225,7 +228,8 @@ func TestABrokenPatchNeverLeaves(t *testing.T) {
 			if text := strings.Join(client.warnings(), "\n"); c.created && !strings.Contains(text, "internal-error") {
 				t.Errorf("warnings %q don't say internal-error", text)
 			}
-			if failed, err := i.Metric(ctx, "evenkeel_admission_reviews_total", `outcome="failed"`); err != nil || c.created && failed == 0 {
+			if failed, err := i.Metric(ctx, "evenkeel_admission_reviews_total", `outcome="failed"`); err != nil ||
+				c.created && failed == 0 {
 				t.Errorf("%v failed reviews counted, want some (%v)", failed, err)
 			}
 		})

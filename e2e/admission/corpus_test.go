@@ -83,7 +83,8 @@ func dryRun(t *testing.T, object *unstructured.Unstructured, namespace string) (
 		unstructured.RemoveNestedField(object.Object, "spec", "serviceAccountName")
 		unstructured.RemoveNestedField(object.Object, "spec", "serviceAccount")
 	}
-	return client.Resource(resource).Namespace(namespace).Create(t.Context(), object, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	return client.Resource(resource).Namespace(namespace).Create(t.Context(), object,
+		metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 }
 
 // TestEveryWorkloadOfTheCorpusIsAccepted has the API server validate each workload bare, as the webhook patches it, and
@@ -99,7 +100,8 @@ func TestEveryWorkloadOfTheCorpusIsAccepted(t *testing.T) {
 	flags := map[string][]string{
 		"as inject patches it":                 {"--kube-version=1.36"},
 		"as inject patches it with exec sleep": {"--kube-version=1.29", "--allow-exec-sleep"},
-		"as inject patches it with all else":   {"--anti-affinity=required", "--pre-stop-sleep=60s", "--max-grace-period=40s"},
+		"as inject patches it with all else": {"--anti-affinity=required", "--pre-stop-sleep=60s",
+			"--max-grace-period=40s"},
 	}
 	patched := map[string]int{}
 	for _, object := range workloads(t, admitted, others) {
@@ -165,7 +167,8 @@ func TestTheWebhookAnswersAsInjectDoes(t *testing.T) {
 	ca, err := evenkeel.CA(t.Context())
 	check.Must(t, err)
 	roots.AppendCertsFromPEM(ca)
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: evenkeel.Host}}}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots,
+		ServerName: evenkeel.Host}}}
 	defer client.CloseIdleConnections()
 	for _, object := range workloads(t, admitted) {
 		raw, err := runtime.Encode(unstructured.UnstructuredJSONScheme, object.Unstructured)
@@ -179,8 +182,10 @@ func TestTheWebhookAnswersAsInjectDoes(t *testing.T) {
 			want = string(line.Patch)
 			patched++
 		}
-		review := admissionv1.AdmissionReview{TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"},
-			Request: &admissionv1.AdmissionRequest{UID: "u", Operation: admissionv1.Create, Namespace: namespace, Object: runtime.RawExtension{Raw: raw}}}
+		review := admissionv1.AdmissionReview{TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1",
+			Kind: "AdmissionReview"},
+			Request: &admissionv1.AdmissionRequest{UID: "u", Operation: admissionv1.Create, Namespace: namespace,
+				Object: runtime.RawExtension{Raw: raw}}}
 		if got := string(postReview(t, client, review).Patch); got != want {
 			t.Errorf("%s: webhook and inject differ (-inject +webhook):\n%s", object, cmp.Diff(want, got))
 		}
@@ -196,7 +201,8 @@ func postReview(t *testing.T, client *http.Client, review admissionv1.AdmissionR
 	t.Helper()
 	body, err := json.Marshal(review)
 	check.Must(t, err)
-	request, err := http.NewRequestWithContext(context.Background(), http.MethodPost, "https://"+ours(t).Address+"/mutate?timeout=2s", bytes.NewReader(body))
+	request, err := http.NewRequestWithContext(context.Background(), http.MethodPost,
+		"https://"+ours(t).Address+"/mutate?timeout=2s", bytes.NewReader(body))
 	check.Must(t, err)
 	request.Header.Set("Content-Type", "application/json")
 	response, err := client.Do(request)

@@ -23,12 +23,15 @@ import (
 )
 
 var (
-	restarts     = flag.Int("restarts", 4, "how often TestRestartsOfEvenkeelLoseNoReview restarts a replica; 100 is the long form")
-	reviewsARate = flag.Int("reviews-per-second", 500, "how many reviews a second TestRestartsOfEvenkeelLoseNoReview sends")
+	restarts = flag.Int("restarts", 4, "how often TestRestartsOfEvenkeelLoseNoReview restarts a replica; 100 is "+
+		"the long form")
+	reviewsARate = flag.Int("reviews-per-second", 500,
+		"how many reviews a second TestRestartsOfEvenkeelLoseNoReview sends")
 )
 
-// TestRestartsOfEvenkeelLoseNoReview restarts one of three replicas behind one address after the other, under the load of
-// a client like kube-apiserver's: HTTP/1.1, 25 idle connections that are kept for 90 seconds, 10 seconds for an answer. The control kills them.
+// TestRestartsOfEvenkeelLoseNoReview restarts one of three replicas behind one address after the
+// other, under the load of a client like kube-apiserver's: HTTP/1.1, 25 idle connections that are
+// kept for 90 seconds, 10 seconds for an answer. The control kills them.
 func TestRestartsOfEvenkeelLoseNoReview(t *testing.T) {
 	ours(t) // on another cluster there is none to restart
 	for _, c := range []struct {
@@ -73,7 +76,8 @@ func TestRestartsOfEvenkeelLoseNoReview(t *testing.T) {
 				})
 			}
 			load.stop()
-			t.Logf("%d restarts, %d reviews, the slowest took %v, %d failed: %v", count, load.sent, load.slowest.Round(time.Millisecond),
+			t.Logf("%d restarts, %d reviews, the slowest took %v, %d failed: %v", count, load.sent,
+				load.slowest.Round(time.Millisecond),
 				len(load.failed), load.failed[:min(len(load.failed), 5)])
 			if load.sent < 100 {
 				t.Errorf("%d reviews, want at least 100", load.sent)
@@ -196,7 +200,8 @@ func startLoad(b *balancer, namespace string, rate int) *load {
 
 func sendReview(client *http.Client, address, body string) error {
 	// Like kube-apiserver's client: the body can be read again, the request is a POST and not retried once it was sent.
-	response, err := client.Post("https://"+address+"/mutate?timeout=10s", "application/json", bytes.NewReader([]byte(body))) //nolint:noctx // has a timeout
+	response, err := client.Post("https://"+address+"/mutate?timeout=10s", "application/json",
+		bytes.NewReader([]byte(body))) //nolint:noctx // has a timeout
 	if err != nil {
 		return err
 	}

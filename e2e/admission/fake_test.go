@@ -83,16 +83,20 @@ func (f *fake) register(t *testing.T, name string, change func(*admissionregistr
 	check.Must(t, err)
 	configuration.Name = name
 	for w := range configuration.Webhooks {
-		configuration.Webhooks[w].Name = f.service + "." + configuration.Webhooks[w].Name // so that metrics tell it from evenkeel
+		// so that metrics tell it from evenkeel
+		configuration.Webhooks[w].Name = f.service + "." + configuration.Webhooks[w].Name
 	}
 	change(configuration)
-	check.Must(t, installation.Register(ctx, shared.Cluster, configuration, installation.Target{Service: f.service, Address: f.server.Listener.Addr().String(), CA: f.ca}))
+	check.Must(t, installation.Register(ctx, shared.Cluster, configuration,
+		installation.Target{Service: f.service, Address: f.server.Listener.Addr().String(), CA: f.ca}))
 	t.Cleanup(func() {
-		check.Must(t, shared.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Delete(context.Background(), name, metav1.DeleteOptions{}))
+		check.Must(t, shared.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Delete(context.Background(),
+			name, metav1.DeleteOptions{}))
 	})
 	namespace := optedIn(t, nil)
 	check.Eventually(t, "the API server calls the fake", func() error {
-		_, err := shared.Client.AppsV1().Deployments(namespace).Create(ctx, deployment("web", 0), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		_, err := shared.Client.AppsV1().Deployments(namespace).Create(ctx, deployment("web", 0),
+			metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		if f.calls(t) == 0 {
 			return fmt.Errorf("it has not, and the request got: %w", errors.Join(err, errors.New("no answer of the fake")))
 		}

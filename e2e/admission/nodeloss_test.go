@@ -26,8 +26,9 @@ func tolerated(spec corev1.PodSpec) string {
 	return strings.Join(all, ", ")
 }
 
-// TestNodeLossReachesThePods follows the setting from the Namespace into the pods, where Kubernetes adds 300 s otherwise, and away
-// again. A manifest that is sent again changes nothing, whatever it says of tolerations.
+// TestNodeLossReachesThePods follows the setting from the Namespace into the pods, where Kubernetes
+// adds 300 s otherwise, and away again. A manifest that is sent again changes nothing, whatever it
+// says of tolerations.
 func TestNodeLossReachesThePods(t *testing.T) {
 	namespace := optedIn(t, map[string]string{"evenkeel.dev/node-loss": "30s"})
 	gpu := []corev1.Toleration{{Key: "dedicated", Operator: corev1.TolerationOpExists}}
@@ -38,15 +39,18 @@ func TestNodeLossReachesThePods(t *testing.T) {
 		object           metav1.Object
 		kind, want, then string
 	}{
-		"plain":  {plain, "Deployment", "not-ready 30, unreachable 30", "not-ready 300, unreachable 300"},
-		"own":    {own, "Deployment", "dedicated ever, not-ready 300, unreachable 300", "dedicated ever, not-ready 300, unreachable 300"},
-		"silent": {statefulSet("silent", 1), "StatefulSet", "not-ready 300, unreachable 300", "not-ready 300, unreachable 300"},
+		"plain": {plain, "Deployment", "not-ready 30, unreachable 30", "not-ready 300, unreachable 300"},
+		"own": {own, "Deployment", "dedicated ever, not-ready 300, unreachable 300",
+			"dedicated ever, not-ready 300, unreachable 300"},
+		"silent": {statefulSet("silent", 1), "StatefulSet", "not-ready 300, unreachable 300",
+			"not-ready 300, unreachable 300"},
 		"asking": {asking, "StatefulSet", "not-ready 60, unreachable 60", "not-ready 60, unreachable 60"},
 	} {
 		pod := func(t *testing.T, want string) {
 			t.Helper()
 			check.Eventually(t, "a pod that tolerates "+want, func() error {
-				pods, err := shared.Client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{LabelSelector: "app=" + name})
+				pods, err := shared.Client.CoreV1().Pods(namespace).List(t.Context(),
+					metav1.ListOptions{LabelSelector: "app=" + name})
 				if err != nil || len(pods.Items) != 1 {
 					return errors.Join(err, fmt.Errorf("%d pods", len(pods.Items)))
 				}

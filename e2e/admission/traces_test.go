@@ -53,7 +53,8 @@ func TestAReviewIsPartOfTheAPIServersTrace(t *testing.T) {
 		GenerateName: "shop-", Labels: map[string]string{"evenkeel.dev/inject": "enabled"}}}, metav1.CreateOptions{})
 	check.Must(t, err)
 	check.Eventually(t, "a Deployment gets its defaults", func() error {
-		d, err := c.Client.AppsV1().Deployments(namespace.Name).Create(ctx, deployment("web", 2), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		d, err := c.Client.AppsV1().Deployments(namespace.Name).Create(ctx, deployment("web", 2),
+			metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		check.Must(t, err)
 		if lacks := missing(d.ObjectMeta, d.Spec.Template.Spec); lacks == everything {
 			return errors.New("it lacks " + lacks)
@@ -68,9 +69,11 @@ func TestAReviewIsPartOfTheAPIServersTrace(t *testing.T) {
 			facts[a.GetKey()] = a.GetValue().GetStringValue()
 		}
 		if len(span.GetTraceId()) != 16 || len(span.GetParentSpanId()) != 8 {
-			t.Errorf("a span with trace %x and parent %x, want those of the API server", span.GetTraceId(), span.GetParentSpanId())
+			t.Errorf("a span with trace %x and parent %x, want those of the API server", span.GetTraceId(),
+				span.GetParentSpanId())
 		}
-		if facts["evenkeel.outcome"] == "patched" && facts["k8s.namespace.name"] == namespace.Name && facts["k8s.deployment.name"] == "web" {
+		if facts["evenkeel.outcome"] == "patched" && facts["k8s.namespace.name"] == namespace.Name &&
+			facts["k8s.deployment.name"] == "web" {
 			return
 		}
 		t.Logf("%s %v", span.GetName(), facts)

@@ -22,9 +22,9 @@ import (
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 )
 
-// TestWhatIsLostIsWhatAuditSaid removes one node after another, and then a whole zone at once, with their pods. The
-// workloads that then have no ready pod are those that audit said beforehand. All other nodes are cordoned meanwhile, so
-// that nothing is put back before it is counted.
+// TestWhatIsLostIsWhatAuditSaid removes one node after another, and then a whole zone at once, with
+// their pods. The workloads that then have no ready pod are those that audit said beforehand. All
+// other nodes are cordoned meanwhile, so that nothing is put back before it is counted.
 func TestWhatIsLostIsWhatAuditSaid(t *testing.T) {
 	ns := namespace(t, nil)
 	on := func(key, value string) func(*appsv1.Deployment) {
@@ -141,7 +141,8 @@ func down(t *testing.T, ns string, nodes ...string) []string {
 	var none int64
 	for _, node := range nodes {
 		check.Must(t, shared.Client.CoreV1().Nodes().Delete(t.Context(), node, metav1.DeleteOptions{}))
-		pods, err := shared.Client.CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
+		pods, err := shared.Client.CoreV1().Pods(ns).List(t.Context(),
+			metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
 		check.Must(t, err)
 		for _, p := range pods.Items { // as the garbage collector of pods does, 40 s later
 			err := shared.Client.CoreV1().Pods(ns).Delete(t.Context(), p.Name, metav1.DeleteOptions{GracePeriodSeconds: &none})
@@ -161,8 +162,8 @@ func down(t *testing.T, ns string, nodes ...string) []string {
 	return gone
 }
 
-// TestEvictionsMeetWhatAuditSaid evicts every pod under every kind of budget, really, and compares the answers with what
-// audit said beforehand.
+// TestEvictionsMeetWhatAuditSaid evicts every pod under every kind of budget, really, and compares
+// the answers with what audit said beforehand.
 func TestEvictionsMeetWhatAuditSaid(t *testing.T) {
 	ns := namespace(t, nil)
 	budget := func(name, app string, minAvailable, maxUnavailable string) {
@@ -179,7 +180,8 @@ func TestEvictionsMeetWhatAuditSaid(t *testing.T) {
 		_, err := shared.Client.PolicyV1().PodDisruptionBudgets(ns).Create(t.Context(), b, metav1.CreateOptions{})
 		check.Must(t, err)
 	}
-	apps := map[string]report.Code{"free": "", "room": "", "all": report.DrainBlocked, "whole": report.DrainBlocked, "none": report.DrainBlocked,
+	apps := map[string]report.Code{"free": "", "room": "", "all": report.DrainBlocked, "whole": report.DrainBlocked,
+		"none":  report.DrainBlocked,
 		"twice": report.BudgetsOverlap, "ailing": report.DrainWaits}
 	for app := range apps {
 		create(t, ns, deployment(app, 3))
@@ -203,7 +205,8 @@ func TestEvictionsMeetWhatAuditSaid(t *testing.T) {
 	pods, err := shared.Client.CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{LabelSelector: "app=ailing"})
 	check.Must(t, err)
 	_, err = shared.Client.CoreV1().Pods(ns).Patch(t.Context(), pods.Items[0].Name, types.StrategicMergePatchType,
-		[]byte(`{"status":{"conditions":[{"type":"Ready","status":"False","reason":"CrashLoopBackOff"}]}}`), metav1.PatchOptions{}, "status")
+		[]byte(`{"status":{"conditions":[{"type":"Ready","status":"False","reason":"CrashLoopBackOff"}]}}`),
+		metav1.PatchOptions{}, "status")
 	check.Must(t, err)
 	check.Eventually(t, "budgets that have counted their pods", func() error {
 		list, err := shared.Client.PolicyV1().PodDisruptionBudgets(ns).List(t.Context(), metav1.ListOptions{})
@@ -273,7 +276,8 @@ func TestEvictionsMeetWhatAuditSaid(t *testing.T) {
 		evict(&pods.Items[i])
 	}
 	t.Logf("evictions by what they met: %v", met)
-	if met[""] != 3+3+1+2 || met[report.BudgetsOverlap] != 3 || met[report.DrainBlocked] != 9 || met[report.DrainWaits] != 2 {
+	if met[""] != 3+3+1+2 || met[report.BudgetsOverlap] != 3 || met[report.DrainBlocked] != 9 ||
+		met[report.DrainWaits] != 2 {
 		t.Errorf("evictions by what they met: %v", met)
 	}
 }

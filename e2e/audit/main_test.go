@@ -24,7 +24,8 @@ import (
 	"github.com/evenkeel/evenkeel/e2e/installation"
 )
 
-// shared is the control plane of the tests of this package, with nine nodes in three zones, and evenkeel as deploy/ runs it.
+// shared is the control plane of the tests of this package, with nine nodes in three zones, and
+// evenkeel as deploy/ runs it.
 var shared struct {
 	*cluster.Cluster
 	evenkeel *installation.Installation
@@ -118,7 +119,8 @@ func deployment(name string, replicas int32, change ...func(*appsv1.Deployment))
 	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: appsv1.DeploymentSpec{Replicas: &replicas,
 		Selector: &metav1.LabelSelector{MatchLabels: labels},
 		Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels},
-			Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web", Ports: []corev1.ContainerPort{{ContainerPort: 80}}}}}}}}
+			Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web",
+				Ports: []corev1.ContainerPort{{ContainerPort: 80}}}}}}}}
 	for _, f := range change {
 		f(d)
 	}

@@ -29,9 +29,10 @@ var resources = map[string]schema.GroupVersionResource{
 	"ReplicaSet":  {Group: "apps", Version: "v1", Resource: "replicasets"},
 }
 
-// TestAuditSaysWhatTheWebhookThenDoes creates the workloads of the corpus in a namespace that is not opted in, opts it in,
-// audits it, and then has the webhook at every workload: Deployments, StatefulSets and DaemonSets are restarted, pods made
-// anew. What is there afterwards and was not before is what audit said is missing; and then audit has nothing left to say.
+// TestAuditSaysWhatTheWebhookThenDoes creates the workloads of the corpus in a namespace that is
+// not opted in, opts it in, audits it, and then has the webhook at every workload: Deployments,
+// StatefulSets and DaemonSets are restarted, pods made anew. What is there afterwards and was not
+// before is what audit said is missing; and then audit has nothing left to say.
 func TestAuditSaysWhatTheWebhookThenDoes(t *testing.T) {
 	ns, second := namespace(t, nil), namespace(t, optedIn)
 	config := shared.RESTConfig()
@@ -46,7 +47,8 @@ func TestAuditSaysWhatTheWebhookThenDoes(t *testing.T) {
 	before := map[string]*unstructured.Unstructured{}
 	for i, o := range corpus.Workloads(objects, slices.Collect(maps.Keys(resources))...) {
 		object := plain(o, fmt.Sprintf("w%d", i))
-		stored, err := client.Resource(resources[o.GetKind()]).Namespace(ns).Create(t.Context(), object, metav1.CreateOptions{})
+		stored, err := client.Resource(resources[o.GetKind()]).Namespace(ns).Create(t.Context(), object,
+			metav1.CreateOptions{})
 		if err != nil {
 			t.Logf("%s is not valid without us: %v", o, err)
 			continue
@@ -127,7 +129,8 @@ func plain(o corpus.Object, name string) *unstructured.Unstructured {
 	object.SetName(name)
 	object.SetOwnerReferences(nil)
 	if o.GetKind() == "DaemonSet" { // or a restart goes through thirty nodes one after the other
-		object.Object["spec"].(map[string]any)["updateStrategy"] = map[string]any{"type": "RollingUpdate", "rollingUpdate": map[string]any{"maxUnavailable": "100%"}}
+		object.Object["spec"].(map[string]any)["updateStrategy"] =
+			map[string]any{"type": "RollingUpdate", "rollingUpdate": map[string]any{"maxUnavailable": "100%"}}
 	}
 	for _, path := range [][]string{{"spec"}, {"spec", "template", "spec"}} {
 		unstructured.RemoveNestedField(object.Object, append(slices.Clone(path), "serviceAccountName")...)
@@ -138,7 +141,8 @@ func plain(o corpus.Object, name string) *unstructured.Unstructured {
 }
 
 // review has the webhook at an object, and returns what it has then and what it has without.
-func review(t *testing.T, client dynamic.Interface, object *unstructured.Unstructured, ns, second string) (done, undone *unstructured.Unstructured, ok bool) {
+func review(t *testing.T, client dynamic.Interface, object *unstructured.Unstructured, ns,
+	second string) (done, undone *unstructured.Unstructured, ok bool) {
 	t.Helper()
 	kind := object.GetKind()
 	dryRun := metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
@@ -160,11 +164,13 @@ func review(t *testing.T, client dynamic.Interface, object *unstructured.Unstruc
 		body := fresh(object)
 		template, _, err := unstructured.NestedMap(object.Object, "spec", "template")
 		check.Must(t, err)
-		body.Object = map[string]any{"apiVersion": "v1", "kind": "Pod", "metadata": template["metadata"], "spec": template["spec"]}
+		body.Object = map[string]any{"apiVersion": "v1", "kind": "Pod", "metadata": template["metadata"],
+			"spec": template["spec"]}
 		body.SetNamespace(second)
 		body.SetGenerateName(object.GetName() + "-")
 		controller := true
-		body.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: object.GetAPIVersion(), Kind: kind, Name: object.GetName(), UID: object.GetUID(), Controller: &controller}})
+		body.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: object.GetAPIVersion(), Kind: kind,
+			Name: object.GetName(), UID: object.GetUID(), Controller: &controller}})
 		done, err := client.Resource(resources["Pod"]).Namespace(second).Create(t.Context(), body, dryRun)
 		check.Must(t, err)
 		if kind == "DaemonSet" {
@@ -176,12 +182,14 @@ func review(t *testing.T, client dynamic.Interface, object *unstructured.Unstruc
 }
 
 // restart does what kubectl rollout restart does.
-func restart(t *testing.T, client dynamic.Interface, object *unstructured.Unstructured, ns string) *unstructured.Unstructured {
+func restart(t *testing.T, client dynamic.Interface, object *unstructured.Unstructured,
+	ns string) *unstructured.Unstructured {
 	t.Helper()
 	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"template": map[string]any{"metadata": map[string]any{
 		"annotations": map[string]string{"kubectl.kubernetes.io/restartedAt": "2026-01-01T00:00:00Z"}}}}})
 	check.Must(t, err)
-	done, err := client.Resource(resources[object.GetKind()]).Namespace(ns).Patch(t.Context(), object.GetName(), types.MergePatchType, patch, metav1.PatchOptions{})
+	done, err := client.Resource(resources[object.GetKind()]).Namespace(ns).Patch(t.Context(), object.GetName(),
+		types.MergePatchType, patch, metav1.PatchOptions{})
 	check.Must(t, err)
 	return done
 }
@@ -210,7 +218,8 @@ func defaults(o *unstructured.Unstructured) map[string]bool {
 	if _, ok, _ := unstructured.NestedMap(o.Object, append(slices.Clone(path), "affinity", "podAntiAffinity")...); ok {
 		found["anti-affinity"] = true
 	}
-	record, _, _ := unstructured.NestedString(o.Object, append(slices.Clone(path[:len(path)-1]), "metadata", "annotations", "evenkeel.dev/injected")...)
+	record, _, _ := unstructured.NestedString(o.Object,
+		append(slices.Clone(path[:len(path)-1]), "metadata", "annotations", "evenkeel.dev/injected")...)
 	if strings.Contains(","+record, ",grace-period=") {
 		found["pre-stop-sleep"] = true
 	}

@@ -57,11 +57,12 @@ type side struct {
 	url             string // of the webhook, where it isn't the cluster's own
 	ours            bool   // the evenkeel of the cluster answers
 	foreign         bool   // what it adds is its own affair
-	pid             int    // of the process that answers, evenkeel's where nothing is asked; 0 where there is none or it isn't known
-	pods, rollouts  bool   // it is measured over creates of pods, of Deployments
-	want            any    // what every pod has to be
-	creates         map[int][]round
-	deployments     []rollout
+	// of the process that answers, evenkeel's where nothing is asked; 0 where there is none or it isn't known
+	pid            int
+	pods, rollouts bool // it is measured over creates of pods, of Deployments
+	want           any  // what every pod has to be
+	creates        map[int][]round
+	deployments    []rollout
 }
 
 // round is what was measured of a side in one round of creates, and what each of them used.
@@ -81,9 +82,10 @@ type used struct {
 // startServers starts a control plane without a scheduler, so that no pod is ever run, with evenkeel as deploy/ runs it
 // and the policies, and registers webhooks that run already.
 func startServers(ctx context.Context, log io.Writer, webhooks []*contestant) (_ *servers, err error) {
-	control, err := cluster.Start(ctx, cluster.Config{Log: log, Components: []string{cluster.ControllerManager}, Flags: map[string][]string{
-		cluster.ControllerManager: {"--controllers=serviceaccount-controller,root-ca-certificate-publisher-controller,deployment-controller,replicaset-controller"},
-		cluster.APIServer:         {"--delete-collection-workers=4"}}})
+	control, err := cluster.Start(ctx, cluster.Config{Log: log, Components: []string{cluster.ControllerManager},
+		Flags: map[string][]string{
+			cluster.ControllerManager: {"--controllers=serviceaccount-controller,root-ca-certificate-publisher-controller,deployment-controller,replicaset-controller"},
+			cluster.APIServer:         {"--delete-collection-workers=4"}}})
 	if err != nil {
 		return nil, err
 	}
@@ -101,17 +103,21 @@ func startServers(ctx context.Context, log io.Writer, webhooks []*contestant) (_
 	if s.evenkeel, err = installation.Install(ctx, control, installation.Options{}); err != nil {
 		return nil, err
 	}
-	s.sides = []*side{{name: nothing, pods: true, rollouts: true}, {name: evenkeel, ours: true, pods: true, rollouts: true}, {name: withBudgets, ours: true, rollouts: true}}
+	s.sides = []*side{{name: nothing, pods: true, rollouts: true},
+		{name: evenkeel, ours: true, pods: true, rollouts: true}, {name: withBudgets, ours: true, rollouts: true}}
 	for _, webhook := range webhooks {
-		s.sides = append(s.sides, &side{name: webhook.name, pid: webhook.pid, url: webhook.url, foreign: webhook.foreign, pods: true})
+		s.sides = append(s.sides, &side{name: webhook.name, pid: webhook.pid, url: webhook.url, foreign: webhook.foreign,
+			pods: true})
 	}
-	s.sides = append(s.sides, &side{name: threePolicies, pods: true, rollouts: true}, &side{name: onePolicy, pods: true, rollouts: true})
+	s.sides = append(s.sides, &side{name: threePolicies, pods: true, rollouts: true},
+		&side{name: onePolicy, pods: true, rollouts: true})
 	for i, side := range s.sides {
 		side.namespace, side.creates = fmt.Sprintf("bench-%d", i), map[int][]round{}
 		if side.ours || side.name == nothing { // where evenkeel sees the Pods all the same
 			side.pid = control.PIDs()["evenkeel"]
 		}
-		namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: side.namespace, Labels: map[string]string{namespaceLabel: side.namespace}}}
+		namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: side.namespace,
+			Labels: map[string]string{namespaceLabel: side.namespace}}}
 		if side.ours {
 			namespace.Labels["evenkeel.dev/inject"] = "enabled"
 		}
@@ -181,25 +187,32 @@ func (s *servers) register(ctx context.Context, side *side) error {
 			return err
 		}
 		servicePort := int32(number)
-		config.URL, config.Service = nil, &admissionregistrationv1.ServiceReference{Namespace: service[1], Name: service[0], Path: &at.Path, Port: &servicePort}
+		config.URL, config.Service = nil, &admissionregistrationv1.ServiceReference{Namespace: service[1], Name: service[0],
+			Path: &at.Path, Port: &servicePort}
 		side.remark = ""
 		break
 	}
-	fail, equivalent, none, seconds := admissionregistrationv1.Fail, admissionregistrationv1.Equivalent, admissionregistrationv1.SideEffectClassNone, int32(10)
-	_, err = s.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Create(ctx, &admissionregistrationv1.MutatingWebhookConfiguration{
-		ObjectMeta: metav1.ObjectMeta{Name: side.namespace},
-		Webhooks: []admissionregistrationv1.MutatingWebhook{{Name: side.namespace + ".bench.evenkeel.dev", ClientConfig: config,
-			Rules: []admissionregistrationv1.RuleWithOperations{podCreates()}, AdmissionReviewVersions: []string{"v1"}, SideEffects: &none,
-			FailurePolicy: &fail, MatchPolicy: &equivalent, TimeoutSeconds: &seconds,
-			NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{namespaceLabel: side.namespace}}}}}, metav1.CreateOptions{})
+	fail, equivalent, none, seconds := admissionregistrationv1.Fail, admissionregistrationv1.Equivalent,
+		admissionregistrationv1.SideEffectClassNone, int32(10)
+	_, err = s.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Create(ctx,
+		&admissionregistrationv1.MutatingWebhookConfiguration{
+			ObjectMeta: metav1.ObjectMeta{Name: side.namespace},
+			Webhooks: []admissionregistrationv1.MutatingWebhook{{Name: side.namespace + ".bench.evenkeel.dev",
+				ClientConfig: config,
+				Rules:        []admissionregistrationv1.RuleWithOperations{podCreates()}, AdmissionReviewVersions: []string{"v1"},
+				SideEffects:   &none,
+				FailurePolicy: &fail, MatchPolicy: &equivalent, TimeoutSeconds: &seconds,
+				NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{namespaceLabel: side.namespace}}}}},
+		metav1.CreateOptions{})
 	if err != nil {
 		return fmt.Errorf("register webhook: %w", err)
 	}
 	return nil
 }
 
-// agree waits until every side answers with what it is to answer: nothing with the pod as it is, and the others with the
-// pod that has the defaults written in it. Foreign ones may add what they want, but something.
+// agree waits until every side answers with what it is to answer: nothing with the pod as it is,
+// and the others with the pod that has the defaults written in it. Foreign ones may add what they
+// want, but something.
 func (s *servers) agree(ctx context.Context) error {
 	pod, ok := reference.typed("1.0", reference.variables()).(*corev1.Pod)
 	if !ok {
@@ -300,7 +313,8 @@ func (s *servers) heap(ctx context.Context) (h heap, err error) {
 	if err != nil {
 		return h, err
 	}
-	for name, value := range map[string]*float64{"go_memstats_alloc_bytes_total": &h.allocated, "go_gc_duration_seconds_count": &h.collections,
+	for name, value := range map[string]*float64{"go_memstats_alloc_bytes_total": &h.allocated,
+		"go_gc_duration_seconds_count": &h.collections,
 		"go_memstats_heap_alloc_bytes": &h.inUse, "go_memstats_next_gc_bytes": &h.next} {
 		if *value, err = installation.Sum(string(text), name); err != nil {
 			return h, err
@@ -347,14 +361,16 @@ func (s *servers) collect(ctx context.Context) (heap, error) {
 	return h, errors.Join(err1, err2, err3)
 }
 
-// measure does some creations or rollouts in a side and returns what each used. Where the API server has no room for what
-// they allocate, it collects its garbage before them rather than in the meantime: a collection takes as much as a hundred
-// creations, and most rounds would have one or none.
+// measure does some creations or rollouts in a side and returns what each used. Where the API
+// server has no room for what they allocate, it collects its garbage before them rather than in the
+// meantime: a collection takes as much as a hundred creations, and most rounds would have one or
+// none.
 func (s *servers) measure(ctx context.Context, side *side, times int, do func() error) (used, error) {
 	before, err := s.heap(ctx)
 	// A collection begins long before its goal is reached, after seven tenths of the way at the earliest
 	// (https://go.googlesource.com/proposal/+/master/design/44167-gc-pacer-redesign.md), which starts at half of the goal.
-	if need := s.garbage.most[side] * float64(times) * 1.2; err == nil && (need == 0 || before.inUse+need > .8*before.next) {
+	if need := s.garbage.most[side] * float64(times) * 1.2; err == nil &&
+		(need == 0 || before.inUse+need > .8*before.next) {
 		before, err = s.collect(ctx)
 	}
 	server, _, err1 := usage(s.PIDs()[cluster.APIServer])
@@ -423,7 +439,8 @@ func (s *servers) deletePods(ctx context.Context, namespace string) error {
 	now := int64(0)
 	pods := s.Client.CoreV1().Pods(namespace)
 	for deadline := time.Now().Add(time.Minute); ; {
-		if err := pods.DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &now}, metav1.ListOptions{}); err != nil {
+		if err := pods.DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &now},
+			metav1.ListOptions{}); err != nil {
 			return fmt.Errorf("delete pods: %w", err)
 		}
 		left, err := pods.List(ctx, metav1.ListOptions{Limit: 1})
@@ -439,9 +456,9 @@ func (s *servers) deletePods(ctx context.Context, namespace string) error {
 	}
 }
 
-// measureCreates goes through rounds of creates, in which the sides take turns, each round in another order. There are about
-// as many creations however many are made at once, but fewer and longer rounds where a short one would be over before it has
-// begun. A first round is not counted.
+// measureCreates goes through rounds of creates, in which the sides take turns, each round in
+// another order. There are about as many creations however many are made at once, but fewer and
+// longer rounds where a short one would be over before it has begun. A first round is not counted.
 func (s *servers) measureCreates(ctx context.Context, rounds, pods int, atOnce []int) error {
 	s.garbage = garbage{most: map[*side]float64{}}
 	var sides []*side

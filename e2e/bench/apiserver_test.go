@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestEveryContestantAddsTheSameInTheAPIServer goes through all that make bench does in the API server, with few Pods: each
-// is compared, and evenkeel's reviews are counted.
+// TestEveryContestantAddsTheSameInTheAPIServer goes through all that make bench does in the API
+// server, with few Pods: each is compared, and evenkeel's reviews are counted.
 func TestEveryContestantAddsTheSameInTheAPIServer(t *testing.T) {
 	var webhooks []*contestant
 	for _, c := range []*contestant{{name: constantPatch}, {name: stockKubewebhook}, {name: "by hand", foreign: true}} {

@@ -31,8 +31,10 @@ func (c *call) Read(p []byte) (int, error)  { return c.reader.Read(p) }
 func (c *call) Close() error                { return nil }
 
 func newCall() *call {
-	return &call{header: http.Header{}, request: http.Request{Method: http.MethodPost, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		URL: &url.URL{Path: "/mutate", RawQuery: "timeout=10s"}, Header: http.Header{"Content-Type": {"application/json"}, "Accept": {"application/json, */*"}}}}
+	return &call{header: http.Header{}, request: http.Request{Method: http.MethodPost, Proto: "HTTP/1.1", ProtoMajor: 1,
+		ProtoMinor: 1,
+		URL:        &url.URL{Path: "/mutate", RawQuery: "timeout=10s"},
+		Header:     http.Header{"Content-Type": {"application/json"}, "Accept": {"application/json, */*"}}}}
 }
 
 // post sends a review.
@@ -48,7 +50,8 @@ func (c *call) post(handler http.Handler, review []byte) {
 func patched(t testing.TB, status int, answer, object []byte) any {
 	t.Helper()
 	var review admissionv1.AdmissionReview
-	if err := json.Unmarshal(answer, &review); err != nil || status != http.StatusOK || review.Response == nil || !review.Response.Allowed {
+	if err := json.Unmarshal(answer, &review); err != nil || status != http.StatusOK || review.Response == nil ||
+		!review.Response.Allowed {
 		t.Fatalf("answer %d %s does not allow the request: %v", status, answer, err)
 	}
 	if want := "705ab4f5-6393-11e8-b7cc-42010a800002"; string(review.Response.UID) != want {
@@ -139,8 +142,9 @@ func BenchmarkHandler(b *testing.B) {
 	}
 }
 
-// BenchmarkApply is what kube-apiserver does with the patch of a webhook, in the same library: with evenkeel's, which only
-// adds, with one that replaces the containers, where most of the Pod is, and with an empty one.
+// BenchmarkApply is what kube-apiserver does with the patch of a webhook, in the same library: with
+// evenkeel's, which only adds, with one that replaces the containers, where most of the Pod is, and
+// with an empty one.
 func BenchmarkApply(b *testing.B) {
 	_, object := reference.review()
 	adding, err := referencePatch()

@@ -12,10 +12,11 @@
 //
 //	go run . [-o DIR] [-parts PART,…] [-contestant NAME=URL[,PID]]...
 //
-// A contestant by URL is a webhook that somebody has started by hand; with its process id its CPU time is measured, too.
-// Its certificate is taken as it is; the API server calls it through a Service, over HTTP/1.1, where the certificate is for
-// NAME.NAMESPACE.svc and the address a loopback one. What it adds to a Pod is its own affair, but it has to add something,
-// and the same every time.
+// A contestant by URL is a webhook that somebody has started by hand; with its process id its CPU
+// time is measured, too. Its certificate is taken as it is; the API server calls it through a
+// Service, over HTTP/1.1, where the certificate is for NAME.NAMESPACE.svc and the address a
+// loopback one. What it adds to a Pod is its own affair, but it has to add something, and the same
+// every time.
 package main
 
 import (
@@ -104,18 +105,20 @@ func parse(args []string) (*options, error) {
 	fs.StringVar(&o.serve, "serve", "", "serve reviews as this `contestant` until stdin is closed (bench starts itself so)")
 	fs.StringVar(&o.directory, "o", "", "`directory` to write speed.md and its plots to")
 	fs.IntVar(&o.rounds, "rounds", 30, "number of rounds")
-	fs.IntVar(&o.pods, "pods", 25, "Pods that are created per contestant and round, but three times as many as are created at once at least, in fewer rounds")
+	fs.IntVar(&o.pods, "pods", 25, "Pods that are created per contestant and round, but three times as many as are "+
+		"created at once at least, in fewer rounds")
 	fs.IntVar(&o.deployments, "deployments", 3, "Deployments that are created per contestant and round")
 	fs.DurationVar(&o.each, "each", 160*time.Millisecond, "time of reviews over TLS per contestant and round")
-	fs.Func("parts", "what to measure, `PART,…` of "+strings.Join(allParts(), ", ")+" (default all)", func(text string) error {
-		o.parts = strings.Split(text, ",")
-		for _, part := range o.parts {
-			if !slices.Contains(allParts(), part) {
-				return fmt.Errorf("%q: allowed are %s", part, strings.Join(allParts(), ", "))
+	fs.Func("parts", "what to measure, `PART,…` of "+strings.Join(allParts(), ", ")+" (default all)",
+		func(text string) error {
+			o.parts = strings.Split(text, ",")
+			for _, part := range o.parts {
+				if !slices.Contains(allParts(), part) {
+					return fmt.Errorf("%q: allowed are %s", part, strings.Join(allParts(), ", "))
+				}
 			}
-		}
-		return nil
-	})
+			return nil
+		})
 	fs.Func("contestant", "`NAME=URL[,PID]` of a webhook that runs already", func(text string) error {
 		name, rest, ok := strings.Cut(text, "=")
 		url, pid, _ := strings.Cut(rest, ",")
@@ -170,7 +173,8 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return serveReviews(o.serve, os.Stdin, stdout)
 	}
 	r := &report{began: time.Now(), plots: map[string]string{}, command: o.command(),
-		machine: fmt.Sprintf("%s, %s, %d CPUs, %s, Kubernetes %s", time.Now().Format(time.DateOnly), runtime.Version(), runtime.NumCPU(), processor(), cluster.Version)}
+		machine: fmt.Sprintf("%s, %s, %d CPUs, %s, Kubernetes %s", time.Now().Format(time.DateOnly), runtime.Version(),
+			runtime.NumCPU(), processor(), cluster.Version)}
 	if slices.Contains(o.parts, creates) || slices.Contains(o.parts, rollouts) {
 		if err := o.inServer(ctx, r); err != nil {
 			return err
@@ -243,7 +247,8 @@ Each webhook is a process of its own and is called as kube-apiserver calls it, o
 | connections | webhook | CPU per review | to the constant patch | reviews per second | p50 | p99 | p99.9 | memory at most |
 |---|---|--:|--:|--:|--:|--:|--:|--:|
 `, size(len(object)), len(review), o.rounds, o.each)
-	c := chart{title: "A review over TLS: what the webhook's process takes", panels: []panel{{title: "CPU time", unit: "µs"}}}
+	c := chart{title: "A review over TLS: what the webhook's process takes",
+		panels: []panel{{title: "CPU time", unit: "µs"}}}
 	var toConstant, toStock, constantToStock []float64
 	for _, connections := range []int{1, 25, 64} {
 		measured := map[*contestant]*figures{}
@@ -270,16 +275,21 @@ Each webhook is a process of its own and is called as kube-apiserver calls it, o
 				took[w.name] = cpu
 				used, memory = fmt.Sprintf("%.0f µs", cpu), fmt.Sprintf("%.0f MiB", float64(f.memory)/1024)
 				ratio = fmt.Sprintf("%.2f", cpu/took[constantPatch])
-				c.rows = append(c.rows, bar{group: fmt.Sprintf("%d at once", connections), label: w.name, values: [][]float64{{cpu}}})
+				c.rows = append(c.rows, bar{group: fmt.Sprintf("%d at once", connections), label: w.name,
+					values: [][]float64{{cpu}}})
 			}
-			fmt.Fprintf(&r.sections, "| %d | %s | %s | %s | %.0f | %s | %s | %s | %s |\n", connections, w.name, used, ratio, median(f.rate), at(.5), at(.99), at(.999), memory)
+			fmt.Fprintf(&r.sections, "| %d | %s | %s | %s | %.0f | %s | %s | %s | %s |\n", connections, w.name, used, ratio,
+				median(f.rate), at(.5), at(.99), at(.999), memory)
 		}
-		toConstant, toStock = append(toConstant, took[evenkeel]/took[constantPatch]), append(toStock, took[stockKubewebhook]/took[evenkeel])
+		toConstant, toStock = append(toConstant, took[evenkeel]/took[constantPatch]),
+			append(toStock, took[stockKubewebhook]/took[evenkeel])
 		constantToStock = append(constantToStock, took[stockKubewebhook]/took[constantPatch])
 	}
 	r.plot("speed-reviews.svg", c)
-	r.aims = append(r.aims, aim{what: "Review over TLS, 1, 25, 64 connections: CPU to a constant patch's", most: 1.6, ratios: toConstant},
-		aim{what: "Review over TLS, 1, 25, 64 connections: CPU of kubewebhook's stock mutator to evenkeel's", most: -15, ratios: toStock, constantPatch: constantToStock})
+	r.aims = append(r.aims, aim{what: "Review over TLS, 1, 25, 64 connections: CPU to a constant patch's", most: 1.6,
+		ratios: toConstant},
+		aim{what: "Review over TLS, 1, 25, 64 connections: CPU of kubewebhook's stock mutator to evenkeel's", most: -15,
+			ratios: toStock, constantPatch: constantToStock})
 	return nil
 }
 
@@ -377,8 +387,9 @@ func newServer(name string) (*http.Server, net.Listener, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	pair, err := keypair.New(&x509.Certificate{NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		DNSNames: []string{"localhost", fmt.Sprintf("%s.bench-%d.svc", name, os.Getpid())}}, nil)
+	pair, err := keypair.New(&x509.Certificate{NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		DNSNames:    []string{"localhost", fmt.Sprintf("%s.bench-%d.svc", name, os.Getpid())}}, nil)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -386,7 +397,8 @@ func newServer(name string) (*http.Server, net.Listener, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: 35 * time.Second, IdleTimeout: 120 * time.Second,
+	return &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
+		WriteTimeout: 35 * time.Second, IdleTimeout: 120 * time.Second,
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{pair.TLS()}}}, listener, nil
 }
 
@@ -394,8 +406,10 @@ func newServer(name string) (*http.Server, net.Listener, error) {
 func agree(all []*contestant, review, object []byte) error {
 	var want any
 	for _, c := range all {
-		c.client = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64, TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{},
-			TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}} // a certificate made a moment ago
+		c.client = &http.Client{Timeout: 10 * time.Second,
+			Transport: &http.Transport{MaxIdleConnsPerHost: 64,
+				TLSNextProto:    map[string]func(string, *tls.Conn) http.RoundTripper{},
+				TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}} // a certificate made a moment ago
 		answer, err := c.ask(review)
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)
@@ -460,7 +474,8 @@ func sameAnswer(answer, want []byte) bool {
 	operations := func(raw []byte) []string {
 		var r admissionv1.AdmissionReview
 		var patch []json.RawMessage
-		if json.Unmarshal(raw, &r) != nil || r.Response == nil || !r.Response.Allowed || json.Unmarshal(r.Response.Patch, &patch) != nil {
+		if json.Unmarshal(raw, &r) != nil || r.Response == nil || !r.Response.Allowed ||
+			json.Unmarshal(r.Response.Patch, &patch) != nil {
 			return nil
 		}
 		var all []string

@@ -73,9 +73,12 @@ func share(own, other float64) float64 {
 // text is the whole report.
 func (r *report) text() string {
 	var t strings.Builder
-	fmt.Fprintf(&t, "# What an admission costs\n\nWritten by `%s` in %v on %s. All that is compared was measured in one run, in turns. Ratios carry over to other machines, times don't.\n", r.command, time.Since(r.began).Round(time.Second), r.machine)
+	fmt.Fprintf(&t, "# What an admission costs\n\nWritten by `%s` in %v on %s. All that is compared was measured in "+
+		"one run, in turns. Ratios carry over to other machines, times don't.\n", r.command,
+		time.Since(r.began).Round(time.Second), r.machine)
 	if len(r.aims) > 0 {
-		t.WriteString("\n## Aims\n\n| evenkeel's ratio | aim | measured | reached | with a constant patch instead |\n|---|---|---|---|---|\n")
+		t.WriteString("\n## Aims\n\n| evenkeel's ratio | aim | measured | reached | with a constant patch instead " +
+			"|\n|---|---|---|---|---|\n")
 		for _, a := range r.aims {
 			t.WriteString(a.row())
 		}
@@ -112,11 +115,12 @@ type cost struct {
 }
 
 func (c cost) minus(o cost) cost {
-	return cost{p50: c.p50 - o.p50, p99: c.p99 - o.p99, server: c.server - o.server, webhook: c.webhook - o.webhook, allocated: c.allocated - o.allocated, memory: c.memory}
+	return cost{p50: c.p50 - o.p50, p99: c.p99 - o.p99, server: c.server - o.server, webhook: c.webhook - o.webhook,
+		allocated: c.allocated - o.allocated, memory: c.memory}
 }
 
-// cost returns what the creates of a side took. all is what they used, and perByte what the API server's garbage collector
-// takes.
+// cost returns what the creates of a side took. all is what they used, and perByte what the API
+// server's garbage collector takes.
 func (s *side) cost(atOnce int, all []used, perByte float64) cost {
 	var latencies []time.Duration
 	for _, r := range s.creates[atOnce] {
@@ -129,7 +133,8 @@ func (s *side) cost(atOnce int, all []used, perByte float64) cost {
 		p50, p99 = append(p50, at(.5)), append(p99, at(.99))
 	}
 	u := typical(all, perByte)
-	return cost{p50: median(p50), p99: median(p99), server: u.server, webhook: u.webhook, allocated: u.allocated, memory: u.memory}
+	return cost{p50: median(p50), p99: median(p99), server: u.server, webhook: u.webhook, allocated: u.allocated,
+		memory: u.memory}
 }
 
 // rounds returns what the creates of a side used, round by round.
@@ -164,13 +169,14 @@ func evened(sides map[*side][]used) map[*side][]used {
 	return evened
 }
 
-// typical returns what a side uses, in rounds without a collection, and its share of the collections by the bytes that it
-// allocates.
+// typical returns what a side uses, in rounds without a collection, and its share of the
+// collections by the bytes that it allocates.
 func typical(all []used, perByte float64) used {
 	var server, webhook, allocated []float64
 	u := used{}
 	for _, one := range all {
-		server, webhook, allocated = append(server, one.server), append(webhook, one.webhook), append(allocated, one.allocated)
+		server, webhook, allocated = append(server, one.server), append(webhook, one.webhook),
+			append(allocated, one.allocated)
 		u.memory = max(u.memory, one.memory)
 	}
 	u.webhook, u.allocated = middle(webhook), middle(allocated)
@@ -227,7 +233,8 @@ the budgets, and is told of each.
 				name += " (" + side.remark + ")"
 			}
 			if side.name == nothing {
-				fmt.Fprintf(&r.sections, "| %d | nothing: the whole creation | %.1f ms | %.1f ms | %.2f ms | %.2f ms | %.2f ms | | %.0f KB | |\n",
+				fmt.Fprintf(&r.sections, "| %d | nothing: the whole creation | %.1f ms | %.1f ms | %.2f ms | %.2f ms | %.2f ms "+
+					"| | %.0f KB | |\n",
 					n, bare.p50, bare.p99, bare.server, watching, bare.server+watching, bare.allocated/1e3)
 				continue
 			}
@@ -243,11 +250,13 @@ the budgets, and is told of each.
 			}
 			fmt.Fprintf(&r.sections, "| %d | %s | %.1f ms | %.1f ms | %.2f ms | %s | %.2f ms | %s | %.0f KB | %s |\n",
 				n, name, x.p50, x.p99, x.server, cpu, together, ratio, x.allocated/1e3, memory)
-			c.rows = append(c.rows, bar{group: fmt.Sprintf("%d at once", n), label: side.name, values: [][]float64{{x.p50, x.p99 - x.p50}, {x.server, x.webhook}}})
+			c.rows = append(c.rows, bar{group: fmt.Sprintf("%d at once", n), label: side.name,
+				values: [][]float64{{x.p50, x.p99 - x.p50}, {x.server, x.webhook}}})
 			for _, of := range []string{evenkeel, constantPatch} {
 				if y, ok := costs[of]; ok {
 					y = y.minus(bare)
-					for what, ratio := range map[string]float64{"p50": share(y.p50, x.p50), "p99": share(y.p99, x.p99), "CPU": share(y.server+y.webhook, together)} {
+					for what, ratio := range map[string]float64{"p50": share(y.p50, x.p50), "p99": share(y.p99, x.p99),
+						"CPU": share(y.server+y.webhook, together)} {
 						key := [3]string{of, side.name, what}
 						ratios[key] = append(ratios[key], ratio)
 					}
@@ -267,7 +276,8 @@ the budgets, and is told of each.
 	} {
 		for _, what := range against.of {
 			if got := ratios[[3]string{evenkeel, against.name, what}]; got != nil {
-				a := aim{what: fmt.Sprintf("Pod created, %s at once: added %s to %s", join(atOnce), what, against.text), most: against.most, ratios: got}
+				a := aim{what: fmt.Sprintf("Pod created, %s at once: added %s to %s", join(atOnce), what, against.text),
+					most: against.most, ratios: got}
 				if against.name != constantPatch {
 					a.constantPatch = ratios[[3]string{constantPatch, against.name, what}]
 				}
@@ -339,7 +349,8 @@ counterpart of. Rounds are evened, and collections shared out, as above (%s); th
 	}
 	r.plot("speed-rollout.svg", c)
 	for _, against := range []string{threePolicies, onePolicy} {
-		r.aims = append(r.aims, aim{what: "Rollout: added CPU to that of " + against + " on Pods", most: 0.33, ratios: []float64{share(added[evenkeel], added[against])}})
+		r.aims = append(r.aims, aim{what: "Rollout: added CPU to that of " + against + " on Pods", most: 0.33,
+			ratios: []float64{share(added[evenkeel], added[against])}})
 	}
 }
 

@@ -23,10 +23,11 @@ type rollout struct {
 	reviews float64 // that evenkeel answered
 }
 
-// rollouts creates a number of Deployments in a side, one after another, sees each have all of its pods and every pod the
-// defaults, and deletes them all.
+// rollouts creates a number of Deployments in a side, one after another, sees each have all of its
+// pods and every pod the defaults, and deletes them all.
 func (s *servers) rollouts(ctx context.Context, side *side, deployments int) (rollout, error) {
-	if err := s.deletePods(ctx, side.namespace); err != nil { // that were made when those before were deleted, see deleteRollouts
+	// that were made when those before were deleted, see deleteRollouts
+	if err := s.deletePods(ctx, side.namespace); err != nil {
 		return rollout{}, err
 	}
 	reviewed, err := s.evenkeel.Metric(ctx, "evenkeel_admission_reviews_total")
@@ -53,7 +54,8 @@ func (s *servers) rollouts(ctx context.Context, side *side, deployments int) (ro
 	if err != nil {
 		return rollout{}, err
 	}
-	measured := rollout{took: time.Duration(median(took)), used: used, reviews: (reviewedAfter - reviewed) / float64(deployments)}
+	measured := rollout{took: time.Duration(median(took)), used: used,
+		reviews: (reviewedAfter - reviewed) / float64(deployments)}
 	pods, err := s.Client.CoreV1().Pods(side.namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return rollout{}, err
@@ -71,7 +73,8 @@ func (s *servers) rollouts(ctx context.Context, side *side, deployments int) (ro
 		want = 1
 	}
 	if measured.reviews != want {
-		return rollout{}, fmt.Errorf("evenkeel answered %g reviews per Deployment of %d replicas, want %g", measured.reviews, replicas, want)
+		return rollout{}, fmt.Errorf("evenkeel answered %g reviews per Deployment of %d replicas, want %g", measured.reviews,
+			replicas, want)
 	}
 	return measured, s.deleteRollouts(ctx, side.namespace)
 }
@@ -95,23 +98,27 @@ func (s *servers) rollOut(ctx context.Context, namespace, name string) error {
 	if err != nil {
 		return fmt.Errorf("create Deployment: %w", err)
 	}
-	changes, err := client.Watch(ctx, metav1.ListOptions{ResourceVersion: created.ResourceVersion, FieldSelector: "metadata.name=" + name})
+	changes, err := client.Watch(ctx, metav1.ListOptions{ResourceVersion: created.ResourceVersion,
+		FieldSelector: "metadata.name=" + name})
 	if err != nil {
 		return fmt.Errorf("watch Deployment: %w", err)
 	}
 	defer changes.Stop()
 	for change := range changes.ResultChan() {
-		if d, ok := change.Object.(*appsv1.Deployment); ok && change.Type == watch.Modified && d.Status.UnavailableReplicas == replicas && d.Status.UpdatedReplicas == replicas {
+		if d, ok := change.Object.(*appsv1.Deployment); ok && change.Type == watch.Modified &&
+			d.Status.UnavailableReplicas == replicas && d.Status.UpdatedReplicas == replicas {
 			return nil
 		}
 	}
 	return fmt.Errorf("deployment %s has not got its pods: %w", name, ctx.Err())
 }
 
-// hasDefaults reports whether a pod has all three defaults. Its grace period is 40 s where evenkeel has raised that of its template, and
-// 30 s with policies, which see the pod alone and, as evenkeel does there, leave it.
+// hasDefaults reports whether a pod has all three defaults. Its grace period is 40 s where evenkeel
+// has raised that of its template, and 30 s with policies, which see the pod alone and, as evenkeel
+// does there, leave it.
 func hasDefaults(pod *corev1.Pod) bool {
-	if a := pod.Spec.Affinity; a == nil || a.PodAntiAffinity == nil || len(a.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution) != 2 {
+	if a := pod.Spec.Affinity; a == nil || a.PodAntiAffinity == nil ||
+		len(a.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution) != 2 {
 		return false
 	}
 	for _, c := range pod.Spec.Containers {
@@ -127,15 +134,18 @@ func (s *servers) deleteRollouts(ctx context.Context, namespace string) error {
 	err := errors.Join(
 		s.Client.AppsV1().Deployments(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}),
 		s.Client.AppsV1().ReplicaSets(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}),
-		s.Client.PolicyV1().PodDisruptionBudgets(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}))
+		s.Client.PolicyV1().PodDisruptionBudgets(namespace).DeleteCollection(ctx, metav1.DeleteOptions{},
+			metav1.ListOptions{}))
 	if err != nil {
 		return fmt.Errorf("delete rollouts: %w", err)
 	}
-	time.Sleep(100 * time.Millisecond) // until kube-controller-manager has noticed, mostly: it makes new pods for those that are deleted
+	// until kube-controller-manager has noticed, mostly: it makes new pods for those that are deleted
+	time.Sleep(100 * time.Millisecond)
 	return s.deletePods(ctx, namespace)
 }
 
-// measureRollouts goes through rounds of rollouts, in which the sides take turns, each round in another order. A first round is not counted.
+// measureRollouts goes through rounds of rollouts, in which the sides take turns, each round in
+// another order. A first round is not counted.
 func (s *servers) measureRollouts(ctx context.Context, rounds, deployments int) error {
 	s.garbage = garbage{most: map[*side]float64{}}
 	var sides []*side

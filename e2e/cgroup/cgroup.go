@@ -20,8 +20,9 @@ type Group struct {
 	peak  string // file with the most memory that was ever in use
 }
 
-// New makes a control group whose processes together get so many bytes of memory. What it costs them is counted where they
-// touch it first: of a program that another process has just read or written the kernel's copy is not.
+// New makes a control group whose processes together get so many bytes of memory. What it costs
+// them is counted where they touch it first: of a program that another process has just read or
+// written the kernel's copy is not.
 func New(limit int) (*Group, error) {
 	g := &Group{dir: filepath.Join(root, "memory"), limit: limit, peak: "memory.max_usage_in_bytes"}
 	file := "memory.limit_in_bytes"
@@ -44,7 +45,8 @@ func New(limit int) (*Group, error) {
 
 // Wrapper returns a command that runs what follows it in the group, with the GOMEMLIMIT that deploy/ would give it.
 func (g *Group) Wrapper() []string {
-	return []string{"sh", "-c", fmt.Sprintf(`echo $$ >"$0/cgroup.procs"; exec env GOMEMLIMIT=%dMiB "$@"`, g.limit>>20*9/10), g.dir}
+	return []string{"sh", "-c", fmt.Sprintf(`echo $$ >"$0/cgroup.procs"; exec env GOMEMLIMIT=%dMiB "$@"`,
+		g.limit>>20*9/10), g.dir}
 }
 
 // Peak returns the most bytes that were in use at once so far.

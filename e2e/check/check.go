@@ -17,8 +17,8 @@ func Must(t testing.TB, err error) {
 	}
 }
 
-// Eventually calls try until it returns nil, and fails the test at once, with what was waited for and the last error, when it
-// still returns one after Limit.
+// Eventually calls try until it returns nil, and fails the test at once, with what was waited for
+// and the last error, when it still returns one after Limit.
 func Eventually(t testing.TB, what string, try func() error) {
 	t.Helper()
 	deadline := time.Now().Add(Limit)

@@ -153,7 +153,8 @@ func TestControlPlane(t *testing.T) {
 		if len(names) != 6 {
 			t.Errorf("got nodes %v, want 6", names)
 		}
-		if _, err := c.Client.AppsV1().Deployments("default").Create(ctx, deployment("spread", 3), metav1.CreateOptions{}); err != nil {
+		if _, err := c.Client.AppsV1().Deployments("default").Create(ctx, deployment("spread", 3),
+			metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		var pods []corev1.Pod
@@ -210,7 +211,8 @@ func TestControlPlane(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if node.Status.NodeInfo.KubeletVersion != "v1.28.5" || node.Labels[corev1.LabelTopologyZone] != "zone-x" || node.Labels["pool"] != "spot" {
+			if node.Status.NodeInfo.KubeletVersion != "v1.28.5" || node.Labels[corev1.LabelTopologyZone] != "zone-x" ||
+				node.Labels["pool"] != "spot" {
 				t.Errorf("node %s has labels %v and %+v", name, node.Labels, node.Status.NodeInfo)
 			}
 		}
@@ -254,7 +256,8 @@ func TestControlPlane(t *testing.T) {
 			t.Errorf("the object from before the restart: %v", err)
 		}
 		// The other components come back to it.
-		if _, err := c.Client.AppsV1().Deployments("default").Create(ctx, deployment("after", 2), metav1.CreateOptions{}); err != nil {
+		if _, err := c.Client.AppsV1().Deployments("default").Create(ctx, deployment("after", 2),
+			metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, time.Minute, func() error {
@@ -379,9 +382,11 @@ func TestStartRefuses(t *testing.T) {
 		says   string // a part that a user needs, no whole message
 	}{
 		"a component that doesn't exist": {cluster.Config{Components: []string{"kube-schedular"}}, cluster.Scheduler},
-		"flags for what doesn't run":     {cluster.Config{Components: []string{}, Flags: map[string][]string{cluster.Kwok: {"-v"}}}, cluster.Kwok},
+		"flags for what doesn't run": {cluster.Config{Components: []string{},
+			Flags: map[string][]string{cluster.Kwok: {"-v"}}}, cluster.Kwok},
 		"a flag that the API server doesn't know, with its own words": {
-			cluster.Config{Components: []string{}, Flags: map[string][]string{cluster.APIServer: {"--no-such-flag"}}}, "unknown flag: --no-such-flag"},
+			cluster.Config{Components: []string{}, Flags: map[string][]string{cluster.APIServer: {"--no-such-flag"}}},
+			"unknown flag: --no-such-flag"},
 		"a scheduler configuration that isn't YAML": {
 			cluster.Config{Components: []string{cluster.Scheduler}, SchedulerConfig: "profiles: ["}, "SchedulerConfig"},
 	} {

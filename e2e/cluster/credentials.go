@@ -24,8 +24,10 @@ import (
 // admin is the name of the user who may do everything.
 const admin = "admin"
 
-// writeCredentials writes the key pair of service accounts, a certificate authority (ca.crt, ca.key), the API server's
-// certificate (server.crt, server.key), which is for address too if there is one, and its token file, and returns each user's token. The components are the users that RBAC's bootstrap roles are made for; kwok is an administrator.
+// writeCredentials writes the key pair of service accounts, a certificate authority (ca.crt,
+// ca.key), the API server's certificate (server.crt, server.key), which is for address too if there
+// is one, and its token file, and returns each user's token. The components are the users that
+// RBAC's bootstrap roles are made for; kwok is an administrator.
 func writeCredentials(dir, address string) (map[string]string, error) {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {

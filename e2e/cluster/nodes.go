@@ -24,8 +24,9 @@ type NodeSpec struct {
 	NamePrefix     string // default node; a number is appended that counts all nodes of the cluster
 }
 
-// AddNodes adds n fake nodes, which kwok makes Ready and on which it runs Pods (they are Ready at once, and gone at once
-// when deleted), and waits until the scheduler may use them. It returns their names.
+// AddNodes adds n fake nodes, which kwok makes Ready and on which it runs Pods (they are Ready at
+// once, and gone at once when deleted), and waits until the scheduler may use them. It returns
+// their names.
 func (c *Cluster) AddNodes(ctx context.Context, n int, spec NodeSpec) ([]string, error) {
 	if !c.Embedded {
 		return nil, fmt.Errorf("add nodes: %w", ErrEmbeddedOnly)
@@ -62,7 +63,8 @@ func (c *Cluster) AddNodes(ctx context.Context, n int, spec NodeSpec) ([]string,
 			Status: corev1.NodeStatus{
 				Capacity:    capacity,
 				Allocatable: capacity,
-				NodeInfo:    corev1.NodeSystemInfo{KubeletVersion: spec.KubeletVersion, OperatingSystem: "linux", Architecture: "amd64"},
+				NodeInfo: corev1.NodeSystemInfo{KubeletVersion: spec.KubeletVersion, OperatingSystem: "linux",
+					Architecture: "amd64"},
 			},
 		}
 		node.Labels = map[string]string{

@@ -44,7 +44,8 @@ func reservePorts() (*portBlock, error) {
 		}
 		_ = guard.Close()
 	}
-	return nil, fmt.Errorf("no %d free consecutive loopback ports between %d and %d in 200 attempts", blockSize, firstPort, lastPort)
+	return nil, fmt.Errorf("no %d free consecutive loopback ports between %d and %d in 200 attempts", blockSize, firstPort,
+		lastPort)
 }
 
 // take hands out the next port of the block.

@@ -98,9 +98,9 @@ func (p *process) exitError() error {
 	return fmt.Errorf("%s ended: %s; the end of its log:\n%s", p.name, p.end, p.lastLines())
 }
 
-// A reaper is a shell that outlives this process: when the pipe to it closes, because this process was killed, it ends
-// the process groups it was told of and removes the directory. It stands in a session of its own, so that Ctrl-C and the
-// kill of a process group pass it by.
+// A reaper is a shell that outlives this process: when the pipe to it closes, because this process
+// was killed, it ends the process groups it was told of and removes the directory. It stands in a
+// session of its own, so that Ctrl-C and the kill of a process group pass it by.
 type reaper struct {
 	cmd  *exec.Cmd
 	pipe io.WriteCloser

@@ -34,7 +34,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	flags.SetOutput(stderr)
 	nodes := flags.Int("nodes", 6, "number of fake nodes, 0 to 5000")
 	zones := flags.String("zones", "zone-a,zone-b,zone-c", "comma-separated zones that the nodes take turns in")
-	kubelet := flags.String("kubelet-version", cluster.Version, "version that the fake nodes' kubelets report; the control plane is "+cluster.Version)
+	kubelet := flags.String("kubelet-version", cluster.Version, "version that the fake nodes' kubelets report; the "+
+		"control plane is "+cluster.Version)
 	buildOnly := flags.Bool("build", false, "only build the programs, with progress, and start nothing")
 	logs := flags.String("log-dir", "", "directory for the components' logs, kept afterwards; default is a temporary one")
 	if err := flags.Parse(args); err != nil {
@@ -57,7 +58,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 		return interrupted(ctx, err)
 	}
 	defer func() { err = errors.Join(err, c.Stop()) }()
-	if _, err := c.AddNodes(ctx, *nodes, cluster.NodeSpec{Zones: strings.Split(*zones, ","), KubeletVersion: *kubelet}); err != nil {
+	if _, err := c.AddNodes(ctx, *nodes, cluster.NodeSpec{Zones: strings.Split(*zones, ","),
+		KubeletVersion: *kubelet}); err != nil {
 		return interrupted(ctx, err)
 	}
 	kubectl, err := c.KubectlCommand(ctx)
@@ -65,7 +67,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 		return interrupted(ctx, err)
 	}
 	fmt.Fprintln(stdout, c.Kubeconfig)
-	fmt.Fprintf(stderr, "Kubernetes %s with %d fake nodes runs until Ctrl-C. In another terminal:\n\n  export KUBECONFIG=%s\n  %s get nodes -L topology.kubernetes.io/zone\n\n",
+	fmt.Fprintf(stderr, "Kubernetes %s with %d fake nodes runs until Ctrl-C. In another terminal:\n\n  export "+
+		"KUBECONFIG=%s\n  %s get nodes -L topology.kubernetes.io/zone\n\n",
 		cluster.Version, *nodes, c.Kubeconfig, kubectl.Path)
 	<-ctx.Done()
 	return nil

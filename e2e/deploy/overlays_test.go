@@ -23,7 +23,8 @@ import (
 func configurationOf(t *testing.T, directory string) *admissionregistrationv1.MutatingWebhookConfiguration {
 	t.Helper()
 	var configuration admissionregistrationv1.MutatingWebhookConfiguration
-	if err := yaml.UnmarshalStrict([]byte(rendered(t, directory)["MutatingWebhookConfiguration/evenkeel"]), &configuration); err != nil {
+	if err := yaml.UnmarshalStrict([]byte(rendered(t, directory)["MutatingWebhookConfiguration/evenkeel"]),
+		&configuration); err != nil {
 		t.Fatal(err)
 	}
 	return &configuration
@@ -67,7 +68,8 @@ func start(t *testing.T) *cluster.Cluster {
 // namespace makes a Namespace, or labels the one that is there.
 func namespace(ctx context.Context, t *testing.T, c *cluster.Cluster, name string, labels map[string]string) {
 	t.Helper()
-	_, err := c.Client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}, metav1.CreateOptions{})
+	_, err := c.Client.CoreV1().Namespaces().Create(ctx,
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
 		there, err := c.Client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
 		if err != nil {
@@ -85,8 +87,10 @@ func namespace(ctx context.Context, t *testing.T, c *cluster.Cluster, name strin
 }
 
 // admitted tries to create a Deployment without storing it.
-func admitted(ctx context.Context, c *cluster.Cluster, namespace string, d *appsv1.Deployment) (*appsv1.Deployment, error) {
-	return c.Client.AppsV1().Deployments(namespace).Create(ctx, d, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+func admitted(ctx context.Context, c *cluster.Cluster, namespace string,
+	d *appsv1.Deployment) (*appsv1.Deployment, error) {
+	return c.Client.AppsV1().Deployments(namespace).Create(ctx, d,
+		metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 }
 
 func TestTheOptOutOverlayCoversEveryNamespaceButThoseLabelled(t *testing.T) {
@@ -146,7 +150,8 @@ func TestTheFailOverlayRefusesWhatItMustAndNothingElse(t *testing.T) {
 	configuration := configurationOf(t, "deploy/fail")
 	for _, webhook := range configuration.Webhooks {
 		if *webhook.FailurePolicy != admissionregistrationv1.Fail || *webhook.TimeoutSeconds != 5 {
-			t.Errorf("webhook %s has the policy %s and %d s, want Fail and 5 s", webhook.Name, *webhook.FailurePolicy, *webhook.TimeoutSeconds)
+			t.Errorf("webhook %s has the policy %s and %d s, want Fail and 5 s", webhook.Name, *webhook.FailurePolicy,
+				*webhook.TimeoutSeconds)
 		}
 	}
 	evenkeel, err := installation.Install(ctx, c, installation.Options{

@@ -16,7 +16,8 @@ import (
 	"github.com/evenkeel/evenkeel/e2e/installation"
 )
 
-var cold = flag.Bool("cold", false, "build the second time without anything that the first build left in the build cache")
+var cold = flag.Bool("cold", false, "build the second time without anything that the first build left in the build "+
+	"cache")
 
 func evenkeel(t *testing.T) Options {
 	t.Helper()
@@ -24,7 +25,8 @@ func evenkeel(t *testing.T) Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Options{Module: root, Package: ".", Name: "evenkeel/evenkeel:test", Program: "evenkeel", LinkerFlags: "-X main.version=test"}
+	return Options{Module: root, Package: ".", Name: "evenkeel/evenkeel:test", Program: "evenkeel",
+		LinkerFlags: "-X main.version=test"}
 }
 
 // copySources copies what the Dockerfile copies, and nothing else: no Git, no tests' data of other modules.

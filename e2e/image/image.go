@@ -91,7 +91,8 @@ func assemble(program []byte, options Options) (v1.Image, error) {
 	}
 	var layer bytes.Buffer
 	w := tar.NewWriter(&layer)
-	header := &tar.Header{Name: options.Program, Mode: 0o755, Size: int64(len(program)), ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR}
+	header := &tar.Header{Name: options.Program, Mode: 0o755, Size: int64(len(program)), ModTime: time.Unix(0, 0),
+		Format: tar.FormatUSTAR}
 	if err := w.WriteHeader(header); err != nil {
 		return nil, err
 	}
@@ -119,6 +120,7 @@ func assemble(program []byte, options Options) (v1.Image, error) {
 	config = config.DeepCopy()
 	config.OS, config.Architecture = "linux", options.Arch
 	config.Created = v1.Time{Time: time.Unix(0, 0).UTC()}
-	config.Config = v1.Config{Entrypoint: []string{"/" + options.Program}, User: User, WorkingDir: "/", Labels: options.Labels}
+	config.Config = v1.Config{Entrypoint: []string{"/" + options.Program}, User: User, WorkingDir: "/",
+		Labels: options.Labels}
 	return mutate.ConfigFile(img, config)
 }

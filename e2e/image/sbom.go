@@ -11,9 +11,10 @@ import (
 	"github.com/CycloneDX/cyclonedx-go"
 )
 
-// WriteSBOM writes what a Go program is made of, as the linker recorded it in the program itself: a bill of materials in
-// CycloneDX 1.6 JSON with the Go standard library and every module by its package URL. The same program gives the same bytes:
-// there is no serial number and no time. The error says where program is no Go program.
+// WriteSBOM writes what a Go program is made of, as the linker recorded it in the program itself: a
+// bill of materials in CycloneDX 1.6 JSON with the Go standard library and every module by its
+// package URL. The same program gives the same bytes: there is no serial number and no time. The
+// error says where program is no Go program.
 func WriteSBOM(w io.Writer, program []byte, name, version string) error {
 	info, err := buildinfo.Read(bytes.NewReader(program))
 	if err != nil {

@@ -60,7 +60,8 @@ func queries(t *testing.T) []query {
 		}
 		ids[panel.ID] = true
 		for _, target := range panel.Targets {
-			all = append(all, query{panel.Title, strings.ReplaceAll(target.Expr, "$__rate_interval", "5s")}) // Grafana: at least four scrapes
+			// Grafana: at least four scrapes
+			all = append(all, query{panel.Title, strings.ReplaceAll(target.Expr, "$__rate_interval", "5s")})
 		}
 	}
 	return all
@@ -84,7 +85,8 @@ func TestEveryQueryHasDataAfterARealRun(t *testing.T) {
 
 	outage(t, c, evenkeel)
 	browse(t, evenkeel)
-	for _, d := range []*appsv1.Deployment{deployment("web", nil), deployment("odd", map[string]string{"evenkeel.dev/pre-stop-slep": "5s"})} {
+	for _, d := range []*appsv1.Deployment{deployment("web", nil),
+		deployment("odd", map[string]string{"evenkeel.dev/pre-stop-slep": "5s"})} {
 		_, err := c.Client.AppsV1().Deployments("shop").Create(ctx, d, metav1.CreateOptions{})
 		check.Must(t, err)
 	}
@@ -135,7 +137,8 @@ func TestEveryQueryHasDataAfterARealRun(t *testing.T) {
 	}
 	for _, name := range names.Data {
 		family := regexp.MustCompile(`_(bucket|sum|count)$`).ReplaceAllString(name, "")
-		if strings.HasPrefix(name, "evenkeel_") && !regexp.MustCompile(`\b`+family+`(_bucket)?\b`).MatchString(panels.String()) {
+		if strings.HasPrefix(name, "evenkeel_") && !regexp.MustCompile(`\b`+family+`(_bucket)?\b`).MatchString(
+			panels.String()) {
 			t.Errorf("no panel of the dashboard shows %s", name)
 		}
 	}
@@ -164,7 +167,9 @@ func TestEveryQueryHasDataAfterARealRun(t *testing.T) {
 				}
 			}
 		}
-		if n == len(alerts) && len(unhealthy) == 0 && slices.Equal(slices.DeleteFunc(firing, func(name string) bool { return name == "EvenkeelCallsFailOpen" }), []string{"EvenkeelRejects"}) {
+		if n == len(alerts) && len(unhealthy) == 0 && slices.Equal(
+			slices.DeleteFunc(firing, func(name string) bool { return name == "EvenkeelCallsFailOpen" }),
+			[]string{"EvenkeelRejects"}) {
 			break
 		}
 		if time.Now().After(deadline) {
@@ -265,7 +270,8 @@ func deploySteadily(t *testing.T, c *cluster.Cluster) {
 }
 
 func create(ctx context.Context, c *cluster.Cluster, d *appsv1.Deployment) error {
-	_, err := c.Client.AppsV1().Deployments("shop").Create(ctx, d, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	_, err := c.Client.AppsV1().Deployments("shop").Create(ctx, d,
+		metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 	return err
 }
 
@@ -312,11 +318,13 @@ func startPrometheus(t *testing.T, c *cluster.Cluster, evenkeel *installation.In
 			{"job_name": "apiserver", "scheme": "https", "static_configs": []object{{"targets": []string{api.Host}}},
 				"tls_config": object{"ca_file": c.CAFile}, "authorization": object{"credentials_file": "token"},
 				"scrape_interval": "2s", "scrape_timeout": "2s",
-				"metric_relabel_configs": []object{{"source_labels": []string{"__name__"}, "regex": "apiserver_admission_webhook_.*", "action": "keep"}}},
+				"metric_relabel_configs": []object{{"source_labels": []string{"__name__"},
+					"regex": "apiserver_admission_webhook_.*", "action": "keep"}}},
 		},
 	})
 	check.Must(t, err)
-	for name, content := range map[string][]byte{"rules.yaml": file, "prometheus.yaml": config, "token": []byte(c.RESTConfig().BearerToken)} {
+	for name, content := range map[string][]byte{"rules.yaml": file, "prometheus.yaml": config,
+		"token": []byte(c.RESTConfig().BearerToken)} {
 		check.Must(t, os.WriteFile(filepath.Join(dir, name), content, 0o600))
 	}
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -341,7 +349,8 @@ func startPrometheus(t *testing.T, c *cluster.Cluster, evenkeel *installation.In
 
 // get decodes the answer of Prometheus's API.
 func (p *prometheus) get(ctx context.Context, path string, values url.Values, answer any) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.address+"/api/v1/"+path+"?"+values.Encode(), nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet,
+		"http://"+p.address+"/api/v1/"+path+"?"+values.Encode(), nil)
 	if err != nil {
 		return err
 	}

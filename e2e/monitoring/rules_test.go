@@ -1,5 +1,5 @@
-// Package monitoring tests what deploy/monitoring holds: the alerts with promtool, and the queries of alerts and dashboard
-// with a real Prometheus that scraped a real run.
+// Package monitoring tests what deploy/monitoring holds: the alerts with promtool, and the queries
+// of alerts and dashboard with a real Prometheus that scraped a real run.
 package monitoring
 
 import (
@@ -26,8 +26,8 @@ type rule struct {
 	Annotations map[string]string `json:"annotations"`
 }
 
-// rules returns the rule file that deploy/monitoring/rules.yaml holds under spec, for a Prometheus without the operator,
-// and its alerts.
+// rules returns the rule file that deploy/monitoring/rules.yaml holds under spec, for a Prometheus
+// without the operator, and its alerts.
 func rules(t *testing.T) (file []byte, alerts []rule) {
 	t.Helper()
 	var object struct {

@@ -47,11 +47,13 @@ func dependencies() map[string]string {
 		cniDir + "/bridge": "containernetworking-plugins"}
 }
 
-// Main is to be the first thing that a program calls which starts real nodes. It calls prepare, where the program builds what
-// it needs, on the machine itself; then it runs a copy of the program, and in that copy run, inside new process, mount and network
-// namespaces. Whatever run starts and mounts, and every interface, route and rule it makes, ends with them: the
-// kernel sees to it, however the program ends. Main waits, passes on SIGINT and SIGTERM as the end of run's context, and
-// removes the control groups and files that are left. Only one such program runs at a time; others wait.
+// Main is to be the first thing that a program calls which starts real nodes. It calls prepare,
+// where the program builds what it needs, on the machine itself; then it runs a copy of the
+// program, and in that copy run, inside new process, mount and network namespaces. Whatever run
+// starts and mounts, and every interface, route and rule it makes, ends with them: the kernel sees
+// to it, however the program ends. Main waits, passes on SIGINT and SIGTERM as the end of run's
+// context, and removes the control groups and files that are left. Only one such program runs at a
+// time; others wait.
 func Main(prepare, run func(context.Context) error) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
@@ -167,8 +169,8 @@ func runInside(ctx context.Context) error {
 	return cmd.Wait()
 }
 
-// bridgeAddress is the bridge's own. Without one it has its ports' lowest, which changes with the nodes that come and go, and everybody
-// goes on sending to the old one until they ask again.
+// bridgeAddress is the bridge's own. Without one it has its ports' lowest, which changes with the
+// nodes that come and go, and everybody goes on sending to the old one until they ask again.
 const bridgeAddress = "02:00:ac:1e:00:01"
 
 // enter makes the namespaces that this process was started in usable.
@@ -192,7 +194,8 @@ func privateMounts() error {
 	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("keep mounts private: %w", err)
 	}
-	if err := syscall.Mount("proc", "/proc", "proc", syscall.MS_NOSUID|syscall.MS_NODEV|syscall.MS_NOEXEC, ""); err != nil {
+	if err := syscall.Mount("proc", "/proc", "proc", syscall.MS_NOSUID|syscall.MS_NODEV|syscall.MS_NOEXEC,
+		""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
 	}
 	return nil
@@ -208,8 +211,8 @@ func ip(lines ...string) error {
 	return nil
 }
 
-// clean removes what an ended run leaves: control groups without processes and files. Processes are gone with their namespace,
-// but the kernel may take a moment; so this tries for ten seconds.
+// clean removes what an ended run leaves: control groups without processes and files. Processes are
+// gone with their namespace, but the kernel may take a moment; so this tries for ten seconds.
 func clean() error {
 	deadline := time.Now().Add(10 * time.Second)
 	for {
@@ -221,7 +224,8 @@ func clean() error {
 	}
 }
 
-// cgroups returns the directory of our control group in each hierarchy: one with version 2, one per controller with version 1.
+// cgroups returns the directory of our control group in each hierarchy: one with version 2, one per
+// controller with version 1.
 func cgroups() ([]string, error) {
 	const root = "/sys/fs/cgroup"
 	if _, err := os.Stat(filepath.Join(root, "cgroup.controllers")); err == nil {
@@ -240,17 +244,19 @@ func cgroups() ([]string, error) {
 	return hierarchies, nil
 }
 
-// Control groups of ours: the control plane, the clients, and a node's containers, below which the kubelet makes its own. Processes
-// are in a group of their own below it, as version 2 demands.
+// Control groups of ours: the control plane, the clients, and a node's containers, below which the
+// kubelet makes its own. Processes are in a group of their own below it, as version 2 demands.
 const (
 	controlPlane = "control-plane"
 	programs     = "programs"
 )
 
-// shares is what a control group gets where the CPU is short, as cpu.shares (version 1) and cpu.weight (version 2); by default a group
-// gets as much as one process. All of ours together get ten times as much as another process of this machine, of which the nodes' own
-// programs are some. The control plane and the clients have machines of their own elsewhere: a control plane that gets too little falls
-// behind just when many containers start, and removes the endpoints of pods that are gone too late.
+// shares is what a control group gets where the CPU is short, as cpu.shares (version 1) and
+// cpu.weight (version 2); by default a group gets as much as one process. All of ours together get
+// ten times as much as another process of this machine, of which the nodes' own programs are some.
+// The control plane and the clients have machines of their own elsewhere: a control plane that gets
+// too little falls behind just when many containers start, and removes the endpoints of pods that
+// are gone too late.
 func shares(name string) map[string]string {
 	switch name {
 	case "":
@@ -283,7 +289,8 @@ func makeCgroups(name string) error {
 		}
 		for _, machine := range []string{"", name} {
 			for file, value := range shares(machine) {
-				if err := os.WriteFile(filepath.Join(group, machine, file), []byte(value), 0); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
+				if err := os.WriteFile(filepath.Join(group, machine, file), []byte(value), 0); err != nil &&
+					!errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
 					return fmt.Errorf("share the CPU: %w", err)
 				}
 			}

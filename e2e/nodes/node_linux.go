@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// ControlAddress is where nodes and pods reach the API server, and whoever calls Start: on the bridge that connects everything.
+// ControlAddress is where nodes and pods reach the API server, and whoever calls Start: on the
+// bridge that connects everything.
 const ControlAddress = "172.30.0.1"
 
 const (
@@ -35,8 +36,9 @@ type nodeConfig struct {
 	Images     []string // files
 }
 
-// nodeMain is a node: the first process in process, mount and network namespaces of its own. It starts the node's programs
-// and waits for whatever ends in it. When it is killed, the kernel ends everything on the node, and removes its network.
+// nodeMain is a node: the first process in process, mount and network namespaces of its own. It
+// starts the node's programs and waits for whatever ends in it. When it is killed, the kernel ends
+// everything on the node, and removes its network.
 func nodeMain() error {
 	var c nodeConfig
 	if err := json.NewDecoder(os.Stdin).Decode(&c); err != nil {
@@ -75,7 +77,8 @@ func (c nodeConfig) start(names map[int]string) error {
 			return err
 		}
 	}
-	return c.run(names, "kube-proxy", filepath.Join(c.BinDir, "kube-proxy"), "--kubeconfig="+c.Kubeconfig, "--hostname-override="+c.Name,
+	return c.run(names, "kube-proxy", filepath.Join(c.BinDir, "kube-proxy"), "--kubeconfig="+c.Kubeconfig,
+		"--hostname-override="+c.Name,
 		"--proxy-mode=iptables", "--conntrack-max-per-core=0", "--conntrack-min=0", "--bind-address=0.0.0.0")
 }
 
@@ -83,7 +86,8 @@ func (c nodeConfig) start(names map[int]string) error {
 func (c nodeConfig) container(names map[int]string) error {
 	socket := c.path("containerd.sock")
 	for name, content := range map[string]string{
-		"containerd.toml": fmt.Sprintf(containerdConfig, c.path("containerd"), c.path("state"), socket, c.path("ttrpc.sock"), pauseImage, cniDir, c.path("cni")),
+		"containerd.toml": fmt.Sprintf(containerdConfig, c.path("containerd"), c.path("state"), socket, c.path("ttrpc.sock"),
+			pauseImage, cniDir, c.path("cni")),
 		"cni/10.conflist": fmt.Sprintf(cniConfig, c.path("ipam"), c.PodCIDR),
 		"kubelet.yaml":    fmt.Sprintf(kubeletConfig, cgroupName+"/"+c.Name, socket, c.path("pods"), c.path("plugins")),
 	} {
@@ -109,13 +113,15 @@ func (c nodeConfig) container(names map[int]string) error {
 			return err
 		}
 	}
-	return c.run(names, "kubelet", filepath.Join(c.BinDir, "kubelet"), "--kubeconfig="+c.Kubeconfig, "--config="+c.path("kubelet.yaml"),
+	return c.run(names, "kubelet", filepath.Join(c.BinDir, "kubelet"), "--kubeconfig="+c.Kubeconfig,
+		"--config="+c.path("kubelet.yaml"),
 		"--root-dir="+c.path("kubelet"), "--cert-dir="+c.path("pki"), "--hostname-override="+c.Name, "--node-ip="+c.Address,
 		"--node-labels=topology.kubernetes.io/zone="+c.Zone, "-v=2")
 }
 
 func importImage(socket, file string) error {
-	if out, err := exec.Command("ctr", "-a", socket, "-n", "k8s.io", "images", "import", file).CombinedOutput(); err != nil {
+	if out, err := exec.Command("ctr", "-a", socket, "-n", "k8s.io", "images", "import",
+		file).CombinedOutput(); err != nil {
 		return fmt.Errorf("import image %s: %w: %s", filepath.Base(file), err, out)
 	}
 	return nil
@@ -132,7 +138,8 @@ func (c nodeConfig) mounts() error {
 		}
 	}
 	// The kubelet sets these for the whole machine unless they are already as it wants them.
-	for name, value := range map[string]string{"vm/overcommit_memory": "1", "vm/panic_on_oom": "0", "kernel/panic": "10", "kernel/panic_on_oops": "1",
+	for name, value := range map[string]string{"vm/overcommit_memory": "1", "vm/panic_on_oom": "0", "kernel/panic": "10",
+		"kernel/panic_on_oops":     "1",
 		"kernel/keys/root_maxkeys": "1000000", "kernel/keys/root_maxbytes": "25000000"} {
 		file := c.path("sysctl-" + filepath.Base(name))
 		if err := os.MkdirAll(c.Dir, 0o755); err != nil {
@@ -149,7 +156,8 @@ func (c nodeConfig) mounts() error {
 }
 
 func (c nodeConfig) network() error {
-	if err := ip("link set lo up", "addr add "+c.Address+networkBits+" dev eth0", "link set eth0 up", "route add default via "+ControlAddress); err != nil {
+	if err := ip("link set lo up", "addr add "+c.Address+networkBits+" dev eth0", "link set eth0 up",
+		"route add default via "+ControlAddress); err != nil {
 		return err
 	}
 	for _, address := range c.More {

@@ -36,8 +36,9 @@ type Config struct {
 	Count  int                 // nodes, 1 to 9, each in a zone of its own; 0 means 3
 	Images []string            // files of images that all nodes have
 	Flags  map[string][]string // more flags of the control plane's components, by name
-	LogDir string              // where all programs' output goes and stays; "" means a directory that ends with the cluster
-	Log    io.Writer           // progress, and the news that something ended by itself; nil discards it
+	// where all programs' output goes and stays; "" means a directory that ends with the cluster
+	LogDir string
+	Log    io.Writer // progress, and the news that something ended by itself; nil discards it
 }
 
 // Cluster is a control plane with real nodes.
@@ -57,8 +58,8 @@ type node struct {
 	ended chan struct{}
 }
 
-// Prepare builds what Start needs, images of nodes included. It needs a network where modules aren't downloaded yet, and so
-// belongs into the first argument of Main.
+// Prepare builds what Start needs, images of nodes included. It needs a network where modules
+// aren't downloaded yet, and so belongs into the first argument of Main.
 func Prepare(ctx context.Context, log io.Writer) error {
 	_, err := cluster.Build(ctx, log, cluster.Etcd, cluster.APIServer, cluster.ControllerManager, cluster.Scheduler,
 		cluster.Kubectl, cluster.Kubelet, cluster.KubeProxy)
@@ -69,7 +70,8 @@ func Prepare(ctx context.Context, log io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return image.Write(ctx, file, image.Options{Module: module, Package: "./nodes/pause", Name: pauseImage, Program: "pause"})
+	return image.Write(ctx, file, image.Options{Module: module, Package: "./nodes/pause", Name: pauseImage,
+		Program: "pause"})
 }
 
 // pause returns the file of the image of pods' sandboxes, and the directory of its module.
@@ -98,7 +100,8 @@ func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 		return nil, err
 	}
 	config.Images = append([]string{file}, config.Images...)
-	flags := map[string][]string{cluster.APIServer: {"--enable-aggregator-routing=true"}} // kube-proxy isn't here, so straight to the pods
+	// kube-proxy isn't here, so straight to the pods
+	flags := map[string][]string{cluster.APIServer: {"--enable-aggregator-routing=true"}}
 	for name, more := range config.Flags {
 		flags[name] = append(flags[name], more...)
 	}
@@ -109,7 +112,8 @@ func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{Cluster: control, config: config, running: map[string]*node{}, kubeconfig: filepath.Join(control.Dir, "nodes.kubeconfig")}
+	c := &Cluster{Cluster: control, config: config, running: map[string]*node{},
+		kubeconfig: filepath.Join(control.Dir, "nodes.kubeconfig")}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.Stop())
@@ -184,7 +188,8 @@ func (c *Cluster) addClients(ctx context.Context) error {
 	}
 	// A patch, since kube-controller-manager may write to it meanwhile.
 	_, err = c.Client.CoreV1().Nodes().Patch(ctx, Clients, types.StrategicMergePatchType,
-		[]byte(`{"status":{"addresses":[{"type":"InternalIP","address":"`+clientsAddress+`"}]}}`), metav1.PatchOptions{}, "status")
+		[]byte(`{"status":{"addresses":[{"type":"InternalIP","address":"`+clientsAddress+`"}]}}`), metav1.PatchOptions{},
+		"status")
 	return err
 }
 
@@ -195,7 +200,8 @@ func (c *Cluster) start(name string) error {
 	if err := makeCgroups(name); err != nil {
 		return err
 	}
-	config := nodeConfig{Name: name, Address: clientsAddress, More: ClientAddresses(), Routes: map[string]string{}, Dir: filepath.Join(c.Dir, name),
+	config := nodeConfig{Name: name, Address: clientsAddress, More: ClientAddresses(), Routes: map[string]string{},
+		Dir:    filepath.Join(c.Dir, name),
 		LogDir: c.LogDir, BinDir: c.BinDir, Kubeconfig: c.kubeconfig, Images: c.config.Images}
 	for i, other := range c.Names {
 		if name == other {
@@ -228,7 +234,8 @@ func (c *Cluster) start(name string) error {
 	}
 	c.running[name] = n
 	veth := "veth-" + name
-	err = ip(fmt.Sprintf("link add %s type veth peer name eth0 netns %d", veth, n.cmd.Process.Pid), "link set "+veth+" master br0 up")
+	err = ip(fmt.Sprintf("link add %s type veth peer name eth0 netns %d", veth, n.cmd.Process.Pid),
+		"link set "+veth+" master br0 up")
 	if err == nil && name == Clients {
 		err = place(Clients, n.cmd.Process.Pid)
 	}
@@ -251,7 +258,8 @@ func (c *Cluster) start(name string) error {
 	return nil
 }
 
-// Lose ends a node as a power cut does: kubelet, containers and network are gone at once, and the control plane isn't told.
+// Lose ends a node as a power cut does: kubelet, containers and network are gone at once, and the
+// control plane isn't told.
 func (c *Cluster) Lose(name string) {
 	n := c.running[name]
 	if n == nil {
@@ -304,7 +312,8 @@ func (c *Cluster) ready(ctx context.Context, name string, since time.Time) bool 
 	}
 	for _, condition := range n.Status.Conditions {
 		if condition.Type == corev1.NodeReady {
-			return condition.Status == corev1.ConditionTrue && !condition.LastHeartbeatTime.Time.Before(since.Truncate(time.Second))
+			return condition.Status == corev1.ConditionTrue &&
+				!condition.LastHeartbeatTime.Time.Before(since.Truncate(time.Second))
 		}
 	}
 	return false
@@ -316,13 +325,15 @@ func (c *Cluster) Command(ctx context.Context, name string, command ...string) (
 	if n == nil {
 		return nil, fmt.Errorf("node %s doesn't run", name)
 	}
-	return exec.CommandContext(ctx, "nsenter", append([]string{"--target", strconv.Itoa(n.cmd.Process.Pid), "--net"}, command...)...), nil
+	return exec.CommandContext(ctx, "nsenter", append([]string{"--target", strconv.Itoa(n.cmd.Process.Pid), "--net"},
+		command...)...), nil
 }
 
 // Tag gives an image a second name on every node.
 func (c *Cluster) Tag(from, to string) error {
 	for _, name := range c.Names {
-		out, err := exec.Command("ctr", "-a", filepath.Join(c.Dir, name, "containerd.sock"), "-n", "k8s.io", "images", "tag", from, to).CombinedOutput()
+		out, err := exec.Command("ctr", "-a", filepath.Join(c.Dir, name, "containerd.sock"), "-n", "k8s.io", "images", "tag",
+			from, to).CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("tag image %s on %s: %w: %s", from, name, err, out)
 		}

@@ -20,8 +20,9 @@ import (
 	"github.com/evenkeel/evenkeel/e2e/nodes"
 )
 
-// TestLeavesTheMachineAsItWas runs the command, ends it in three ways, and compares what the machine's network, control groups,
-// mounts, kernel settings and files were before with what they are afterwards.
+// TestLeavesTheMachineAsItWas runs the command, ends it in three ways, and compares what the
+// machine's network, control groups, mounts, kernel settings and files were before with what they
+// are afterwards.
 func TestLeavesTheMachineAsItWas(t *testing.T) {
 	if err := nodes.CanRun(); err != nil {
 		t.Skipf("NOT TESTED: %v", err) // "make test" says it aloud too
@@ -97,9 +98,12 @@ func machine(t *testing.T) []string {
 	t.Helper()
 	var lines []string
 	for _, command := range []string{
-		"ip -brief link", "ip -brief address", "ip route show table all", "ip rule", "ip netns", "iptables-save -t nat", "iptables-save -t filter",
-		"ls -A /run/netns /var/lib/kubelet /var/log/pods /var/log/containers /run/containerd /etc/cni/net.d /usr/libexec/kubernetes /var/tmp",
-		"sysctl net.ipv4.ip_forward net.ipv4.conf.all.route_localnet vm.overcommit_memory kernel.panic kernel.panic_on_oops kernel.keys.root_maxkeys",
+		"ip -brief link", "ip -brief address", "ip route show table all", "ip rule", "ip netns", "iptables-save -t nat",
+		"iptables-save -t filter",
+		"ls -A /run/netns /var/lib/kubelet /var/log/pods /var/log/containers /run/containerd /etc/cni/net.d " +
+			"/usr/libexec/kubernetes /var/tmp",
+		"sysctl net.ipv4.ip_forward net.ipv4.conf.all.route_localnet vm.overcommit_memory kernel.panic " +
+			"kernel.panic_on_oops kernel.keys.root_maxkeys",
 	} {
 		fields := strings.Fields(command)
 		cmd := exec.Command(fields[0], fields[1:]...)

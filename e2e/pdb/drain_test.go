@@ -78,11 +78,13 @@ func TestDrainOfAllNodes(t *testing.T) {
 		}
 		return nil
 	})
-	crashing, err := shared.Client.CoreV1().Pods(with).List(t.Context(), metav1.ListOptions{LabelSelector: "crashing=true"})
+	crashing, err := shared.Client.CoreV1().Pods(with).List(t.Context(),
+		metav1.ListOptions{LabelSelector: "crashing=true"})
 	check.Must(t, err)
 	for _, p := range crashing.Items {
 		_, err := shared.Client.CoreV1().Pods(with).Patch(t.Context(), p.Name, types.StrategicMergePatchType,
-			[]byte(`{"status":{"conditions":[{"type":"Ready","status":"False","reason":"CrashLoopBackOff"}]}}`), metav1.PatchOptions{}, "status")
+			[]byte(`{"status":{"conditions":[{"type":"Ready","status":"False","reason":"CrashLoopBackOff"}]}}`),
+			metav1.PatchOptions{}, "status")
 		check.Must(t, err)
 	}
 
@@ -92,7 +94,8 @@ func TestDrainOfAllNodes(t *testing.T) {
 	check.Must(t, err)
 	t.Cleanup(func() {
 		for _, n := range nodes.Items {
-			_, err := shared.Client.CoreV1().Nodes().Patch(context.Background(), n.Name, types.MergePatchType, []byte(`{"spec":{"unschedulable":null}}`), metav1.PatchOptions{})
+			_, err := shared.Client.CoreV1().Nodes().Patch(context.Background(), n.Name, types.MergePatchType,
+				[]byte(`{"spec":{"unschedulable":null}}`), metav1.PatchOptions{})
 			check.Must(t, err)
 		}
 	})
@@ -117,7 +120,8 @@ func TestDrainOfAllNodes(t *testing.T) {
 				lines := strings.Split(out.String(), "\n")
 				t.Errorf("kubectl drain: %v\n%s", err, strings.Join(lines[max(0, len(lines)-20):], "\n"))
 			}
-			if strings.Contains(out.String(), "more than one PodDisruptionBudget") || strings.Contains(out.String(), "InternalError") {
+			if strings.Contains(out.String(), "more than one PodDisruptionBudget") ||
+				strings.Contains(out.String(), "InternalError") {
 				t.Errorf("a drain met an internal error:\n%s", out.String())
 			}
 		})
@@ -141,12 +145,13 @@ func TestDrainOfAllNodes(t *testing.T) {
 	}
 }
 
-// onOneNode has the scheduler prefer a node for all pods, as happens where nodes are unevenly full: its drain takes them
-// all at once, if nothing holds it up.
+// onOneNode has the scheduler prefer a node for all pods, as happens where nodes are unevenly full:
+// its drain takes them all at once, if nothing holds it up.
 func onOneNode(d *appsv1.Deployment, node string) {
 	d.Spec.Template.Spec.Affinity = &corev1.Affinity{
 		NodeAffinity: &corev1.NodeAffinity{PreferredDuringSchedulingIgnoredDuringExecution: []corev1.PreferredSchedulingTerm{{Weight: 100,
-			Preference: corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelHostname, Operator: corev1.NodeSelectorOpIn, Values: []string{node}}}}}}},
+			Preference: corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelHostname,
+				Operator: corev1.NodeSelectorOpIn, Values: []string{node}}}}}}},
 		PodAffinity: &corev1.PodAffinity{PreferredDuringSchedulingIgnoredDuringExecution: []corev1.WeightedPodAffinityTerm{{Weight: 100,
 			PodAffinityTerm: corev1.PodAffinityTerm{LabelSelector: d.Spec.Selector, TopologyKey: corev1.LabelHostname}}}},
 	}

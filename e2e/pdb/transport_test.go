@@ -64,7 +64,8 @@ func (tr *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if refused {
 		body := `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"test","reason":"` +
 			map[int]string{409: "Conflict", 429: "TooManyRequests"}[status] + `","code":` + strconv.Itoa(status) + `}`
-		return &http.Response{StatusCode: status, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(bytes.NewBufferString(body)),
+		return &http.Response{StatusCode: status, Header: http.Header{"Content-Type": {"application/json"}},
+			Body:    io.NopCloser(bytes.NewBufferString(body)),
 			Request: r, ProtoMajor: 1, ProtoMinor: 1}, nil
 	}
 	response, err := tr.next.RoundTrip(r)

@@ -31,8 +31,9 @@ func images(ctx context.Context, dir string) ([]string, error) {
 	e2e := filepath.Join(root, "e2e")
 	var files []string
 	for name, options := range map[string]image.Options{
-		"evenkeel.tar": {Module: root, Package: ".", Name: evenkeelImage + ":v1", Program: "evenkeel", LinkerFlags: "-X main.version=v1"},
-		"server.tar":   {Module: e2e, Package: "./proof/server", Name: serverImage + ":v1", Program: "server"},
+		"evenkeel.tar": {Module: root, Package: ".", Name: evenkeelImage + ":v1", Program: "evenkeel",
+			LinkerFlags: "-X main.version=v1"},
+		"server.tar": {Module: e2e, Package: "./proof/server", Name: serverImage + ":v1", Program: "server"},
 	} {
 		file := filepath.Join(dir, name)
 		if err := image.Write(ctx, file, options); err != nil {
@@ -56,8 +57,8 @@ func (e *env) tagImages() error {
 	return nil
 }
 
-// install installs evenkeel with kubectl apply -k, and before that, if the chart is to be tried as well, with helm, whose release it
-// removes again. It returns how long each took.
+// install installs evenkeel with kubectl apply -k, and before that, if the chart is to be tried as
+// well, with helm, whose release it removes again. It returns how long each took.
 func (e *env) install(ctx context.Context, chart bool) ([]report.Installed, error) {
 	var times []report.Installed
 	if chart {
@@ -70,7 +71,8 @@ func (e *env) install(ctx context.Context, chart bool) ([]report.Installed, erro
 			return nil, err
 		}
 		now := int64(0) // seconds of grace: its pods would sleep
-		if err := e.Client.CoreV1().Pods(installation.Namespace).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &now}, metav1.ListOptions{}); err != nil {
+		if err := e.Client.CoreV1().Pods(installation.Namespace).DeleteCollection(ctx,
+			metav1.DeleteOptions{GracePeriodSeconds: &now}, metav1.ListOptions{}); err != nil {
 			return nil, err
 		}
 		if err := e.kubectl(ctx, "delete", "namespace", installation.Namespace, "--timeout=4m"); err != nil {
@@ -81,11 +83,13 @@ func (e *env) install(ctx context.Context, chart bool) ([]report.Installed, erro
 	if err != nil {
 		return nil, err
 	}
-	return append(times, apply), e.kubectl(ctx, "--namespace="+installation.Namespace, "rollout", "status", "deployment/evenkeel", "--timeout=4m")
+	return append(times, apply), e.kubectl(ctx, "--namespace="+installation.Namespace, "rollout", "status",
+		"deployment/evenkeel", "--timeout=4m")
 }
 
 // timed installs evenkeel and measures how long it took until a pod got its defaults.
-func (e *env) timed(ctx context.Context, command string, install func(context.Context) error) (report.Installed, error) {
+func (e *env) timed(ctx context.Context, command string,
+	install func(context.Context) error) (report.Installed, error) {
 	began := time.Now()
 	if err := install(ctx); err != nil {
 		return report.Installed{}, err
@@ -123,7 +127,8 @@ func (e *env) applyKustomization(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	kustomization := fmt.Sprintf("resources: [%q]\nimages: [{name: evenkeel/evenkeel, newName: %s, newTag: v1}]\n", base, evenkeelImage)
+	kustomization := fmt.Sprintf("resources: [%q]\nimages: [{name: evenkeel/evenkeel, newName: %s, newTag: v1}]\n", base,
+		evenkeelImage)
 	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(kustomization), 0o600); err != nil {
 		return err
 	}
@@ -136,7 +141,8 @@ func (e *env) helmInstall(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return e.helm(ctx, "install", "evenkeel", filepath.Join(root, "deploy", "chart"), "--namespace="+installation.Namespace, "--create-namespace",
+	return e.helm(ctx, "install", "evenkeel", filepath.Join(root, "deploy", "chart"),
+		"--namespace="+installation.Namespace, "--create-namespace",
 		"--set=image.repository="+evenkeelImage, "--set=image.tag=v1")
 }
 
@@ -152,7 +158,8 @@ func (e *env) helm(ctx context.Context, args ...string) error {
 	}
 	defer os.RemoveAll(home)
 	cmd := exec.CommandContext(ctx, filepath.Join(bin, cluster.Helm), args...)
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+e.Kubeconfig, "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+e.Kubeconfig, "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home,
+		"HELM_DATA_HOME="+home)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("helm %s: %w\n%s", args[0], err, out)
 	}

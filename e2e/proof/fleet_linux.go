@@ -21,7 +21,8 @@ import (
 	"github.com/evenkeel/evenkeel/policy"
 )
 
-// serverImage is the image of all servers. None holds more than the program; the one that is about that has a name of its own.
+// serverImage is the image of all servers. None holds more than the program; the one that is about
+// that has a name of its own.
 const (
 	serverImage     = "evenkeel.test/server"
 	distrolessImage = "evenkeel.test/distroless"
@@ -50,8 +51,9 @@ func deployment(kind string, replicas int32) *appsv1.Deployment {
 	case report.Distroless:
 		yes, no := true, false
 		pod.Containers[0].Image = distrolessImage + ":v1"
-		pod.Containers[0].SecurityContext = &corev1.SecurityContext{RunAsNonRoot: &yes, ReadOnlyRootFilesystem: &yes, AllowPrivilegeEscalation: &no,
-			Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}}
+		pod.Containers[0].SecurityContext = &corev1.SecurityContext{RunAsNonRoot: &yes, ReadOnlyRootFilesystem: &yes,
+			AllowPrivilegeEscalation: &no,
+			Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}}
 	case report.Sidecar:
 		metrics := container("metrics", "-http=:9100")
 		metrics.Ports = []corev1.ContainerPort{{Name: "metrics", ContainerPort: 9100}}
@@ -162,10 +164,12 @@ func (e *env) remove(ctx context.Context, kinds ...string) error {
 	now := int64(0) // seconds of grace: nobody is served any more
 	for _, side := range report.Sides() {
 		for _, kind := range kinds {
-			if err := e.Client.AppsV1().Deployments(side).Delete(ctx, kind, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			if err := e.Client.AppsV1().Deployments(side).Delete(ctx, kind, metav1.DeleteOptions{}); err != nil &&
+				!apierrors.IsNotFound(err) {
 				return err
 			}
-			if err := e.Client.CoreV1().Services(side).Delete(ctx, kind, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			if err := e.Client.CoreV1().Services(side).Delete(ctx, kind, metav1.DeleteOptions{}); err != nil &&
+				!apierrors.IsNotFound(err) {
 				return err
 			}
 		}
@@ -175,7 +179,8 @@ func (e *env) remove(ctx context.Context, kinds ...string) error {
 		for _, side := range report.Sides() {
 			for _, kind := range kinds {
 				selector := metav1.ListOptions{LabelSelector: "app=" + kind}
-				if err := e.Client.CoreV1().Pods(side).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &now}, selector); err != nil {
+				if err := e.Client.CoreV1().Pods(side).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &now},
+					selector); err != nil {
 					return err
 				}
 				pods, err := e.Client.CoreV1().Pods(side).List(ctx, selector)
@@ -228,8 +233,8 @@ func otherImage(d *appsv1.Deployment) {
 	swap(d.Spec.Template.Spec.InitContainers)
 }
 
-// waitComplete waits until all servers run as they are to, and no pod of earlier ones is left. The time that each side took since the
-// operation began goes into the outcome, if there is one.
+// waitComplete waits until all servers run as they are to, and no pod of earlier ones is left. The
+// time that each side took since the operation began goes into the outcome, if there is one.
 func (e *env) waitComplete(ctx context.Context, o *report.Outcome, kinds ...string) error {
 	return e.wait(ctx, "the servers to be complete", func() error {
 		var incomplete error

@@ -1,5 +1,5 @@
-// Command proof runs real traffic through every situation in which replicas come and go, on three real nodes, without and
-// with evenkeel, and reports what clients saw.
+// Command proof runs real traffic through every situation in which replicas come and go, on three
+// real nodes, without and with evenkeel, and reports what clients saw.
 package main
 
 import (
@@ -50,14 +50,17 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "comma-separated scenarios, such as 1b,5a; default is all")
 	flag.StringVar(&o.out, "o", "", "directory for the report: report.md and the plots")
 	flag.IntVar(&o.runs, "runs", 3, "repetitions of each scenario")
-	flag.IntVar(&o.rolling, "rolling", 50, "Deployments that roll at once while it is measured how long endpoints take to leave the nodes; 0 means not to")
-	flag.BoolVar(&o.short, "short", false, "only the scenarios 1b and 5a, once, after 20 s of steady state, and without that measurement")
+	flag.IntVar(&o.rolling, "rolling", 50, "Deployments that roll at once while it is measured how long endpoints take "+
+		"to leave the nodes; 0 means not to")
+	flag.BoolVar(&o.short, "short", false, "only the scenarios 1b and 5a, once, after 20 s of steady state, and "+
+		"without that measurement")
 	flag.DurationVar(&o.within, "within", 75*time.Minute, "start no scenario after that time")
 	flag.Parse()
 	if o.short {
 		o.runs, o.rolling, o.steady = 1, 0, min(o.steady, 20*time.Second)
 	}
-	err := nodes.Main(func(ctx context.Context) error { return prepare(ctx, o) }, func(ctx context.Context) error { return prove(ctx, o) })
+	err := nodes.Main(func(ctx context.Context) error { return prepare(ctx, o) },
+		func(ctx context.Context) error { return prove(ctx, o) })
 	if ended := new(exec.ExitError); err != nil && !errors.As(err, &ended) { // a copy of this program has said it
 		fmt.Fprintln(os.Stderr, "proof:", err)
 	}
@@ -95,7 +98,8 @@ func prepare(ctx context.Context, o options) error {
 		}
 	}
 	e2e := filepath.Dir(filepath.Dir(dir))
-	for program, module := range map[string]string{"github.com/evenkeel/evenkeel/e2e/proof/server": e2e, "github.com/evenkeel/evenkeel": filepath.Dir(e2e)} {
+	for program, module := range map[string]string{"github.com/evenkeel/evenkeel/e2e/proof/server": e2e,
+		"github.com/evenkeel/evenkeel": filepath.Dir(e2e)} {
 		build := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(dir, filepath.Base(program)), program)
 		build.Dir = module
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -116,7 +120,9 @@ func prove(ctx context.Context, o options) (err error) {
 		return err
 	}
 	began := time.Now()
-	c, err := nodes.Start(ctx, nodes.Config{Images: files, Flags: map[string][]string{cluster.ControllerManager: {"--horizontal-pod-autoscaler-sync-period=3s"}}, LogDir: o.logs, Log: os.Stderr})
+	c, err := nodes.Start(ctx, nodes.Config{Images: files,
+		Flags: map[string][]string{cluster.ControllerManager: {"--horizontal-pod-autoscaler-sync-period=3s"}}, LogDir: o.logs,
+		Log: os.Stderr})
 	if err != nil {
 		return err
 	}
@@ -146,7 +152,8 @@ func prove(ctx context.Context, o options) (err error) {
 		return err
 	}
 	fmt.Fprintf(os.Stderr, "servers are ready after %.0f s\n", time.Since(began).Seconds())
-	result := &report.Report{Date: began, Versions: versions(ctx, filepath.Dir(filepath.Dir(filepath.Dir(dir)))), Command: o.command(), Installed: installed, Wanted: o.wanted(), Runs: o.runs}
+	result := &report.Report{Date: began, Versions: versions(ctx, filepath.Dir(filepath.Dir(filepath.Dir(dir)))),
+		Command: o.command(), Installed: installed, Wanted: o.wanted(), Runs: o.runs}
 	if result.Steady, err = e.steady(ctx, o.steady, targets); err != nil {
 		return err
 	}
@@ -236,7 +243,8 @@ func (r *run) valid(ctx context.Context, s step) error {
 	}
 }
 
-// steps returns the steps that the options select, in the order in which they run, and those in one slice at the same time.
+// steps returns the steps that the options select, in the order in which they run, and those in one
+// slice at the same time.
 func (o options) steps() [][]step {
 	var all [][]step
 	for _, s := range steps() {
@@ -285,13 +293,15 @@ func versions(ctx context.Context, root string) string {
 	}
 	containerd, _ := exec.Command("containerd", "--version").Output() // a report without it is still one
 	fields := append(strings.Fields(string(containerd)), "", "", "")
-	return fmt.Sprintf("evenkeel %s, Kubernetes %s, containerd %s, kube-proxy in iptables mode, Linux %s, %s, %d CPUs", commit(ctx, root), cluster.Version, fields[2], kernel, runtime.Version(), runtime.NumCPU())
+	return fmt.Sprintf("evenkeel %s, Kubernetes %s, containerd %s, kube-proxy in iptables mode, Linux %s, %s, %d CPUs",
+		commit(ctx, root), cluster.Version, fields[2], kernel, runtime.Version(), runtime.NumCPU())
 }
 
 // commit names the commit that evenkeel was built from, and says where it was built from more than that.
 func commit(ctx context.Context, root string) string {
 	git := func(args ...string) string {
-		out, _ := exec.CommandContext(ctx, "git", append([]string{"-C", root}, args...)...).Output() // a report without it is still one
+		// a report without it is still one
+		out, _ := exec.CommandContext(ctx, "git", append([]string{"-C", root}, args...)...).Output()
 		return strings.TrimSpace(string(out))
 	}
 	name := cmp.Or(git("rev-parse", "--short=12", "HEAD"), "of an unknown commit")

@@ -69,14 +69,19 @@ func (e *env) serveMetric(ctx context.Context, address string) (*atomic.Int64, e
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/apis/external.metrics.k8s.io/v1beta1", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, metav1.APIResourceList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "APIResourceList"}, GroupVersion: "external.metrics.k8s.io/v1beta1",
-			APIResources: []metav1.APIResource{{Name: "load", Namespaced: true, Kind: "ExternalMetricValueList", Verbs: metav1.Verbs{"get"}}}})
+		answer(w, metav1.APIResourceList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "APIResourceList"},
+			GroupVersion: "external.metrics.k8s.io/v1beta1",
+			APIResources: []metav1.APIResource{{Name: "load", Namespaced: true, Kind: "ExternalMetricValueList",
+				Verbs: metav1.Verbs{"get"}}}})
 	})
 	mux.HandleFunc("/apis/external.metrics.k8s.io/v1beta1/namespaces/", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, map[string]any{"kind": "ExternalMetricValueList", "apiVersion": "external.metrics.k8s.io/v1beta1", "metadata": map[string]any{},
-			"items": []any{map[string]any{"metricName": "load", "metricLabels": map[string]string{}, "timestamp": metav1.Now(), "value": fmt.Sprint(load.Load())}}})
+		answer(w, map[string]any{"kind": "ExternalMetricValueList", "apiVersion": "external.metrics.k8s.io/v1beta1",
+			"metadata": map[string]any{},
+			"items": []any{map[string]any{"metricName": "load", "metricLabels": map[string]string{}, "timestamp": metav1.Now(),
+				"value": fmt.Sprint(load.Load())}}})
 	})
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, TLSConfig: &tls.Config{Certificates: []tls.Certificate{pair}}}
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second,
+		TLSConfig: &tls.Config{Certificates: []tls.Certificate{pair}}}
 	go func() { _ = server.ServeTLS(listener, "", "") }() // ends with the context
 	context.AfterFunc(ctx, func() { _ = server.Close() })
 
@@ -109,9 +114,10 @@ func (r *run) scaleByMetric(ctx context.Context, s report.Scenario) (err error) 
 				Spec: autoscalingv2.HorizontalPodAutoscalerSpec{
 					ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: kind},
 					MinReplicas:    &two, MaxReplicas: 5,
-					Metrics: []autoscalingv2.MetricSpec{{Type: autoscalingv2.ExternalMetricSourceType, External: &autoscalingv2.ExternalMetricSource{
-						Metric: autoscalingv2.MetricIdentifier{Name: "load"},
-						Target: autoscalingv2.MetricTarget{Type: autoscalingv2.AverageValueMetricType, AverageValue: &ten}}}},
+					Metrics: []autoscalingv2.MetricSpec{{Type: autoscalingv2.ExternalMetricSourceType,
+						External: &autoscalingv2.ExternalMetricSource{
+							Metric: autoscalingv2.MetricIdentifier{Name: "load"},
+							Target: autoscalingv2.MetricTarget{Type: autoscalingv2.AverageValueMetricType, AverageValue: &ten}}}},
 					Behavior: &autoscalingv2.HorizontalPodAutoscalerBehavior{ScaleDown: &autoscalingv2.HPAScalingRules{StabilizationWindowSeconds: &none}},
 				},
 			}, metav1.CreateOptions{})
@@ -119,7 +125,8 @@ func (r *run) scaleByMetric(ctx context.Context, s report.Scenario) (err error) 
 				return fmt.Errorf("create autoscaler: %w", err)
 			}
 			defer func() {
-				err = errors.Join(err, r.Client.AutoscalingV2().HorizontalPodAutoscalers(side).Delete(ctx, kind, metav1.DeleteOptions{}))
+				err = errors.Join(err, r.Client.AutoscalingV2().HorizontalPodAutoscalers(side).Delete(ctx, kind,
+					metav1.DeleteOptions{}))
 			}()
 		}
 	}
@@ -160,7 +167,8 @@ func (r *run) waitReplicas(ctx context.Context, replicas int32) error {
 
 // available returns nil if a Deployment's replicas are there, whatever else still terminates.
 func available(d *appsv1.Deployment) error {
-	if want := *d.Spec.Replicas; d.Status.ObservedGeneration < d.Generation || d.Status.AvailableReplicas < want || d.Status.UpdatedReplicas < want {
+	if want := *d.Spec.Replicas; d.Status.ObservedGeneration < d.Generation || d.Status.AvailableReplicas < want ||
+		d.Status.UpdatedReplicas < want {
 		return fmt.Errorf("%s %s has %d of %d replicas", d.Namespace, d.Name, d.Status.AvailableReplicas, want)
 	}
 	return nil

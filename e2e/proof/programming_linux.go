@@ -21,8 +21,8 @@ import (
 	"github.com/evenkeel/evenkeel/e2e/proof/report"
 )
 
-// programRules rolls many Deployments at once and measures when the addresses of the pods that go have left the iptables rules
-// of every node, that of the clients included.
+// programRules rolls many Deployments at once and measures when the addresses of the pods that go
+// have left the iptables rules of every node, that of the clients included.
 func (r *run) programRules(ctx context.Context, deployments int) (*report.Programming, error) {
 	const every = 300 * time.Millisecond
 	p := &report.Programming{Deployments: deployments, Every: every}
@@ -33,17 +33,19 @@ func (r *run) programRules(ctx context.Context, deployments int) (*report.Progra
 	watching, stop := context.WithCancel(ctx)
 	defer stop()
 	factory := informers.NewSharedInformerFactoryWithOptions(r.Client, 0, informers.WithNamespace(report.With))
-	_, _ = factory.Core().V1().Pods().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{UpdateFunc: func(_, now any) { // fails only for a stopped informer
-		pod, ok := now.(*corev1.Pod)
-		if !ok || pod.DeletionTimestamp == nil || pod.Status.PodIP == "" {
-			return
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		if _, known := terminating[pod.Status.PodIP]; !known {
-			terminating[pod.Status.PodIP] = time.Now()
-		}
-	}})
+	// fails only for a stopped informer
+	_, _ = factory.Core().V1().Pods().Informer().AddEventHandler(
+		cache.ResourceEventHandlerFuncs{UpdateFunc: func(_, now any) {
+			pod, ok := now.(*corev1.Pod)
+			if !ok || pod.DeletionTimestamp == nil || pod.Status.PodIP == "" {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if _, known := terminating[pod.Status.PodIP]; !known {
+				terminating[pod.Status.PodIP] = time.Now()
+			}
+		}})
 	factory.Start(watching.Done())
 	factory.WaitForCacheSync(watching.Done())
 

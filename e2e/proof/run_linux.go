@@ -49,7 +49,8 @@ type generator struct {
 }
 
 // generate starts the load of these clients on these targets.
-func (e *env) generate(ctx context.Context, s report.Scenario, targets []load.Target, clients []string) (*generator, error) {
+func (e *env) generate(ctx context.Context, s report.Scenario, targets []load.Target,
+	clients []string) (*generator, error) {
 	g := &generator{targets: targets, clients: clients, done: make(chan struct{})}
 	var err error
 	if g.cmd, err = e.Command(ctx, nodes.Clients, "/proc/self/exe", "load"); err != nil {
@@ -74,7 +75,8 @@ func (e *env) generate(ctx context.Context, s report.Scenario, targets []load.Ta
 	if err := e.Prefer(g.cmd.Process.Pid); err != nil {
 		return nil, errors.Join(err, g.cmd.Process.Kill(), g.cmd.Wait())
 	}
-	config := load.Config{Targets: targets, Clients: clients, Rate: cmp.Or(s.Rate, e.rate), Connections: cmp.Or(s.Connections, 2), Addresses: nodes.ClientAddresses(), Lane: e.lane}
+	config := load.Config{Targets: targets, Clients: clients, Rate: cmp.Or(s.Rate, e.rate),
+		Connections: cmp.Or(s.Connections, 2), Addresses: nodes.ClientAddresses(), Lane: e.lane}
 	if err := json.NewEncoder(g.stdin).Encode(config); err != nil {
 		return nil, errors.Join(fmt.Errorf("start load: %w", err), g.cmd.Process.Kill(), g.cmd.Wait())
 	}
@@ -115,7 +117,8 @@ const (
 )
 
 // observe runs an operation under load and returns what clients saw.
-func (e *env) observe(ctx context.Context, s report.Scenario, repetition int, targets []load.Target, operate func(context.Context, *report.Outcome) error) (*report.Outcome, error) {
+func (e *env) observe(ctx context.Context, s report.Scenario, repetition int, targets []load.Target,
+	operate func(context.Context, *report.Outcome) error) (*report.Outcome, error) {
 	fmt.Fprintf(e.log, "%s  %s %s, run %d …\n", time.Now().Format(time.TimeOnly), s.ID, s.Title, repetition)
 	if err := e.waitProgrammed(ctx); err != nil {
 		return nil, err
@@ -129,7 +132,8 @@ func (e *env) observe(ctx context.Context, s report.Scenario, repetition int, ta
 	if err != nil {
 		return nil, err
 	}
-	o := &report.Outcome{Scenario: s, Repetition: repetition, Targets: targets, Clients: clients, Took: map[string]time.Duration{}, Began: time.Now()}
+	o := &report.Outcome{Scenario: s, Repetition: repetition, Targets: targets, Clients: clients,
+		Took: map[string]time.Duration{}, Began: time.Now()}
 	err = pause(ctx, lead)
 	o.Started = time.Now()
 	if err == nil {
@@ -156,7 +160,8 @@ func (e *env) observe(ctx context.Context, s report.Scenario, repetition int, ta
 
 // steady is the time without any operation; a failure in it makes everything void.
 func (e *env) steady(ctx context.Context, d time.Duration, targets []load.Target) (*report.Outcome, error) {
-	return e.observe(ctx, report.Scenario{ID: "0", Title: "Steady state"}, 1, targets, func(ctx context.Context, _ *report.Outcome) error { return pause(ctx, d) })
+	return e.observe(ctx, report.Scenario{ID: "0", Title: "Steady state"}, 1, targets,
+		func(ctx context.Context, _ *report.Outcome) error { return pause(ctx, d) })
 }
 
 // controlAddress is where the control listens, beside the control plane.
@@ -167,7 +172,8 @@ func (e *env) startControl(program string) error {
 	if out, err := exec.Command("ip", "addr", "add", controlAddress+"/16", "dev", "br0").CombinedOutput(); err != nil {
 		return fmt.Errorf("start control: %w: %s", err, out)
 	}
-	if err := e.StartProgram("control", program, "-http="+controlAddress+":80", "-grpc="+controlAddress+":9090"); err != nil {
+	if err := e.StartProgram("control", program, "-http="+controlAddress+":80",
+		"-grpc="+controlAddress+":9090"); err != nil {
 		return err
 	}
 	if err := e.Prefer(e.PIDs()["control"]); err != nil {
@@ -177,8 +183,8 @@ func (e *env) startControl(program string) error {
 	return nil
 }
 
-// waitProgrammed waits until the clients' node leads to every pod that is ready. A new Service refuses connections until then, whoever it
-// belongs to.
+// waitProgrammed waits until the clients' node leads to every pod that is ready. A new Service
+// refuses connections until then, whoever it belongs to.
 func (e *env) waitProgrammed(ctx context.Context) error {
 	return e.wait(ctx, "the clients' node to know the pods", func() error {
 		known, err := rules(ctx, e, nodes.Clients)

@@ -42,42 +42,54 @@ type run struct {
 // A step is a scenario and what it does.
 type step struct {
 	report.Scenario
-	short  bool // part of the short form
-	beside bool // has servers of its own and leaves the nodes alone, so that it runs at the same time as its neighbours that do, too
+	short bool // part of the short form
+	// has servers of its own and leaves the nodes alone, so that it runs at the same time as its neighbours that do, too
+	beside bool
 	do     func(*run, context.Context, report.Scenario) error
 }
 
-// steps returns the scenarios in the order in which they run: those that nothing may fail in first, for where the time ends, and by
-// the fleet's replicas, so that it changes them rarely.
+// steps returns the scenarios in the order in which they run: those that nothing may fail in first,
+// for where the time ends, and by the fleet's replicas, so that it changes them rarely.
 func steps() []step {
 	return []step{
 		{report.Scenario{ID: "1a", Title: "Rolling update, 2 replicas"}, false, false, rollingAt(2)},
 		{report.Scenario{ID: "2a", Title: "Scaled by hand, from 2 to 6 replicas and back"}, false, false, (*run).scaleByHand},
-		{report.Scenario{ID: "2b", Title: "Scaled by a HorizontalPodAutoscaler, from 2 to 5 replicas and back"}, false, false, (*run).scaleByMetric},
+		{report.Scenario{ID: "2b", Title: "Scaled by a HorizontalPodAutoscaler, from 2 to 5 replicas and back"}, false, false,
+			(*run).scaleByMetric},
 		{report.Scenario{ID: "5a", Title: "One node drained"}, true, false, drainOf(1)},
 		{report.Scenario{ID: "5b", Title: "Two nodes drained at once"}, false, false, drainOf(2)},
 		{report.Scenario{ID: "1b", Title: "Rolling update, 3 replicas"}, true, false, rollingAt(3)},
 		{report.Scenario{ID: "3", Title: "One pod of each deleted by hand, three times"}, false, false, (*run).deletePods},
-		{report.Scenario{ID: "4", Title: "Resources changed, then every pod evicted as VPA's updater does"}, false, false, (*run).vertical},
+		{report.Scenario{ID: "4", Title: "Resources changed, then every pod evicted as VPA's updater does"}, false, false,
+			(*run).vertical},
 		{report.Scenario{ID: "5c", Title: "All nodes drained one after another"}, false, false, (*run).upgradeNodes},
-		{report.Scenario{ID: "8", Title: "Rolling update while evenkeel is upgraded itself"}, false, false, (*run).upgradeEvenkeel},
+		{report.Scenario{ID: "8", Title: "Rolling update while evenkeel is upgraded itself"}, false, false,
+			(*run).upgradeEvenkeel},
 		{report.Scenario{ID: "1c", Title: "Rolling update, 10 replicas"}, false, false, rollingAt(10)},
-		{report.Scenario{ID: "6", Title: "A node, and with it its zone, lost without warning for 65 s", Clients: []string{load.NewConnection, load.HTTP1}}, false, false, (*run).loseNode},
-		{report.Scenario{ID: "1d", Title: "Rolling update of servers that end at once, without and with recycling"}, false, false, (*run).rollAtOnce},
-		{report.Scenario{ID: "7", Title: "Scale-out from 2 to 4 replicas under persistent connections", Clients: []string{load.HTTP1, load.HTTP2, load.GRPC}}, false, true, (*run).scaleOut},
-		{report.Scenario{ID: "9a", Title: "Wrong: a preStop hook longer than the grace period"}, false, true, (*run).longHook},
-		{report.Scenario{ID: "9b", Title: "Wrong: minAvailable as high as the replicas, and a drain (with: as evenkeel's annotation)"}, false, true, (*run).tightBudget},
-		{report.Scenario{ID: "9c", Title: "Wrong: required anti-affinity with as many replicas as nodes (with: as evenkeel's annotation)"}, false, true, (*run).tightAffinity},
+		{report.Scenario{ID: "6", Title: "A node, and with it its zone, lost without warning for 65 s",
+			Clients: []string{load.NewConnection, load.HTTP1}}, false, false, (*run).loseNode},
+		{report.Scenario{ID: "1d", Title: "Rolling update of servers that end at once, without and with recycling"}, false,
+			false, (*run).rollAtOnce},
+		{report.Scenario{ID: "7", Title: "Scale-out from 2 to 4 replicas under persistent connections",
+			Clients: []string{load.HTTP1, load.HTTP2, load.GRPC}}, false, true, (*run).scaleOut},
+		{report.Scenario{ID: "9a", Title: "Wrong: a preStop hook longer than the grace period"}, false, true,
+			(*run).longHook},
+		{report.Scenario{ID: "9b", Title: "Wrong: minAvailable as high as the replicas, and a drain (with: as evenkeel's " +
+			"annotation)"}, false, true, (*run).tightBudget},
+		{report.Scenario{ID: "9c", Title: "Wrong: required anti-affinity with as many replicas as nodes (with: as " +
+			"evenkeel's annotation)"}, false, true, (*run).tightAffinity},
 	}
 }
 
 // observe runs an operation under the load of the fleet.
-func (r *run) observe(ctx context.Context, s report.Scenario, operate func(context.Context, *report.Outcome) error) error {
+func (r *run) observe(ctx context.Context, s report.Scenario,
+	operate func(context.Context, *report.Outcome) error) error {
 	_, err := r.observeOn(ctx, s, r.targets, operate)
 	return err
 }
 
-func (r *run) observeOn(ctx context.Context, s report.Scenario, targets []load.Target, operate func(context.Context, *report.Outcome) error) (*report.Outcome, error) {
+func (r *run) observeOn(ctx context.Context, s report.Scenario, targets []load.Target,
+	operate func(context.Context, *report.Outcome) error) (*report.Outcome, error) {
 	o, err := r.env.observe(ctx, s, r.repetition, targets, operate)
 	if err == nil {
 		r.outcomes = append(r.outcomes, o)
@@ -171,7 +183,8 @@ func (r *run) readyPods(ctx context.Context, side, kind string) ([]string, error
 	return names, nil
 }
 
-// vertical changes what the containers ask for, which rolls, and then evicts all pods as the Vertical Pod Autoscaler's updater does.
+// vertical changes what the containers ask for, which rolls, and then evicts all pods as the
+// Vertical Pod Autoscaler's updater does.
 func (r *run) vertical(ctx context.Context, s report.Scenario) error {
 	if err := r.settle(ctx, 3); err != nil {
 		return err
@@ -208,8 +221,9 @@ func (r *run) vertical(ctx context.Context, s report.Scenario) error {
 	})
 }
 
-// evictAll evicts the pods that there are in rounds, in each as many as evictable says, and passes over what a budget refuses until the next
-// one. The updater's rounds are a minute apart by default (--updater-interval), these ten seconds.
+// evictAll evicts the pods that there are in rounds, in each as many as evictable says, and passes
+// over what a budget refuses until the next one. The updater's rounds are a minute apart by default
+// (--updater-interval), these ten seconds.
 func (r *run) evictAll(ctx context.Context, side, kind string) error {
 	d, err := r.Client.AppsV1().Deployments(side).Get(ctx, kind, metav1.GetOptions{})
 	if err != nil {
@@ -241,7 +255,8 @@ func (r *run) evictAll(ctx context.Context, side, kind string) error {
 			if !evictable(int(*d.Spec.Replicas), running, evicted) {
 				break
 			}
-			switch err := r.Client.CoreV1().Pods(side).EvictV1(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: name}}); {
+			switch err := r.Client.CoreV1().Pods(side).EvictV1(ctx,
+				&policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: name}}); {
 			case err == nil:
 				evicted++
 			case !apierrors.IsTooManyRequests(err):
@@ -258,9 +273,9 @@ func (r *run) evictAll(ctx context.Context, side, kind string) error {
 	return fmt.Errorf("%s %s still has pods to evict after 30 rounds", side, kind)
 }
 
-// evictable says whether the updater evicts one more pod of a workload in a round (isPodDisruptable of vertical-pod-autoscaler's
-// pkg/updater/restriction): as long as more than half of the replicas run, and one where half of them are none. It doesn't ask whether
-// they are ready.
+// evictable says whether the updater evicts one more pod of a workload in a round (isPodDisruptable
+// of vertical-pod-autoscaler's pkg/updater/restriction): as long as more than half of the replicas
+// run, and one where half of them are none. It doesn't ask whether they are ready.
 func evictable(replicas, running, evicted int) bool {
 	tolerated := replicas / 2 // --eviction-tolerance is 0.5
 	return running-evicted > replicas-tolerated || tolerated == 0 && running == replicas && evicted == 0
@@ -268,7 +283,8 @@ func evictable(replicas, running, evicted int) bool {
 
 // drain drains nodes at once, as kubectl does, and waits until they are empty.
 func (r *run) drain(ctx context.Context, names ...string) error {
-	return r.kubectl(ctx, append([]string{"drain", "--delete-emptydir-data", "--ignore-daemonsets", "--timeout=4m"}, names...)...)
+	return r.kubectl(ctx, append([]string{"drain", "--delete-emptydir-data", "--ignore-daemonsets", "--timeout=4m"},
+		names...)...)
 }
 
 func (r *run) uncordon(ctx context.Context, names ...string) error {
@@ -370,14 +386,16 @@ func (r *run) upgradeEvenkeel(ctx context.Context, s report.Scenario) error {
 			return err
 		}
 		otherImage(own) // than it has, which differs where a void run is repeated
-		err = r.kubectl(ctx, "--namespace="+installation.Namespace, "set", "image", "deployment/evenkeel", "evenkeel="+own.Spec.Template.Spec.Containers[0].Image)
+		err = r.kubectl(ctx, "--namespace="+installation.Namespace, "set", "image", "deployment/evenkeel",
+			"evenkeel="+own.Spec.Template.Spec.Containers[0].Image)
 		if err != nil {
 			return err
 		}
 		if err := r.roll(ctx, o); err != nil {
 			return err
 		}
-		if err := r.kubectl(ctx, "--namespace="+installation.Namespace, "rollout", "status", "deployment/evenkeel", "--timeout=3m"); err != nil {
+		if err := r.kubectl(ctx, "--namespace="+installation.Namespace, "rollout", "status", "deployment/evenkeel",
+			"--timeout=3m"); err != nil {
 			return err
 		}
 		after, err := r.evenkeelPods(ctx)
@@ -394,7 +412,8 @@ func (r *run) upgradeEvenkeel(ctx context.Context, s report.Scenario) error {
 				o.Upgrade.Kept++
 			}
 		}
-		o.Notes = append(o.Notes, fmt.Sprintf("%d of evenkeel's own %d pods were replaced; %d of the pods made meanwhile in the namespace with evenkeel went without its defaults",
+		o.Notes = append(o.Notes, fmt.Sprintf("%d of evenkeel's own %d pods were replaced; %d of the pods made meanwhile "+
+			"in the namespace with evenkeel went without its defaults",
 			len(after)-o.Upgrade.Kept, len(after), missing))
 		return nil
 	})
@@ -431,7 +450,8 @@ func (r *run) undefaulted(ctx context.Context) (int, error) {
 }
 
 // own runs a scenario on servers of its own, which it removes afterwards.
-func (r *run) own(ctx context.Context, make func(side string) []*appsv1.Deployment, do func(targets []load.Target, names []string) error) (err error) {
+func (r *run) own(ctx context.Context, make func(side string) []*appsv1.Deployment,
+	do func(targets []load.Target, names []string) error) (err error) {
 	var targets []load.Target
 	names := map[string]bool{}
 	defer func() {
@@ -454,14 +474,16 @@ func (r *run) own(ctx context.Context, make func(side string) []*appsv1.Deployme
 	return do(targets, list)
 }
 
-// rollAtOnce rolls servers that end at once, one of which ends connections at an age. That helps where this age, the time that endpoints take to
-// leave and the longest pause between two answers on a connection are together less than the sleep: here about 4.4 s (gRPC's jitter
-// included), 4 s and 0.4 s of 10 s. Answers take 100 ms, so that most ends find one under way.
+// rollAtOnce rolls servers that end at once, one of which ends connections at an age. That helps
+// where this age, the time that endpoints take to leave and the longest pause between two answers
+// on a connection are together less than the sleep: here about 4.4 s (gRPC's jitter included), 4 s
+// and 0.4 s of 10 s. Answers take 100 ms, so that most ends find one under way.
 func (r *run) rollAtOnce(ctx context.Context, s report.Scenario) error {
 	const age = 4 * time.Second
 	s.Rate, s.Connections = 12, 4
 	return r.own(ctx, func(string) []*appsv1.Deployment {
-		list := []*appsv1.Deployment{named(deployment(report.AtOnce, 3), "persistent"), recycling(named(deployment(report.AtOnce, 3), "recycling"), age)}
+		list := []*appsv1.Deployment{named(deployment(report.AtOnce, 3), "persistent"),
+			recycling(named(deployment(report.AtOnce, 3), "recycling"), age)}
 		for _, d := range list {
 			d.Spec.Template.Spec.Containers[0].Args = append(d.Spec.Template.Spec.Containers[0].Args, "-work=100ms")
 		}
@@ -511,7 +533,8 @@ func (r *run) scaleOut(ctx context.Context, s report.Scenario) error {
 			for _, share := range o.Shares[side] {
 				shares = append(shares, fmt.Sprintf("%.1f %%", share))
 			}
-			o.Notes = append(o.Notes, fmt.Sprintf("%s recycling, %s after the new pods were ready their shares are %s (even is %.0f %%)", side, age, strings.Join(shares, " and "), report.EvenShare))
+			o.Notes = append(o.Notes, fmt.Sprintf("%s recycling, %s after the new pods were ready their shares are %s (even "+
+				"is %.0f %%)", side, age, strings.Join(shares, " and "), report.EvenShare))
 		}
 		return nil
 	})
@@ -540,12 +563,13 @@ func (r *run) longHook(ctx context.Context, s report.Scenario) error {
 	})
 }
 
-// asked ends the name of the wrong way as evenkeel's annotation, which only the side with it has. Without that end it is as people write it,
-// the same on both sides.
+// asked ends the name of the wrong way as evenkeel's annotation, which only the side with it has.
+// Without that end it is as people write it, the same on both sides.
 const asked = "-asked"
 
 // wrong returns the wrong way on both sides, which write makes, and the annotation that asks for the same.
-func wrong(name string, replicas int32, setting, value string, write func(*appsv1.Deployment)) func(side string) []*appsv1.Deployment {
+func wrong(name string, replicas int32, setting, value string,
+	write func(*appsv1.Deployment)) func(side string) []*appsv1.Deployment {
 	return func(side string) []*appsv1.Deployment {
 		written := named(deployment(report.Drains, replicas), name)
 		write(written)
@@ -564,7 +588,8 @@ func (r *run) tightBudget(ctx context.Context, s report.Scenario) (err error) {
 	two := intstr.FromInt32(2)
 	budget := &policyv1.PodDisruptionBudget{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec:       policyv1.PodDisruptionBudgetSpec{MinAvailable: &two, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}}},
+		Spec: policyv1.PodDisruptionBudgetSpec{MinAvailable: &two,
+			Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}}},
 	}
 	for _, side := range report.Sides() { // first, so that evenkeel never makes one of its own beside it
 		budgets := r.Client.PolicyV1().PodDisruptionBudgets(side)
@@ -573,30 +598,32 @@ func (r *run) tightBudget(ctx context.Context, s report.Scenario) (err error) {
 		}
 		defer func() { err = errors.Join(err, budgets.Delete(ctx, name, metav1.DeleteOptions{})) }()
 	}
-	return r.own(ctx, wrong(name, 2, policy.SettingDisruptionBudget, "minAvailable=2", func(*appsv1.Deployment) {}), func(targets []load.Target, _ []string) error {
-		_, err := r.observeOn(ctx, s, targets, func(ctx context.Context, o *report.Outcome) error {
-			var wait sync.WaitGroup
-			took, failed := make([]time.Duration, len(targets)), make([]error, len(targets))
-			for i, t := range targets {
-				wait.Go(func() { took[i], failed[i] = r.evictPatiently(ctx, t.Side, t.Server) })
-			}
-			wait.Wait()
-			if err := errors.Join(failed...); err != nil {
-				return err
-			}
-			for i, t := range targets {
-				tell(o, t, "the evictions", took[i])
-			}
-			if err := r.saysOfWrong(ctx, o, name, policy.SettingDisruptionBudget); err != nil {
-				return err
-			}
-			return r.waitAvailable(ctx, name)
+	return r.own(ctx, wrong(name, 2, policy.SettingDisruptionBudget, "minAvailable=2", func(*appsv1.Deployment) {}),
+		func(targets []load.Target, _ []string) error {
+			_, err := r.observeOn(ctx, s, targets, func(ctx context.Context, o *report.Outcome) error {
+				var wait sync.WaitGroup
+				took, failed := make([]time.Duration, len(targets)), make([]error, len(targets))
+				for i, t := range targets {
+					wait.Go(func() { took[i], failed[i] = r.evictPatiently(ctx, t.Side, t.Server) })
+				}
+				wait.Wait()
+				if err := errors.Join(failed...); err != nil {
+					return err
+				}
+				for i, t := range targets {
+					tell(o, t, "the evictions", took[i])
+				}
+				if err := r.saysOfWrong(ctx, o, name, policy.SettingDisruptionBudget); err != nil {
+					return err
+				}
+				return r.waitAvailable(ctx, name)
+			})
+			return err
 		})
-		return err
-	})
 }
 
-// evictPatiently evicts the pods of a server one after another, each within 15 s, and returns how long all took, or never.
+// evictPatiently evicts the pods of a server one after another, each within 15 s, and returns how
+// long all took, or never.
 func (r *run) evictPatiently(ctx context.Context, side, server string) (time.Duration, error) {
 	pods, err := r.readyPods(ctx, side, server)
 	if err != nil {
@@ -642,10 +669,12 @@ func tell(o *report.Outcome, t load.Target, what string, took time.Duration) {
 // tightAffinity wants each replica on a node of its own, with as many replicas as nodes, and rolls.
 func (r *run) tightAffinity(ctx context.Context, s report.Scenario) error {
 	const name = "affinity"
-	const watched, limit = 45 * time.Second, 3 * time.Minute // what never ends, and what does, some 25 s on a quiet machine
+	// what never ends, and what does, some 25 s on a quiet machine
+	const watched, limit = 45 * time.Second, 3 * time.Minute
 	return r.own(ctx, wrong(name, 3, policy.SettingAntiAffinity, "required", func(d *appsv1.Deployment) {
 		d.Spec.Template.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{
-			RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{TopologyKey: corev1.LabelHostname, LabelSelector: d.Spec.Selector}}}}
+			RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{TopologyKey: corev1.LabelHostname,
+				LabelSelector: d.Spec.Selector}}}}
 	}), func(targets []load.Target, names []string) error {
 		_, err := r.observeOn(ctx, s, targets, func(ctx context.Context, o *report.Outcome) error {
 			began := time.Now()
@@ -679,12 +708,14 @@ func (r *run) says(ctx context.Context, o *report.Outcome, workload, setting str
 	if err != nil {
 		return err
 	}
-	explain := exec.CommandContext(ctx, filepath.Join(dir, "evenkeel"), "explain", "deploy/"+workload, "--namespace="+report.With, "--kubeconfig="+r.Kubeconfig)
+	explain := exec.CommandContext(ctx, filepath.Join(dir, "evenkeel"), "explain", "deploy/"+workload,
+		"--namespace="+report.With, "--kubeconfig="+r.Kubeconfig)
 	out, err := explain.Output()
 	if err != nil {
 		return fmt.Errorf("explain %s: %w", workload, err)
 	}
-	o.Notes = append(o.Notes, fmt.Sprintf("evenkeel explain says of %s: %s", workload, report.Explained(string(out), setting)))
+	o.Notes = append(o.Notes, fmt.Sprintf("evenkeel explain says of %s: %s", workload,
+		report.Explained(string(out), setting)))
 	return nil
 }
 
@@ -738,7 +769,8 @@ func (r *run) loseNode(ctx context.Context, s report.Scenario) (err error) {
 			}
 			restored = true
 			o.Lost.Restored = time.Now()
-			o.Marks = append(o.Marks, report.Mark{At: o.Lost.At, Text: "node lost"}, report.Mark{At: o.Lost.Restored, Text: "node back"})
+			o.Marks = append(o.Marks, report.Mark{At: o.Lost.At, Text: "node lost"},
+				report.Mark{At: o.Lost.Restored, Text: "node back"})
 			if err := r.Restore(ctx, empty); err != nil {
 				return err
 			}
@@ -748,10 +780,13 @@ func (r *run) loseNode(ctx context.Context, s report.Scenario) (err error) {
 			return err
 		}
 		for _, side := range report.Sides() {
-			o.Notes = append(o.Notes, fmt.Sprintf("%s evenkeel, %d of %d workloads with 2 replicas had both on the lost node; the last request failed %.0f s after the loss",
+			o.Notes = append(o.Notes, fmt.Sprintf("%s evenkeel, %d of %d workloads with 2 replicas had both on the lost "+
+				"node; the last request failed %.0f s after the loss",
 				side, whole[side], workloads, o.LastFailure(side).Sub(o.Lost.At).Seconds()))
 		}
-		o.Notes = append(o.Notes, fmt.Sprintf("the node was back %.0f s after the loss: an outage of about that length ended with it, and would have lasted until Kubernetes makes other pods, five minutes after it counts the node as lost", gone.Seconds()))
+		o.Notes = append(o.Notes, fmt.Sprintf("the node was back %.0f s after the loss: an outage of about that length "+
+			"ended with it, and would have lasted until Kubernetes makes other pods, five minutes after it counts the node "+
+			"as lost", gone.Seconds()))
 		return nil
 	})
 }
@@ -781,6 +816,7 @@ func (r *run) fill(ctx context.Context, names []string) error {
 
 func (r *run) unfill(ctx context.Context) error {
 	now := int64(0)
-	return r.Client.CoreV1().Pods(metav1.NamespaceDefault).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &now},
+	return r.Client.CoreV1().Pods(metav1.NamespaceDefault).DeleteCollection(ctx,
+		metav1.DeleteOptions{GracePeriodSeconds: &now},
 		metav1.ListOptions{LabelSelector: "app=filler"})
 }

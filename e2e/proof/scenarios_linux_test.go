@@ -7,7 +7,8 @@ func TestTheUpdaterLeavesHalfOfTheReplicasRunning(t *testing.T) {
 		replicas, running, evicted int
 		want                       bool
 	}{
-		{3, 3, 0, true}, {3, 3, 1, false}, {3, 2, 0, false}, // one of three in a round, and none while its successor is pending
+		// one of three in a round, and none while its successor is pending
+		{3, 3, 0, true}, {3, 3, 1, false}, {3, 2, 0, false},
 		{4, 4, 0, true}, {4, 4, 1, true}, {4, 4, 2, false},
 		{1, 1, 0, true}, {1, 0, 0, false}, {2, 2, 0, true}, {2, 2, 1, false},
 	} {

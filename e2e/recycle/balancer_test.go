@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// balancer spreads connections over backends, as a Service does: it looks at nothing but the connection, and tries none twice.
+// balancer spreads connections over backends, as a Service does: it looks at nothing but the
+// connection, and tries none twice.
 type balancer struct {
 	address string
 	random  bool // choose at random, as kube-proxy's iptables rules do, instead of in turn, as IPVS does

@@ -31,7 +31,8 @@ const (
 	h2c
 )
 
-// newClient returns a client with a pool of connections of its own. It doesn't check the test server's made-up certificate.
+// newClient returns a client with a pool of connections of its own. It doesn't check the test
+// server's made-up certificate.
 func newClient(p protocol) *http.Client {
 	transport := &http.Transport{
 		MaxIdleConnsPerHost: 100,
@@ -80,14 +81,16 @@ func echo(t *testing.T, client *http.Client, url string) func(i int) error {
 	}
 }
 
-// TestNoResponseFails sends requests of every kind of client over connections that are recycled all the time. The servers have the race
-// detector on. In the long form there are more than a million requests.
+// TestNoResponseFails sends requests of every kind of client over connections that are recycled all
+// the time. The servers have the race detector on. In the long form there are more than a million
+// requests.
 func TestNoResponseFails(t *testing.T) {
 	var requests, connections atomic.Int64
 	report := func(t *testing.T, p *process, scheme string, least int64) {
 		t.Helper()
 		s := p.stats(t, scheme)
-		for deadline := time.Now().Add(10 * time.Second); s.recycled() < least && time.Now().Before(deadline); s = p.stats(t, scheme) {
+		for deadline := time.Now().Add(10 * time.Second); s.recycled() < least &&
+			time.Now().Before(deadline); s = p.stats(t, scheme) {
 			time.Sleep(50 * time.Millisecond) // they end half a second after their last answer
 		}
 		requests.Add(s.Requests)
@@ -207,7 +210,8 @@ func TestNoResponseFails(t *testing.T) {
 	t.Run("wrk", func(t *testing.T) { // asks what is missing to a million
 		p := start(t, "-max-requests="+pick("20", "100"), "-name=hello")
 		wrk := tool(t, "wrk", "wrk")
-		for round := 0; round == 0 || (long() && round < 40 && requests.Load()+p.stats(t, "http").Requests < 1_010_000); round++ {
+		for round := 0; round == 0 || (long() && round < 40 &&
+			requests.Load()+p.stats(t, "http").Requests < 1_010_000); round++ {
 			out := run(t, wrk, "-t2", "-c32", "-d"+pick("1s", "30s"), "http://"+p.address+"/")
 			if strings.Contains(out, "Socket errors") || strings.Contains(out, "Non-2xx") {
 				t.Errorf("wrk has met errors:\n%s", out)
@@ -237,7 +241,8 @@ func run(t *testing.T, name string, args ...string) string {
 func curlMany(t *testing.T, curl string, n int, args ...string) {
 	t.Helper()
 	url := args[len(args)-1]
-	arguments := append([]string{"-sS", "--fail", "--data", "hello", "-w", "|%{http_code} %{num_connects}\n"}, args[:len(args)-1]...)
+	arguments := append([]string{"-sS", "--fail", "--data", "hello", "-w", "|%{http_code} %{num_connects}\n"},
+		args[:len(args)-1]...)
 	for range n {
 		arguments = append(arguments, url)
 	}
@@ -247,8 +252,9 @@ func curlMany(t *testing.T, curl string, n int, args ...string) {
 	}
 }
 
-// pipeline asks n questions, up to eight ahead of their answers, and asks again those that the end of a connection has left without an answer. Each
-// answer has to arrive whole. It returns how many were asked again.
+// pipeline asks n questions, up to eight ahead of their answers, and asks again those that the end
+// of a connection has left without an answer. Each answer has to arrive whole. It returns how many
+// were asked again.
 func pipeline(t *testing.T, address string, n int) int {
 	t.Helper()
 	again := 0

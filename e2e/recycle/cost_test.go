@@ -11,8 +11,9 @@ import (
 	"testing"
 )
 
-// TestCost compares a plain server with one that recycles at 1000 requests, in alternating rounds. Only ratios count, and only in the long form. A
-// second plain server is measured like the others: how far its ratio is from 1 is what the machine can't tell apart.
+// TestCost compares a plain server with one that recycles at 1000 requests, in alternating rounds.
+// Only ratios count, and only in the long form. A second plain server is measured like the others:
+// how far its ratio is from 1 is what the machine can't tell apart.
 func TestCost(t *testing.T) {
 	if !long() {
 		t.Log("the long form measures: RECYCLE_PROOF=long")
@@ -27,7 +28,8 @@ func TestCost(t *testing.T) {
 	}
 	// h2load doesn't connect again: so many connections that none reaches the limit.
 	http2Rate := func(p *process) float64 {
-		return number(t, run(t, h2load, "-n16000", "-c40", "-m10", "http://"+p.address+"/"), `finished in [^,]+, ([\d.]+) req/s`)
+		return number(t, run(t, h2load, "-n16000", "-c40", "-m10", "http://"+p.address+"/"),
+			`finished in [^,]+, ([\d.]+) req/s`)
 	}
 	for _, c := range []struct {
 		name, scheme string
@@ -42,7 +44,8 @@ func TestCost(t *testing.T) {
 		plain := slices.Concat(c.args, []string{"-plain", "-stop=shutdown", "-name=hello"})
 		servers, names := []*process{startFast(t, plain...), startFast(t, plain...)}, []string{"plain", "plain again"}
 		for _, limit := range c.limits {
-			servers = append(servers, startFast(t, append(c.args, "-max-requests="+strconv.Itoa(limit), "-max-age=5m", "-name=hello")...))
+			servers = append(servers, startFast(t, append(c.args, "-max-requests="+strconv.Itoa(limit), "-max-age=5m",
+				"-name=hello")...))
 			names = append(names, fmt.Sprintf("limit %d", limit))
 		}
 		before, cpuBefore := make([]stats, len(servers)), make([]float64, len(servers))
@@ -72,7 +75,8 @@ func TestCost(t *testing.T) {
 			}
 			slices.Sort(ratios[i])
 			median := ratios[i][rounds/2]
-			t.Logf("%s, %s: %.3f of the plain server's requests/s (median of %d interleaved rounds, the middle half %.3f to %.3f), %.3f of its CPU time per request, %.2f allocations per request",
+			t.Logf("%s, %s: %.3f of the plain server's requests/s (median of %d interleaved rounds, the middle half %.3f to "+
+				"%.3f), %.3f of its CPU time per request, %.2f allocations per request",
 				c.name, names[i], median, rounds, ratios[i][rounds/4], ratios[i][rounds*3/4], cpu/plainCPU, allocations)
 			if i == 2 && c.scheme == "http" && median < 0.97 {
 				t.Errorf("%s, %s: less than 0.97 of the plain server's requests/s", c.name, names[i])
@@ -81,7 +85,8 @@ func TestCost(t *testing.T) {
 	}
 }
 
-// cpuSeconds returns the CPU time that the process has used, which other load on the machine changes little. Linux counts it in hundredths of a second.
+// cpuSeconds returns the CPU time that the process has used, which other load on the machine
+// changes little. Linux counts it in hundredths of a second.
 func (p *process) cpuSeconds(t *testing.T) float64 {
 	t.Helper()
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.Process.Pid))

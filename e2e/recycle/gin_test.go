@@ -78,7 +78,8 @@ func startOther(t *testing.T, address, name string, args ...string) {
 	})
 }
 
-// TestGinAndNginxBehaveAlike has nginx with keepalive_requests and the gin example answer 1,000 requests on one connection, and then close it.
+// TestGinAndNginxBehaveAlike has nginx with keepalive_requests and the gin example answer 1,000
+// requests on one connection, and then close it.
 func TestGinAndNginxBehaveAlike(t *testing.T) {
 	directory := t.TempDir()
 	nginxAddress, ginAddress, defaults := freePort(t), freePort(t), freePort(t)

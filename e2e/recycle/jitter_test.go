@@ -12,8 +12,9 @@ import (
 	library "github.com/evenkeel/evenkeel/recycle"
 )
 
-// TestJitter opens many connections at once, each with a steady trickle of requests, and watches when they end, with jitter and without. Each
-// connection that ends is followed by a new one, as a client would do.
+// TestJitter opens many connections at once, each with a steady trickle of requests, and watches
+// when they end, with jitter and without. Each connection that ends is followed by a new one, as a
+// client would do.
 func TestJitter(t *testing.T) {
 	clients, pause := pick(50, 500), pick(20*time.Millisecond, 250*time.Millisecond)
 	age, duration := pick(time.Second, 20*time.Second), pick(3*time.Second, 90*time.Second)
@@ -32,13 +33,14 @@ func TestJitter(t *testing.T) {
 				var ended []ending
 				begin := time.Now()
 				server := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})}
-				_, err := library.Wrap(server, library.Options{MaxAge: age, Jitter: variant.jitter, OnClose: func(c library.Closed) {
-					if c.Reason == library.Age {
-						mu.Lock()
-						defer mu.Unlock()
-						ended = append(ended, ending{time.Since(begin), c.Age})
-					}
-				}})
+				_, err := library.Wrap(server, library.Options{MaxAge: age, Jitter: variant.jitter,
+					OnClose: func(c library.Closed) {
+						if c.Reason == library.Age {
+							mu.Lock()
+							defer mu.Unlock()
+							ended = append(ended, ending{time.Since(begin), c.Age})
+						}
+					}})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -53,7 +55,8 @@ func TestJitter(t *testing.T) {
 					wg.Go(func() {
 						client := newClient(http1)
 						defer client.CloseIdleConnections()
-						for next := begin.Add(pause * time.Duration(i) / time.Duration(clients)); time.Since(begin) < duration; next = next.Add(pause) {
+						for next := begin.Add(pause * time.Duration(i) / time.Duration(clients)); time.Since(begin) < duration; next =
+							next.Add(pause) {
 							time.Sleep(time.Until(next))
 							if _, err := fetch(t.Context(), client, http.MethodGet, "http://"+l.Addr().String(), nil); err != nil {
 								t.Error(err)

@@ -45,7 +45,8 @@ func scaleOutPlot(panels []panel, scaledAt int) string {
 	total := top + len(panels)*(int(height)+gap) + 14
 	d := svg.New(width, float64(total))
 	d.Text(left, 22, "start", ` font-size="16" font-weight="bold"`, "Share of requests that each server carries")
-	d.Text(left, 40, "start", "", "64 clients with one persistent connection each, 20 requests/s per client; servers 3 and 4 are added at the dashed line")
+	d.Text(left, 40, "start", "", "64 clients with one persistent connection each, 20 requests/s per client; servers 3 "+
+		"and 4 are added at the dashed line")
 	for i, p := range panels {
 		y0 := float64(top + i*(int(height)+gap))
 		seconds := len(p.stack[0])
@@ -91,7 +92,8 @@ func jitterPlot(panels []panel, connections int, age time.Duration) string {
 	d := svg.New(width, float64(top+len(panels)*(int(height)+gap)+18))
 	d.Text(left, 22, "start", ` font-size="16" font-weight="bold"`,
 		fmt.Sprintf("%d connections opened together, age limit %v: how many end in each second", connections, age))
-	d.Text(left, 40, "start", "", "each connection that ends is followed by a new one; right: how old they were when they ended")
+	d.Text(left, 40, "start", "", "each connection that ends is followed by a new one; right: how old they were when "+
+		"they ended")
 	most := 1.0 // one scale for all, so that they compare
 	for _, p := range panels {
 		most = max(most, slices.Max(p.bars))
@@ -125,7 +127,9 @@ func jitterPlot(panels []panel, connections int, age time.Duration) string {
 			d.Text(x(float64(percent)/2), bottom, "middle", "", fmt.Sprintf("%d %%", percent))
 		}
 	}
-	d.Text(width-right-sideWidth/2, float64(top+len(panels)*(int(height)+gap)+10), "middle", "", "lifetime, in % of the limit")
-	d.Text((left+width-right-sideWidth-60)/2, float64(top+len(panels)*(int(height)+gap)+10), "middle", "", "time since the start, connections ended per second")
+	d.Text(width-right-sideWidth/2, float64(top+len(panels)*(int(height)+gap)+10), "middle", "",
+		"lifetime, in % of the limit")
+	d.Text((left+width-right-sideWidth-60)/2, float64(top+len(panels)*(int(height)+gap)+10), "middle", "",
+		"time since the start, connections ended per second")
 	return d.String()
 }

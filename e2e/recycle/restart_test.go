@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// replica is one of three servers behind one address. startReplica is the one place to change for another server than this
-// module's.
+// replica is one of three servers behind one address. startReplica is the one place to change for
+// another server than this module's.
 type replica struct{ *process }
 
 // startReplica starts a server that answers POST /echo over TLS and GET /readyz, and ends on SIGTERM.
@@ -23,9 +23,10 @@ func startReplica(t *testing.T, args ...string) replica {
 	return replica{startFast(t, append([]string{"-tls", "-delay=10ms", "-max-requests=1000", "-max-age=1m"}, args...)...)}
 }
 
-// TestRestartsLoseNoReview sends 500 reviews a second, whatever happens, as kube-apiserver would: HTTP/1.1 over TLS, at most
-// 25 idle connections that are kept for 90 seconds. One of three replicas behind one address restarts after the other. With
-// Drain not one review fails. The controls restart as often and have to fail, or this load would prove nothing.
+// TestRestartsLoseNoReview sends 500 reviews a second, whatever happens, as kube-apiserver would:
+// HTTP/1.1 over TLS, at most 25 idle connections that are kept for 90 seconds. One of three
+// replicas behind one address restarts after the other. With Drain not one review fails. The
+// controls restart as often and have to fail, or this load would prove nothing.
 func TestRestartsLoseNoReview(t *testing.T) {
 	restarts := pick(10, 100)
 	for name, args := range map[string][]string{
@@ -53,8 +54,9 @@ func TestRestartsLoseNoReview(t *testing.T) {
 // withDrain is the arm whose restarts are to be clean: each ends with exit code 0.
 const withDrain = "with Drain"
 
-// restartUnderLoad restarts so often under load. It returns how many reviews were sent and the errors of those that failed.
-// Where restarts are to be clean, one that ends with another exit code than 0 is an error.
+// restartUnderLoad restarts so often under load. It returns how many reviews were sent and the
+// errors of those that failed. Where restarts are to be clean, one that ends with another exit code
+// than 0 is an error.
 func restartUnderLoad(t *testing.T, restarts int, args []string, clean bool) (int64, []string) {
 	t.Helper()
 	replicas := []replica{startReplica(t, args...), startReplica(t, args...), startReplica(t, args...)}

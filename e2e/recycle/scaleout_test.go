@@ -13,7 +13,8 @@ import (
 
 var anyPort = regexp.MustCompile(`:\d{4,5}\b`)
 
-// TestScaleOut has 64 clients with one persistent connection each ask two servers at a fixed rate, and adds two more behind the same balancer.
+// TestScaleOut has 64 clients with one persistent connection each ask two servers at a fixed rate,
+// and adds two more behind the same balancer.
 func TestScaleOut(t *testing.T) {
 	const clients, rate, servers = 64, 20, 4
 	before, after := pick(2*time.Second, 15*time.Second), pick(6*time.Second, 60*time.Second)
@@ -27,8 +28,10 @@ func TestScaleOut(t *testing.T) {
 		args   []string
 	}{
 		{"without", "without recycling", false, []string{"-plain", "-stop=shutdown"}},
-		{"with", fmt.Sprintf("with recycling, limit %d requests; balancer in turn (as IPVS)", limit), false, []string{"-max-requests=" + strconv.Itoa(limit)}},
-		{"random", fmt.Sprintf("with recycling, limit %d requests; balancer at random (as iptables)", limit), true, []string{"-max-requests=" + strconv.Itoa(limit)}},
+		{"with", fmt.Sprintf("with recycling, limit %d requests; balancer in turn (as IPVS)", limit), false,
+			[]string{"-max-requests=" + strconv.Itoa(limit)}},
+		{"random", fmt.Sprintf("with recycling, limit %d requests; balancer at random (as iptables)", limit), true,
+			[]string{"-max-requests=" + strconv.Itoa(limit)}},
 	}
 	shares := make([][][]float64, len(variants)) // by variant, server, second
 	t.Run("run", func(t *testing.T) {
@@ -97,7 +100,8 @@ func TestScaleOut(t *testing.T) {
 			}
 			text += fmt.Sprintf(" %.1f%%", mean)
 			switch {
-			// 64 dice: each server's share at any moment is 25 % with a standard deviation of 5.4, and a short run sees few throws.
+			// 64 dice: each server's share at any moment is 25 % with a standard deviation of 5.4, and a
+			// short run sees few throws.
 			case variant.random && (mean < 5 || mean > 50):
 				t.Errorf("%s: server %d carries %.1f %% from %v after the scale-out on", variant.title, server, mean, settle)
 			case variant.name == "without" && server >= 2 && mean > 0:
@@ -108,7 +112,8 @@ func TestScaleOut(t *testing.T) {
 		}
 		t.Logf("%s: shares from %v after the scale-out to the end:%s", variant.title, settle, text)
 		if variant.name == "with" {
-			t.Logf("each within 20 to 30 %% for good from %d s after the scale-out on", firstEven(shares[v])-int(before/time.Second))
+			t.Logf("each within 20 to 30 %% for good from %d s after the scale-out on",
+				firstEven(shares[v])-int(before/time.Second))
 		}
 	}
 

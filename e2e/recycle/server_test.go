@@ -1,7 +1,9 @@
-// Package recycle proves package recycle against real clients: not one failed or truncated response, even shares after a scale-out, no
-// failed review while replicas restart, the cost, and the same behaviour as nginx.
+// Package recycle proves package recycle against real clients: not one failed or truncated
+// response, even shares after a scale-out, no failed review while replicas restart, the cost, and
+// the same behaviour as nginx.
 //
-// The everyday form takes well under a minute. The long form, with the figures and plots of docs/concepts/recycling.md, is
+// The everyday form takes well under a minute. The long form, with the figures and plots of
+// docs/concepts/recycling.md, is
 //
 //	RECYCLE_PROOF=long go test -C e2e/recycle -count=1 -timeout=90m -v .
 //
@@ -70,7 +72,8 @@ func testMain(m *testing.M) int {
 	return m.Run()
 }
 
-// tool returns the path of a program that isn't part of this repository. A test that lacks one fails: it can't prove anything.
+// tool returns the path of a program that isn't part of this repository. A test that lacks one
+// fails: it can't prove anything.
 func tool(t *testing.T, name, debianPackage string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)

@@ -26,21 +26,24 @@ import (
 
 var (
 	rotating = flag.Duration("rotating", 30*time.Second, "how long TestRotationUnderLoad goes on; 10m is the long form")
-	lifetime = flag.Duration("authority-lifetime", 22500*time.Millisecond, "of the authorities in TestRotationUnderLoad; 45s, which means a rotation every 30 s, is the long form")
-	creates  = flag.Int("creates-per-second", 100, "how many Deployments a second the load creates; 500 is the long form")
+	lifetime = flag.Duration("authority-lifetime", 22500*time.Millisecond,
+		"of the authorities in TestRotationUnderLoad; 45s, which means a rotation every 30 s, is the long form")
+	creates = flag.Int("creates-per-second", 100, "how many Deployments a second the load creates; 500 is the long form")
 )
 
 // configuration returns the webhook configuration as it is.
 func configuration(t *testing.T) *admissionregistrationv1.MutatingWebhookConfiguration {
 	t.Helper()
-	c, err := shared.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(t.Context(), "evenkeel", metav1.GetOptions{})
+	c, err := shared.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(t.Context(), "evenkeel",
+		metav1.GetOptions{})
 	check.Must(t, err)
 	return c
 }
 
 func secret(t *testing.T) *corev1.Secret {
 	t.Helper()
-	s, err := shared.Client.CoreV1().Secrets(installation.Namespace).Get(t.Context(), "evenkeel-authority", metav1.GetOptions{})
+	s, err := shared.Client.CoreV1().Secrets(installation.Namespace).Get(t.Context(), "evenkeel-authority",
+		metav1.GetOptions{})
 	check.Must(t, err)
 	return s
 }
@@ -48,7 +51,8 @@ func secret(t *testing.T) *corev1.Secret {
 // TestRotationUnderLoad replaces leaves every second and authorities much more often than anybody would, with each
 // review on a TLS connection of its own, while replicas are killed at whatever they do.
 func TestRotationUnderLoad(t *testing.T) {
-	s := start(t, "rotation", newConnections("--certificate-lifetime=1500ms", "--settle-time=1500ms", "--authority-lifetime="+lifetime.String())...)
+	s := start(t, "rotation", newConnections("--certificate-lifetime=1500ms", "--settle-time=1500ms",
+		"--authority-lifetime="+lifetime.String())...)
 	load := startLoad(t, *creates, false)
 	bundles := map[string]bool{}
 	begin := time.Now()
@@ -62,9 +66,11 @@ func TestRotationUnderLoad(t *testing.T) {
 		time.Sleep(100 * time.Millisecond) // between two looks
 	}
 	r := load.stop(t)
-	t.Logf("SUMMARY rotation: in %v %v; %d bundles, %d kills", time.Since(begin).Round(time.Second), r, len(bundles), kills)
+	t.Logf("SUMMARY rotation: in %v %v; %d bundles, %d kills", time.Since(begin).Round(time.Second), r,
+		len(bundles), kills)
 	if r.harmed() {
-		t.Errorf("want none failed, bare or distrusted; first: %v %.300q", errors.Join(r.failed[:min(len(r.failed), 3)]...), r.calls[:min(len(r.calls), 3)])
+		t.Errorf("want none failed, bare or distrusted; first: %v %.300q", errors.Join(r.failed[:min(len(r.failed), 3)]...),
+			r.calls[:min(len(r.calls), 3)])
 	}
 	if r.sent < int64(rotating.Seconds())*10 {
 		t.Errorf("%d created, want more", r.sent)
@@ -86,10 +92,12 @@ func TestReplacingTheAuthorityInPlaceFails(t *testing.T) {
 	ca := write()
 	publish := func() {
 		patch := fmt.Appendf(nil, `[{"op":"add","path":"/webhooks/0/clientConfig/caBundle","value":%[1]s},{"op":"add","path":"/webhooks/1/clientConfig/caBundle","value":%[1]s}]`, quoted(t, ca))
-		_, err := shared.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Patch(t.Context(), "evenkeel", types.JSONPatchType, patch, metav1.PatchOptions{})
+		_, err := shared.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Patch(t.Context(), "evenkeel",
+			types.JSONPatchType, patch, metav1.PatchOptions{})
 		check.Must(t, err)
 	}
-	start(t, "in-place", newConnections("--tls-cert-file="+filepath.Join(dir, "tls.crt"), "--tls-key-file="+filepath.Join(dir, "tls.key"))...)
+	start(t, "in-place", newConnections("--tls-cert-file="+filepath.Join(dir, "tls.crt"),
+		"--tls-key-file="+filepath.Join(dir, "tls.key"))...)
 	publish()
 	load := startLoad(t, *creates, false)
 	ca = write()
@@ -177,9 +185,10 @@ func TestTheBundleHealsAndNothingElseIsOwned(t *testing.T) {
 	ca, err := installation.WriteCertificate(t.TempDir(), "example.com", time.Hour)
 	check.Must(t, err)
 	for name, spoil := range map[string]string{
-		"replaced by a good one of somebody else's": string(fmt.Appendf(nil, `[{"op":"replace","path":"/webhooks/0/clientConfig/caBundle","value":%[1]s},{"op":"replace","path":"/webhooks/1/clientConfig/caBundle","value":%[1]s}]`, quoted(t, ca))),
-		"removed from one webhook":                  `[{"op":"remove","path":"/webhooks/1/clientConfig/caBundle"}]`,
-		"emptied":                                   `[{"op":"replace","path":"/webhooks/0/clientConfig/caBundle","value":""}]`,
+		"replaced by a good one of somebody else's": string(
+			fmt.Appendf(nil, `[{"op":"replace","path":"/webhooks/0/clientConfig/caBundle","value":%[1]s},{"op":"replace","path":"/webhooks/1/clientConfig/caBundle","value":%[1]s}]`, quoted(t, ca))),
+		"removed from one webhook": `[{"op":"remove","path":"/webhooks/1/clientConfig/caBundle"}]`,
+		"emptied":                  `[{"op":"replace","path":"/webhooks/0/clientConfig/caBundle","value":""}]`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := client.Patch(t.Context(), "evenkeel", types.JSONPatchType, []byte(spoil), metav1.PatchOptions{})
@@ -197,7 +206,8 @@ func TestTheBundleHealsAndNothingElseIsOwned(t *testing.T) {
 		})
 	}
 	// A user changes something else with each tool, and it stays.
-	_, err = client.Patch(t.Context(), "evenkeel", types.JSONPatchType, []byte(`[{"op":"replace","path":"/webhooks/0/timeoutSeconds","value":3}]`), metav1.PatchOptions{})
+	_, err = client.Patch(t.Context(), "evenkeel", types.JSONPatchType,
+		[]byte(`[{"op":"replace","path":"/webhooks/0/timeoutSeconds","value":3}]`), metav1.PatchOptions{})
 	check.Must(t, err)
 	got := configuration(t)
 	for i := range got.Webhooks {
@@ -237,7 +247,8 @@ func TestAColdStartNeedsNobody(t *testing.T) {
 		check.Must(t, s.replicas[i].Signal(syscall.SIGKILL))
 		s.replicas[i].Stop()
 	}
-	check.Must(t, shared.Client.CoreV1().Secrets(installation.Namespace).Delete(t.Context(), "evenkeel-authority", metav1.DeleteOptions{}))
+	check.Must(t, shared.Client.CoreV1().Secrets(installation.Namespace).Delete(t.Context(), "evenkeel-authority",
+		metav1.DeleteOptions{}))
 	var bare []string
 	for range 5 {
 		name, injected, err := load.create(t.Context())
@@ -260,6 +271,7 @@ func TestAColdStartNeedsNobody(t *testing.T) {
 		return err
 	})
 	took := time.Since(begin)
-	t.Logf("SUMMARY cold start: three replicas add defaults %v after their start, and find the %d Deployments created meanwhile %v later", took.Round(time.Millisecond),
+	t.Logf("SUMMARY cold start: three replicas add defaults %v after their start, and find the %d Deployments created "+
+		"meanwhile %v later", took.Round(time.Millisecond),
 		len(bare), found(t, s, load.namespace, bare).Round(time.Millisecond))
 }

@@ -45,8 +45,8 @@ var (
 	program string                // evenkeel
 )
 
-// A busy machine is no failure of what is tested, and so that nothing has to be excused, the API server waits longer for an
-// answer than deploy/ says.
+// A busy machine is no failure of what is tested, and so that nothing has to be excused, the API
+// server waits longer for an answer than deploy/ says.
 var timeout = flag.Int("timeout-seconds", 10, "timeoutSeconds of the webhooks; 2, as in deploy/, is the long form")
 
 func TestMain(m *testing.M) {
@@ -56,15 +56,18 @@ func TestMain(m *testing.M) {
 
 func run(m *testing.M) int {
 	if os.Getenv("KUBECONFIG") != "" {
-		fmt.Fprintln(os.Stderr, "KUBECONFIG is set: an existing cluster can't call evenkeel here; nothing of this package is tested")
+		fmt.Fprintln(os.Stderr, "KUBECONFIG is set: an existing cluster can't call evenkeel here; nothing of this package "+
+			"is tested")
 		return 0
 	}
-	// etcd and the API server inherit it, evenkeel does not: what collecting garbage less often saves is there for reviews.
+	// etcd and the API server inherit it, evenkeel does not: what collecting garbage less often saves
+	// is there for reviews.
 	_ = os.Setenv("GOGC", "400")
-	// Nothing but the API server: what is created stays what it is. It chooses among the endpoints of a Service itself, as it does
-	// where no kube-proxy runs beside it.
-	c, err := cluster.Start(context.Background(), cluster.Config{Log: os.Stderr, Components: []string{}, Flags: map[string][]string{
-		cluster.APIServer: {"--enable-aggregator-routing"}}})
+	// Nothing but the API server: what is created stays what it is. It chooses among the endpoints of
+	// a Service itself, as it does where no kube-proxy runs beside it.
+	c, err := cluster.Start(context.Background(), cluster.Config{Log: os.Stderr, Components: []string{},
+		Flags: map[string][]string{
+			cluster.APIServer: {"--enable-aggregator-routing"}}})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -97,8 +100,9 @@ func start(t *testing.T, name string, flags ...string) *service {
 	const n = 3
 	s := new(service)
 	for i := range n {
-		replica, err := installation.Prepare(t.Context(), shared, installation.Options{Name: fmt.Sprintf("%s-%d", name, i), Program: program, Flags: append([]string{
-			"--lease-duration=2s", "--budgets=false"}, flags...)})
+		replica, err := installation.Prepare(t.Context(), shared,
+			installation.Options{Name: fmt.Sprintf("%s-%d", name, i), Program: program, Flags: append([]string{
+				"--lease-duration=2s", "--budgets=false"}, flags...)})
 		check.Must(t, err)
 		s.replicas = append(s.replicas, replica)
 		t.Cleanup(replica.Stop)
@@ -109,9 +113,11 @@ func start(t *testing.T, name string, flags ...string) *service {
 		seconds := int32(*timeout) //nolint:gosec // 30 at most, or the API server refuses it
 		configuration.Webhooks[i].TimeoutSeconds = &seconds
 	}
-	check.Must(t, installation.Register(t.Context(), shared, configuration, installation.Target{Service: installation.Service, Address: s.replicas[0].Address}))
+	check.Must(t, installation.Register(t.Context(), shared, configuration,
+		installation.Target{Service: installation.Service, Address: s.replicas[0].Address}))
 	t.Cleanup(func() {
-		check.Must(t, shared.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Delete(context.Background(), configuration.Name, metav1.DeleteOptions{}))
+		check.Must(t, shared.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Delete(context.Background(),
+			configuration.Name, metav1.DeleteOptions{}))
 	})
 	s.publish(t)
 	for i := range n {
@@ -121,7 +127,8 @@ func start(t *testing.T, name string, flags ...string) *service {
 	return s
 }
 
-// publish makes the Service, which leads to this machine by its name, one with an endpoint for each replica. None is ready.
+// publish makes the Service, which leads to this machine by its name, one with an endpoint for each
+// replica. None is ready.
 func (s *service) publish(t *testing.T) {
 	t.Helper()
 	services := client.CoreV1().Services(installation.Namespace)
@@ -143,7 +150,8 @@ func (s *service) publish(t *testing.T) {
 // route makes the endpoint of a replica ready or takes that back. The API server hears of it a moment later.
 func (s *service) route(t *testing.T, i int, ready bool) {
 	t.Helper()
-	_, err := client.DiscoveryV1().EndpointSlices(installation.Namespace).Update(t.Context(), s.endpoint(t, i, ready), metav1.UpdateOptions{})
+	_, err := client.DiscoveryV1().EndpointSlices(installation.Namespace).Update(t.Context(), s.endpoint(t, i, ready),
+		metav1.UpdateOptions{})
 	check.Must(t, err)
 }
 
@@ -154,10 +162,12 @@ func (s *service) endpoint(t *testing.T, i int, ready bool) *discoveryv1.Endpoin
 	check.Must(t, err)
 	port := int32(address.Port())
 	return &discoveryv1.EndpointSlice{
-		ObjectMeta:  metav1.ObjectMeta{Name: fmt.Sprintf("%s-%d", installation.Service, i), Labels: map[string]string{discoveryv1.LabelServiceName: installation.Service}},
+		ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%s-%d", installation.Service, i),
+			Labels: map[string]string{discoveryv1.LabelServiceName: installation.Service}},
 		AddressType: discoveryv1.AddressTypeFQDN, // as an IPv4 address, a loopback one would be refused
-		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{address.Addr().String()}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}}},
-		Ports:       []discoveryv1.EndpointPort{{Port: &port}},
+		Endpoints: []discoveryv1.Endpoint{{Addresses: []string{address.Addr().String()},
+			Conditions: discoveryv1.EndpointConditions{Ready: &ready}}},
+		Ports: []discoveryv1.EndpointPort{{Port: &port}},
 	}
 }
 
@@ -171,8 +181,8 @@ func newConnections(flags ...string) []string {
 func (s *service) kill(t *testing.T, i int) {
 	t.Helper()
 	s.route(t, i, false)
-	// Where the others had so many connections and this one had none, the API server knows: else it would have chosen this one
-	// for a third of them.
+	// Where the others had so many connections and this one had none, the API server knows: else it
+	// would have chosen this one for a third of them.
 	const enough = 60
 	mine, others := s.closed(t, i)
 	check.Eventually(t, "the replica has no connection", func() error {
@@ -209,8 +219,8 @@ func (s *service) closed(t *testing.T, i int) (mine, others float64) {
 	return mine, others
 }
 
-// connections returns how many connections to the address the kernel holds that have not ended on either side, accepted or not.
-// Elsewhere than on Linux it knows of none.
+// connections returns how many connections to the address the kernel holds that have not ended on
+// either side, accepted or not. Elsewhere than on Linux it knows of none.
 func connections(t *testing.T, address string) int {
 	t.Helper()
 	at, err := netip.ParseAddrPort(address)
@@ -254,8 +264,9 @@ type load struct {
 // deleted again but for one in fifty, so that the cluster does not grow with the length of the test.
 func startLoad(t *testing.T, rate int, stored bool) *load {
 	t.Helper()
-	namespace, err := shared.Client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
-		GenerateName: "load-", Labels: map[string]string{"evenkeel.dev/inject": "enabled"}}}, metav1.CreateOptions{})
+	namespace, err := shared.Client.CoreV1().Namespaces().Create(t.Context(),
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
+			GenerateName: "load-", Labels: map[string]string{"evenkeel.dev/inject": "enabled"}}}, metav1.CreateOptions{})
 	check.Must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &load{cancel: cancel, namespace: namespace.Name}
@@ -292,7 +303,8 @@ func startLoad(t *testing.T, rate int, stored bool) *load {
 		cancel()
 		l.done.Wait()
 		// What is stored would be found by the scans of the tests that follow.
-		check.Must(t, shared.Client.AppsV1().Deployments(namespace.Name).DeleteCollection(context.Background(), metav1.DeleteOptions{}, metav1.ListOptions{}))
+		check.Must(t, shared.Client.AppsV1().Deployments(namespace.Name).DeleteCollection(context.Background(),
+			metav1.DeleteOptions{}, metav1.ListOptions{}))
 	})
 	return l
 }
@@ -324,10 +336,12 @@ func (l *load) create(ctx context.Context) (name string, injected bool, err erro
 	if !l.stored {
 		options.DryRun = []string{metav1.DryRunAll}
 	}
-	d, err := client.AppsV1().Deployments(l.namespace).Create(ctx, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{GenerateName: "web-"},
-		Spec: appsv1.DeploymentSpec{Selector: &metav1.LabelSelector{MatchLabels: labels},
-			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels},
-				Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web", Ports: []corev1.ContainerPort{{ContainerPort: 80}}}}}}}},
+	d, err := client.AppsV1().Deployments(l.namespace).Create(ctx,
+		&appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{GenerateName: "web-"},
+			Spec: appsv1.DeploymentSpec{Selector: &metav1.LabelSelector{MatchLabels: labels},
+				Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels},
+					Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web",
+						Ports: []corev1.ContainerPort{{ContainerPort: 80}}}}}}}},
 		options)
 	if err != nil {
 		return "", false, err
@@ -346,8 +360,10 @@ type result struct {
 }
 
 func (r result) String() string {
-	return fmt.Sprintf("%d created, %.0f per second, %d failed, %d without defaults (%.3f %%), %d took more than 2 s; %d calls failed in the API server's log, %d of them for the certificate",
-		r.sent, float64(r.sent)/r.length.Seconds(), len(r.failed), len(r.bare), 100*float64(len(r.bare))/float64(max(r.sent, 1)), r.late, len(r.calls), r.distrust)
+	return fmt.Sprintf("%d created, %.0f per second, %d failed, %d without defaults (%.3f %%), %d took more than 2 s; "+
+		"%d calls failed in the API server's log, %d of them for the certificate",
+		r.sent, float64(r.sent)/r.length.Seconds(), len(r.failed), len(r.bare),
+		100*float64(len(r.bare))/float64(max(r.sent, 1)), r.late, len(r.calls), r.distrust)
 }
 
 // harmed reports whether anything failed or went without defaults, for whatever reason.
@@ -373,8 +389,9 @@ func (l *load) stop(t *testing.T) result {
 	return r
 }
 
-// found waits until the gauge counts so many Deployments of the whole cluster, compares what the Events and evenkeel audit
-// name with the names, and returns how long that took. 30 s are promised from the moment on that replicas run and stay.
+// found waits until the gauge counts so many Deployments of the whole cluster, compares what the
+// Events and evenkeel audit name with the names, and returns how long that took. 30 s are promised
+// from the moment on that replicas run and stay.
 func found(t *testing.T, s *service, namespace string, names []string) time.Duration {
 	t.Helper()
 	ctx, begin := t.Context(), time.Now()
@@ -383,7 +400,8 @@ func found(t *testing.T, s *service, namespace string, names []string) time.Dura
 		for _, name := range []string{"anti-affinity", "pre-stop-sleep", "readiness-probe"} {
 			sum := 0.0
 			for _, replica := range s.replicas { // zero where another leads
-				n, err := replica.Metric(ctx, "evenkeel_missed_injections", `default="`+name+`"`, `kind="Deployment"`, `reason="no-record"`)
+				n, err := replica.Metric(ctx, "evenkeel_missed_injections", `default="`+name+`"`, `kind="Deployment"`,
+					`reason="no-record"`)
 				if err != nil {
 					return err
 				}
@@ -396,7 +414,8 @@ func found(t *testing.T, s *service, namespace string, names []string) time.Dura
 		return nil
 	})
 	check.Eventually(t, "there is an Event on each", func() error {
-		list, err := shared.Client.CoreV1().Events(namespace).List(ctx, metav1.ListOptions{FieldSelector: "reason=InjectionMissed"})
+		list, err := shared.Client.CoreV1().Events(namespace).List(ctx,
+			metav1.ListOptions{FieldSelector: "reason=InjectionMissed"})
 		if err != nil {
 			return err
 		}

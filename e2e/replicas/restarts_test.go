@@ -13,13 +13,15 @@ import (
 )
 
 var (
-	killing = flag.Duration("killing", 10*time.Second, "how long TestKillsBlockNobody kills a replica every five seconds; 5m is the long form")
-	rolling = flag.Int("rolling-restarts", 1, "how often TestRollingRestartsLeaveNothingOut restarts all replicas; 50 is the long form")
+	killing = flag.Duration("killing", 10*time.Second, "how long TestKillsBlockNobody kills a replica every five "+
+		"seconds; 5m is the long form")
+	rolling = flag.Int("rolling-restarts", 1, "how often TestRollingRestartsLeaveNothingOut restarts all replicas; 50 "+
+		"is the long form")
 )
 
-// TestKillsBlockNobody kills one of three replicas every five seconds, with whatever it is answering. A review that is
-// cut off can't be asked again, so that few Deployments go without their defaults; none may fail, and the scan finds every
-// one of them.
+// TestKillsBlockNobody kills one of three replicas every five seconds, with whatever it is
+// answering. A review that is cut off can't be asked again, so that few Deployments go without
+// their defaults; none may fail, and the scan finds every one of them.
 func TestKillsBlockNobody(t *testing.T) {
 	s := start(t, "killed")
 	load := startLoad(t, 200, true)
@@ -34,11 +36,14 @@ func TestKillsBlockNobody(t *testing.T) {
 		time.Sleep(time.Until(next)) // the rhythm that is promised
 	}
 	r, length := load.stop(t), time.Since(begin).Round(time.Second)
-	t.Logf("SUMMARY kills: %d in %v; %v; all without defaults found by the scan %v later", kills, length, r, found(t, s, load.namespace, r.bare).Round(time.Millisecond))
+	t.Logf("SUMMARY kills: %d in %v; %v; all without defaults found by the scan %v later", kills, length, r,
+		found(t, s, load.namespace, r.bare).Round(time.Millisecond))
 	// A replica that has just been started listens before it has a certificate, and this Service does not wait for it to
 	// be ready; what must not be is a certificate that the API server doesn't trust.
-	if len(r.failed) > 0 || slices.ContainsFunc(r.calls, func(line string) bool { return strings.Contains(line, "x509:") }) {
-		t.Errorf("want none to fail, and no certificate to be distrusted: %v %.400q", errors.Join(r.failed[:min(len(r.failed), 3)]...), r.calls[:min(len(r.calls), 3)])
+	if len(r.failed) > 0 || slices.ContainsFunc(r.calls,
+		func(line string) bool { return strings.Contains(line, "x509:") }) {
+		t.Errorf("want none to fail, and no certificate to be distrusted: %v %.400q",
+			errors.Join(r.failed[:min(len(r.failed), 3)]...), r.calls[:min(len(r.calls), 3)])
 	}
 	if int64(len(r.bare))*20 > r.sent {
 		t.Error("want 5 % without defaults at most")
@@ -61,6 +66,7 @@ func TestRollingRestartsLeaveNothingOut(t *testing.T) {
 	r := load.stop(t)
 	t.Logf("SUMMARY rolling restarts: %d of three replicas in %v; %v", *rolling, time.Since(begin).Round(time.Second), r)
 	if r.harmed() {
-		t.Errorf("want every Deployment with its defaults: %v %.300q", errors.Join(r.failed[:min(len(r.failed), 3)]...), r.calls[:min(len(r.calls), 3)])
+		t.Errorf("want every Deployment with its defaults: %v %.300q", errors.Join(r.failed[:min(len(r.failed), 3)]...),
+			r.calls[:min(len(r.calls), 3)])
 	}
 }

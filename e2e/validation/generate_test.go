@@ -36,7 +36,8 @@ func (g *generator) metadata(name string) metav1.ObjectMeta {
 		m.Labels = map[string]string{"app": name}
 		for range g.IntN(3) {
 			m.Labels[pick(g, "tier", "app.kubernetes.io/name", "pod-template-hash", "controller-revision-hash", "job-name",
-				"batch.kubernetes.io/job-name", "evenkeel.dev/defaulted", "version", "evenkeel.dev/other")] = pick(g, "a", "b-1", "6d4b", "true", "")
+				"batch.kubernetes.io/job-name", "evenkeel.dev/defaulted", "version", "evenkeel.dev/other")] =
+				pick(g, "a", "b-1", "6d4b", "true", "")
 		}
 		if g.chance(40) {
 			m.Labels["evenkeel.dev/inject"] = pick(g, "disabled", "enabled", "x")
@@ -57,23 +58,28 @@ func (g *generator) annotation() (key, value string) {
 	case 0:
 		return "evenkeel.dev/anti-affinity", pick(g, "preferred", "required", "off", "Required", "\x00\n")
 	case 1:
-		return "evenkeel.dev/topology-keys", pick(g, "rack", "kubernetes.io/hostname", "a,b,c,d,e,f,g,h", "a/b/c", "", "a,a", "example.com/x,zone")
+		return "evenkeel.dev/topology-keys", pick(g, "rack", "kubernetes.io/hostname", "a,b,c,d,e,f,g,h", "a/b/c", "", "a,a",
+			"example.com/x,zone")
 	case 2, 3:
 		return "evenkeel.dev/pre-stop-sleep", pick(g, "1s", "5s", "30s", "60s", "24h", "off", "0s", "1.5s", "-1s", "∞", "1m")
 	case 4, 5:
-		return "evenkeel.dev/readiness-probe", pick(g, "auto", "off", "tcp:80", "tcp:http", "http:80/ready", "http:http", "https:http/x?y=z",
+		return "evenkeel.dev/readiness-probe", pick(g, "auto", "off", "tcp:80", "tcp:http", "http:80/ready", "http:http",
+			"https:http/x?y=z",
 			"grpc:http", "grpc:9000/a.B", "tcp:0", "http:80/\x1b[31m", "grpc:port-1", "https:8443", "tcp:port-2")
 	case 6:
 		return "evenkeel.dev/containers", pick(g, "c0", "c0,c1", "c1", "init0", "nobody", "c0,c0", "")
 	case 7:
-		return "evenkeel.dev/injected", pick(g, "grace-period=40", "c0/pre-stop-sleep=sleep:10,grace-period=40", "c0/readiness-probe=tcpSocket:d647fa14a5594d46:2:5:3", "yes", "")
+		return "evenkeel.dev/injected", pick(g, "grace-period=40", "c0/pre-stop-sleep=sleep:10,grace-period=40",
+			"c0/readiness-probe=tcpSocket:d647fa14a5594d46:2:5:3", "yes", "")
 	}
-	return pick(g, "evenkeel.dev/inject", "evenkeel.dev/pre-stop", "evenkeel.dev/Anti_Affinity", "evenkeel.dev/disruption-budget"), "\u202e\n\"}]"
+	return pick(g, "evenkeel.dev/inject", "evenkeel.dev/pre-stop", "evenkeel.dev/Anti_Affinity",
+		"evenkeel.dev/disruption-budget"), "\u202e\n\"}]"
 }
 
 // podSpec makes a pod spec. A template's pods always restart.
 func (g *generator) podSpec(template bool) corev1.PodSpec {
-	grace := pick(g, -1, 0, 1, 2, 3, 5, 9, 10, 11, 29, 30, 30, 30, 31, 59, 60, 90, 589, 590, 591, 599, 600, 601, 3600, math.MaxInt32, math.MaxInt64)
+	grace := pick(g, -1, 0, 1, 2, 3, 5, 9, 10, 11, 29, 30, 30, 30, 31, 59, 60, 90, 589, 590, 591, 599, 600, 601, 3600,
+		math.MaxInt32, math.MaxInt64)
 	spec := corev1.PodSpec{
 		RestartPolicy: corev1.RestartPolicyAlways,
 		HostNetwork:   g.chance(8),
@@ -97,7 +103,8 @@ func (g *generator) podSpec(template bool) corev1.PodSpec {
 		spec.ShareProcessNamespace = ptr(true)
 	}
 	if g.chance(8) && (spec.OS == nil || spec.OS.Name != corev1.Windows) { // which has none
-		enough := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100"), corev1.ResourceMemory: resource.MustParse("100Gi")}
+		enough := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100"),
+			corev1.ResourceMemory: resource.MustParse("100Gi")}
 		spec.Resources = &corev1.ResourceRequirements{Requests: enough, Limits: enough}
 	}
 	if g.chance(4) {
@@ -114,8 +121,9 @@ func (g *generator) podSpec(template bool) corev1.PodSpec {
 	}
 	if g.chance(8) {
 		spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{
-			MaxSkew: 1, TopologyKey: "topology.kubernetes.io/zone", WhenUnsatisfiable: pick(g, corev1.ScheduleAnyway, corev1.DoNotSchedule),
-			LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "a"}},
+			MaxSkew: 1, TopologyKey: "topology.kubernetes.io/zone",
+			WhenUnsatisfiable: pick(g, corev1.ScheduleAnyway, corev1.DoNotSchedule),
+			LabelSelector:     &metav1.LabelSelector{MatchLabels: map[string]string{"app": "a"}},
 		}}
 	}
 	if g.chance(8) {
@@ -132,7 +140,9 @@ func (g *generator) container(name string, spec *corev1.PodSpec, grace int64, in
 	}
 	for i := range g.IntN(4) {
 		g.port++
-		p := corev1.ContainerPort{ContainerPort: g.port, Protocol: pick(g, corev1.ProtocolTCP, corev1.ProtocolTCP, corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP, "")}
+		p := corev1.ContainerPort{ContainerPort: g.port,
+			Protocol: pick(g, corev1.ProtocolTCP, corev1.ProtocolTCP, corev1.ProtocolTCP, corev1.ProtocolUDP,
+				corev1.ProtocolSCTP, "")}
 		if i == 0 && g.chance(3) && !spec.HostNetwork {
 			p.ContainerPort = pick(g, int32(80), 8080, 9000, 65535)
 		}
@@ -153,8 +163,9 @@ func (g *generator) container(name string, spec *corev1.PodSpec, grace int64, in
 	if g.chance(2) {
 		c.Env = []corev1.EnvVar{{Name: "A", Value: "$(B)\u2028<&>"}}
 		c.Resources = corev1.ResourceRequirements{
-			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("0.5"), corev1.ResourceMemory: resource.MustParse("1e3")},
-			Limits:   corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("1Gi")},
+			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("0.5"),
+				corev1.ResourceMemory: resource.MustParse("1e3")},
+			Limits: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("1Gi")},
 		}
 	}
 	if init && !sidecar {
@@ -228,7 +239,8 @@ func (g *generator) probe(c *corev1.Container, success int32) *corev1.Probe {
 
 func (g *generator) affinity() *corev1.Affinity {
 	a := &corev1.Affinity{}
-	term := corev1.PodAffinityTerm{TopologyKey: "kubernetes.io/hostname", LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "cache"}}}
+	term := corev1.PodAffinityTerm{TopologyKey: "kubernetes.io/hostname",
+		LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "cache"}}}
 	if g.chance(2) {
 		a.NodeAffinity = &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{
 			{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: "gpu", Operator: corev1.NodeSelectorOpExists}}}}}}
@@ -243,7 +255,8 @@ func (g *generator) affinity() *corev1.Affinity {
 }
 
 func (g *generator) pod() *corev1.Pod {
-	pod := &corev1.Pod{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, ObjectMeta: g.metadata("web"), Spec: g.podSpec(false)}
+	pod := &corev1.Pod{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, ObjectMeta: g.metadata("web"),
+		Spec: g.podSpec(false)}
 	if g.chance(4) {
 		owner := metav1.OwnerReference{Name: "owner", UID: types.UID("0a"), APIVersion: "apps/v1",
 			Kind: pick(g, "ReplicaSet", "ReplicaSet", "StatefulSet", "DaemonSet", "Job"), Controller: ptr(!g.chance(4))}
@@ -265,7 +278,8 @@ func (g *generator) selected() (*metav1.LabelSelector, corev1.PodTemplateSpec) {
 	template.Labels["app"] = "web"
 	selector := &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
 	if g.chance(3) {
-		selector.MatchExpressions = []metav1.LabelSelectorRequirement{{Key: "app", Operator: metav1.LabelSelectorOpIn, Values: []string{"web", "other"}}}
+		selector.MatchExpressions = []metav1.LabelSelectorRequirement{{Key: "app", Operator: metav1.LabelSelectorOpIn,
+			Values: []string{"web", "other"}}}
 	}
 	if hash, ok := template.Labels["pod-template-hash"]; ok && g.chance(2) {
 		selector.MatchLabels["pod-template-hash"] = hash
@@ -275,14 +289,16 @@ func (g *generator) selected() (*metav1.LabelSelector, corev1.PodTemplateSpec) {
 
 func (g *generator) deployment() *appsv1.Deployment {
 	selector, template := g.selected()
-	return &appsv1.Deployment{TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"}, ObjectMeta: g.metadata("web"),
-		Spec: appsv1.DeploymentSpec{Replicas: ptr(g.Int32N(5)), Selector: selector, Template: template}}
+	return &appsv1.Deployment{TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"},
+		ObjectMeta: g.metadata("web"),
+		Spec:       appsv1.DeploymentSpec{Replicas: ptr(g.Int32N(5)), Selector: selector, Template: template}}
 }
 
 func (g *generator) statefulSet() *appsv1.StatefulSet {
 	selector, template := g.selected()
-	return &appsv1.StatefulSet{TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "StatefulSet"}, ObjectMeta: g.metadata("web"),
-		Spec: appsv1.StatefulSetSpec{ServiceName: "web", Selector: selector, Template: template}}
+	return &appsv1.StatefulSet{TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "StatefulSet"},
+		ObjectMeta: g.metadata("web"),
+		Spec:       appsv1.StatefulSetSpec{ServiceName: "web", Selector: selector, Template: template}}
 }
 
 // manifest makes a workload of a kind that inject alone looks at.
@@ -296,7 +312,9 @@ func (g *generator) manifest() runtime.Object {
 		return &appsv1.ReplicaSet{TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "ReplicaSet"}, ObjectMeta: meta,
 			Spec: appsv1.ReplicaSetSpec{Replicas: ptr(g.Int32N(5)), Selector: selector, Template: template}}
 	default:
-		return &corev1.ReplicationController{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ReplicationController"}, ObjectMeta: meta,
-			Spec: corev1.ReplicationControllerSpec{Replicas: ptr(g.Int32N(5)), Selector: selector.MatchLabels, Template: &template}}
+		return &corev1.ReplicationController{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ReplicationController"},
+			ObjectMeta: meta,
+			Spec: corev1.ReplicationControllerSpec{Replicas: ptr(g.Int32N(5)), Selector: selector.MatchLabels,
+				Template: &template}}
 	}
 }

@@ -71,15 +71,20 @@ func accepted(raw []byte) error {
 		options.ResourceIsPod = true
 		return validation.ValidatePodCreate(o, options).ToAggregate()
 	case *apps.Deployment:
-		return appsvalidation.ValidateDeployment(o, podutil.GetValidationOptionsFromPodTemplate(&o.Spec.Template, nil)).ToAggregate()
+		return appsvalidation.ValidateDeployment(o, podutil.GetValidationOptionsFromPodTemplate(&o.Spec.Template,
+			nil)).ToAggregate()
 	case *apps.StatefulSet:
-		return appsvalidation.ValidateStatefulSet(o, podutil.GetValidationOptionsFromPodTemplate(&o.Spec.Template, nil)).ToAggregate()
+		return appsvalidation.ValidateStatefulSet(o, podutil.GetValidationOptionsFromPodTemplate(&o.Spec.Template,
+			nil)).ToAggregate()
 	case *apps.DaemonSet:
-		return appsvalidation.ValidateDaemonSet(o, podutil.GetValidationOptionsFromPodTemplate(&o.Spec.Template, nil)).ToAggregate()
+		return appsvalidation.ValidateDaemonSet(o, podutil.GetValidationOptionsFromPodTemplate(&o.Spec.Template,
+			nil)).ToAggregate()
 	case *apps.ReplicaSet:
-		return appsvalidation.ValidateReplicaSet(o, podutil.GetValidationOptionsFromPodTemplate(&o.Spec.Template, nil)).ToAggregate()
+		return appsvalidation.ValidateReplicaSet(o, podutil.GetValidationOptionsFromPodTemplate(&o.Spec.Template,
+			nil)).ToAggregate()
 	case *api.ReplicationController:
-		return validation.ValidateReplicationController(o, podutil.GetValidationOptionsFromPodTemplate(o.Spec.Template, nil)).ToAggregate()
+		return validation.ValidateReplicationController(o,
+			podutil.GetValidationOptionsFromPodTemplate(o.Spec.Template, nil)).ToAggregate()
 	}
 	return fmt.Errorf("can't validate a %T", object)
 }
@@ -188,8 +193,10 @@ func (g *generator) injector(t *testing.T) (*patches.Injector, patches.Cluster) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	return injector, pick(g, patches.Cluster{APIServer: patches.Version{Major: 1, Minor: 36}, OldestKubelet: patches.Version{Major: 1, Minor: 36}},
-		patches.Cluster{APIServer: patches.Version{Major: 1, Minor: 36}}, patches.Cluster{APIServer: patches.Version{Major: 1, Minor: 30}})
+	return injector, pick(g, patches.Cluster{APIServer: patches.Version{Major: 1, Minor: 36},
+		OldestKubelet: patches.Version{Major: 1, Minor: 36}},
+		patches.Cluster{APIServer: patches.Version{Major: 1, Minor: 36}},
+		patches.Cluster{APIServer: patches.Version{Major: 1, Minor: 30}})
 }
 
 // number reads a positive number from the environment.
@@ -219,8 +226,10 @@ func TestPatchedWorkloadsAreValid(t *testing.T) {
 	}
 	t.Logf("seen: %v", seen)
 	for _, what := range []string{
-		"Pod", "Deployment", "StatefulSet", "added anti-affinity", "added pre-stop-sleep", "added readiness-probe", "not patched",
-		"DaemonSet", "ReplicaSet", "ReplicationController", "manifest", "raised, and invalid without", "with an ephemeral container", "update", "update that is invalid without", "problem", "kept",
+		"Pod", "Deployment", "StatefulSet", "added anti-affinity", "added pre-stop-sleep", "added readiness-probe",
+		"not patched",
+		"DaemonSet", "ReplicaSet", "ReplicationController", "manifest", "raised, and invalid without",
+		"with an ephemeral container", "update", "update that is invalid without", "problem", "kept",
 	} {
 		if uint64(seen[what]) < count/1000 {
 			t.Errorf("%s: only %d of %d workloads; the generator does not reach it", what, seen[what], count)
@@ -262,7 +271,8 @@ func (g *generator) check(t *testing.T, seen map[string]int) error {
 		key, value := g.annotation()
 		namespace[key] = value
 	}
-	result := injector.Review(patches.Request{Operation: patches.Create, Object: raw, Namespace: namespace, Cluster: cluster, Offline: offline})
+	result := injector.Review(patches.Request{Operation: patches.Create, Object: raw, Namespace: namespace,
+		Cluster: cluster, Offline: offline})
 	if result.Err != nil {
 		return fmt.Errorf("review: %w\n%s", result.Err, raw)
 	}
@@ -324,7 +334,8 @@ func podOf(kind string, workload []byte) ([]byte, error) {
 	if err := json.Unmarshal(workload, &o); err != nil {
 		return nil, err
 	}
-	pod := &corev1.Pod{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, ObjectMeta: o.Spec.Template.ObjectMeta, Spec: o.Spec.Template.Spec}
+	pod := &corev1.Pod{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, ObjectMeta: o.Spec.Template.ObjectMeta,
+		Spec: o.Spec.Template.Spec}
 	pod.Name, pod.Namespace = "web-x", "default"
 	if kind == "Deployment" && pod.Labels["pod-template-hash"] == "" {
 		pod.Labels["pod-template-hash"] = "6d4b"
@@ -355,7 +366,8 @@ func withoutRaise(result patches.Result, raw []byte) ([]byte, bool) {
 // checkUpdate changes the pod template of a stored workload, once as kubectl apply
 // does, which leaves our additions, and once as kubectl replace does, which sends
 // the manifest.
-func (g *generator) checkUpdate(injector *patches.Injector, cluster patches.Cluster, object runtime.Object, old []byte, seen map[string]int) error {
+func (g *generator) checkUpdate(injector *patches.Injector, cluster patches.Cluster, object runtime.Object, old []byte,
+	seen map[string]int) error {
 	var after runtime.Object
 	if g.chance(2) {
 		after = object
@@ -416,7 +428,8 @@ func (g *generator) checkUpdate(injector *patches.Injector, cluster patches.Clus
 		}
 	}
 	err = acceptedUpdate(patched, old)
-	if again := injector.Review(patches.Request{Operation: patches.Update, Object: patched, Old: old, Cluster: cluster}); len(again.Operations) > 0 && err == nil {
+	if again := injector.Review(patches.Request{Operation: patches.Update, Object: patched, Old: old,
+		Cluster: cluster}); len(again.Operations) > 0 && err == nil {
 		return fmt.Errorf("reinvocation adds %s after %s\n%s\n%s", again.Patch, result.Patch, raw, old)
 	}
 	if plain != nil && err == nil {

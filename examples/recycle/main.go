@@ -1,5 +1,6 @@
-// Command recycle is a small gin server that recycles its connections: after 1,000 requests or five minutes a client is told to
-// connect anew, and so finds replicas that were added meanwhile. On SIGTERM it goes on answering until its clients have left.
+// Command recycle is a small gin server that recycles its connections: after 1,000 requests or five
+// minutes a client is told to connect anew, and so finds replicas that were added meanwhile. On
+// SIGTERM it goes on answering until its clients have left.
 //
 // Everything about recycling is in the two marked places.
 package main
@@ -23,7 +24,8 @@ func main() {
 	address := flag.String("address", ":8080", "`address` to listen on")
 	maxRequests := flag.Int("max-requests", 1000, "`number` of requests after which a connection is closed; 0: never")
 	maxAge := flag.Duration("max-age", 5*time.Minute, "`time` after which a connection is closed; 0: never")
-	jitter := flag.Float64("jitter", recycle.DefaultJitter, "`part` of both by which they are shortened at random; -1: none")
+	jitter := flag.Float64("jitter", recycle.DefaultJitter, "`part` of both by which they are shortened at random; "+
+		"-1: none")
 	drain := flag.Duration("drain", 20*time.Second, "longest `time` to go on answering after SIGTERM")
 	flag.Parse()
 
@@ -39,7 +41,8 @@ func run(address string, drain time.Duration, options recycle.Options) error {
 	gin.SetMode(gin.ReleaseMode)
 	router := gin.New()
 	router.Use(gin.Recovery())
-	server := &http.Server{Addr: address, Handler: router, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	server := &http.Server{Addr: address, Handler: router, ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout: 2 * time.Minute}
 
 	recycler, err := recycle.Wrap(server, options) // the first place: before the server starts
 	if err != nil {

@@ -51,7 +51,8 @@ func TestTheCorpusHasWhatTestsLookFor(t *testing.T) {
 		"kind: Deployment", "kind: StatefulSet", "kind: DaemonSet", "kind: Job", "kind: CronJob", "kind: ReplicaSet",
 		"kind: ReplicationController", "kind: Service", "kind: PodDisruptionBudget", "kind: HorizontalPodAutoscaler",
 		"kind: Pod", "kind: List", "kind: CustomResourceDefinition", "kind: Rollout", // with a pod template of its own
-		"# Source: ", "helm.sh/hook", "\n---\n", "{apiVersion: ", `"apiVersion": `, " &labels", " *labels", "<<: ", ": |\n", ": >-\n",
+		"# Source: ", "helm.sh/hook", "\n---\n", "{apiVersion: ", `"apiVersion": `, " &labels", " *labels", "<<: ", ": |\n",
+		": >-\n",
 	} {
 		if !bytes.Contains(all, []byte(what)) {
 			t.Errorf("no manifest has %q", what)

@@ -15,14 +15,17 @@ func TestListsAreReadItemByItem(t *testing.T) {
 		want       []string
 	}{
 		"items get the kind that the list leaves out": {`{"kind":"DeploymentList","apiVersion":"apps/v1","metadata":{"continue":"more"},"items":[{"metadata":{"name":"a"}},{"metadata":{"name":"b"}}]}`,
-			"more", []string{`{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"a"}}`, `{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"b"}}`}},
-		"items with a kind keep it":     {`{"items":[{"kind":"X","metadata":{}}]}`, "", []string{`{"kind":"X","metadata":{}}`}},
+			"more", []string{`{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"a"}}`,
+				`{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"b"}}`}},
+		"items with a kind keep it": {`{"items":[{"kind":"X","metadata":{}}]}`, "",
+			[]string{`{"kind":"X","metadata":{}}`}},
 		"no items":                      {`{"metadata":{},"items":null}`, "", nil},
 		"what else there is is skipped": {`{"metadata":{"remainingItemCount":3},"other":{"items":[1]},"items":[]}`, "", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got []string
-			next, _, err := l.items(strings.NewReader(c.list), func(raw []byte) error { got = append(got, string(raw)); return nil })
+			next, _, err := l.items(strings.NewReader(c.list),
+				func(raw []byte) error { got = append(got, string(raw)); return nil })
 			if err != nil || next != c.next {
 				t.Errorf("next %q, error %v", next, err)
 			}
@@ -31,7 +34,8 @@ func TestListsAreReadItemByItem(t *testing.T) {
 			}
 		})
 	}
-	for name, list := range map[string]string{"cut off": `{"items":[{"metadata":{}}`, "no list": `[]`, "empty": ``, "items that are none": `{"items":{}}`} {
+	for name, list := range map[string]string{"cut off": `{"items":[{"metadata":{}}`, "no list": `[]`, "empty": ``,
+		"items that are none": `{"items":{}}`} {
 		t.Run(name, func(t *testing.T) {
 			if _, _, err := l.items(strings.NewReader(list), func([]byte) error { return nil }); err == nil {
 				t.Error("read without an error")
@@ -39,7 +43,8 @@ func TestListsAreReadItemByItem(t *testing.T) {
 		})
 	}
 	stop := errors.New("stop")
-	if _, _, err := l.items(strings.NewReader(`{"items":[{},{}]}`), func([]byte) error { return stop }); !errors.Is(err, stop) {
+	if _, _, err := l.items(strings.NewReader(`{"items":[{},{}]}`), func([]byte) error { return stop }); !errors.Is(err,
+		stop) {
 		t.Errorf("error %v, want that of the visitor", err)
 	}
 }

@@ -38,7 +38,8 @@ func TestShortenCutsAtARune(t *testing.T) {
 }
 
 func TestPrintableLetsNothingSteerATerminal(t *testing.T) {
-	for text, want := range map[string]string{"plain é": "plain é", "a\x1b[31mb": `a\x1b[31mb`, "a\nb": `a\nb`, "a\u202eb": `a\u202eb`,
+	for text, want := range map[string]string{"plain é": "plain é", "a\x1b[31mb": `a\x1b[31mb`, "a\nb": `a\nb`,
+		"a\u202eb":        `a\u202eb`,
 		"say \"a\"\n\xff": `say "a"\n\xff`, "\ufffd": "\ufffd"} {
 		if got := Printable(text); got != want {
 			t.Errorf("%q became %q, want %q", text, got, want)

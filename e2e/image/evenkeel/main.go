@@ -1,4 +1,5 @@
-// Command evenkeel writes evenkeel's own image to a file, for "docker load" or "ctr images import", and what it is made of.
+// Command evenkeel writes evenkeel's own image to a file, for "docker load" or "ctr images import",
+// and what it is made of.
 package main
 
 import (

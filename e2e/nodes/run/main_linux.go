@@ -41,7 +41,8 @@ func run(ctx context.Context, config nodes.Config) (err error) {
 		return err
 	}
 	fmt.Println("ready")
-	fmt.Fprintf(os.Stderr, "%d nodes run until Ctrl-C. In another terminal:\n\n  nsenter --target $(cat %s) --all env KUBECONFIG=%s %s get nodes -L topology.kubernetes.io/zone\n\n",
+	fmt.Fprintf(os.Stderr, "%d nodes run until Ctrl-C. In another terminal:\n\n  nsenter --target $(cat %s) --all env "+
+		"KUBECONFIG=%s %s get nodes -L topology.kubernetes.io/zone\n\n",
 		len(c.Names), nodes.PIDFile, c.Kubeconfig, kubectl.Path)
 	<-ctx.Done()
 	return nil

@@ -78,7 +78,8 @@ func Run(stdin io.Reader, stdout io.Writer) error {
 						limited, cancel := context.WithDeadline(context.Background(), scheduled.Add(RequestTimeout))
 						defer cancel()
 						over, err := do(limited)
-						r := Record{Due: scheduled.UnixMicro(), Target: t, Client: k, Latency: time.Since(scheduled).Microseconds(), Pod: over.pod}
+						r := Record{Due: scheduled.UnixMicro(), Target: t, Client: k, Latency: time.Since(scheduled).Microseconds(),
+							Pod: over.pod}
 						if !over.opened.IsZero() {
 							r.Opened = over.opened.UnixMicro()
 						}
@@ -146,9 +147,10 @@ func roundRobin(n int, make func() (request, error)) (request, error) {
 	return func(ctx context.Context) (connection, error) { return clients[turn.Add(1)%uint64(n)](ctx) }, nil
 }
 
-// sources hands out source addresses with ports. With 16 addresses and 50,000 ports each, and no more than 500 connections per second, a
-// port comes back after 26 minutes: conntrack remembers a connection's addresses for two, and would lead a new connection
-// with the same ones to the old pod.
+// sources hands out source addresses with ports. With 16 addresses and 50,000 ports each, and no
+// more than 500 connections per second, a port comes back after 26 minutes: conntrack remembers a
+// connection's addresses for two, and would lead a new connection with the same ones to the old
+// pod.
 type sources struct {
 	addresses []string
 	next      atomic.Uint64
@@ -163,11 +165,13 @@ const (
 // newSources begins where no earlier process can have come to, and a quarter of all ports ahead of the lane before.
 func newSources(addresses []string, lane int) *sources {
 	s := &sources{addresses: addresses}
-	s.next.Store(uint64(time.Now().UnixMilli())*mostConnectionsPer/1000 + uint64(lane*len(addresses)*sourcePorts/4)) //nolint:gosec // a time and a small number
+	s.next.Store(uint64(time.Now().UnixMilli())*mostConnectionsPer/1000 +
+		uint64(lane*len(addresses)*sourcePorts/4)) //nolint:gosec // a time and a small number
 	return s
 }
 
-// dial passes over a port that something on this host listens at: nothing has been sent yet, and no server has any part in it.
+// dial passes over a port that something on this host listens at: nothing has been sent yet, and no
+// server has any part in it.
 func (s *sources) dial(ctx context.Context, address string) (net.Conn, error) {
 	for {
 		n := s.next.Add(1)
@@ -191,8 +195,8 @@ type connectError struct{ error }
 
 func (e *connectError) Unwrap() error { return e.error }
 
-// An http1Conn is a connection of an HTTP/1.1 client. Not net/http's, which sends a request a second time, unseen, where the
-// connection broke under the first.
+// An http1Conn is a connection of an HTTP/1.1 client. Not net/http's, which sends a request a
+// second time, unseen, where the connection broke under the first.
 type http1Conn struct {
 	net.Conn
 	reader *bufio.Reader
@@ -251,8 +255,8 @@ var (
 	errRetried = errors.New("the server never processed the request, and gRPC sent it again")
 )
 
-// closed says whether the server has closed the connection, as far as it is known here already: what any client looks at before it
-// uses an idle connection again.
+// closed says whether the server has closed the connection, as far as it is known here already:
+// what any client looks at before it uses an idle connection again.
 func (c *http1Conn) closed() bool {
 	tcp, ok := c.Conn.(*net.TCPConn)
 	if !ok {
@@ -358,8 +362,9 @@ func (l *links) of(own, pod string) connection {
 	return *link
 }
 
-// newHTTP2 returns a client with one connection of Go's own HTTP/2 client, which notices by pings when nobody is there any
-// more. Its requests have a body that it can't read twice, so that it sends none a second time.
+// newHTTP2 returns a client with one connection of Go's own HTTP/2 client, which notices by pings
+// when nobody is there any more. Its requests have a body that it can't read twice, so that it
+// sends none a second time.
 func newHTTP2(address string, sources *sources) request {
 	links := &links{sources: sources}
 	transport := &http.Transport{
@@ -386,11 +391,13 @@ func newHTTP2(address string, sources *sources) request {
 	}
 }
 
-// newGRPC returns a client with one connection of gRPC. It sends a request again by itself where the server has not looked at
-// it; that is an error here. It isn't where the connection was known to end before anything was sent, which no client counts.
+// newGRPC returns a client with one connection of gRPC. It sends a request again by itself where
+// the server has not looked at it; that is an error here. It isn't where the connection was known
+// to end before anything was sent, which no client counts.
 func newGRPC(address string, sources *sources) (request, error) {
 	links := &links{sources: sources}
-	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableRetry(),
+	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDisableRetry(),
 		grpc.WithContextDialer(links.dial), grpc.WithStatsHandler(sentWatch{}),
 		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: 3 * time.Second}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}))
@@ -401,7 +408,8 @@ func newGRPC(address string, sources *sources) (request, error) {
 	return func(ctx context.Context) (connection, error) {
 		var own sent
 		var header metadata.MD
-		_, err := client.Check(context.WithValue(ctx, sentKey{}, &own), &grpc_health_v1.HealthCheckRequest{}, grpc.Header(&header))
+		_, err := client.Check(context.WithValue(ctx, sentKey{}, &own), &grpc_health_v1.HealthCheckRequest{},
+			grpc.Header(&header))
 		over := links.of(own.last(), strings.Join(header.Get("pod"), ""))
 		if addresses := own.all(); err == nil && len(addresses) > 1 {
 			return links.of(addresses[0], ""), errRetried // the connection that it was refused on
@@ -452,13 +460,15 @@ func (sentWatch) HandleRPC(ctx context.Context, s stats.RPCStats) {
 func (sentWatch) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
 func (sentWatch) HandleConn(context.Context, stats.ConnStats)                       {}
 
-// cause sorts an error into one of the causes. Where an error has no type of its own (gRPC's and HTTP/2's), its text decides.
+// cause sorts an error into one of the causes. Where an error has no type of its own (gRPC's and
+// HTTP/2's), its text decides.
 func cause(err error) string {
 	var connecting *connectError
 	var network net.Error
 	text := err.Error()
 	switch {
-	case errors.Is(err, errRetried), strings.Contains(text, "graceful shutdown GOAWAY"): // and no other, after which the server may have seen it
+	case errors.Is(err, errRetried), strings.Contains(text, "graceful shutdown GOAWAY"):
+		// and no other, after which the server may have seen it
 		return CauseUndone
 	case errors.Is(err, errStatus):
 		return causeStatus
@@ -466,18 +476,22 @@ func cause(err error) string {
 		return CauseRefused
 	case errors.Is(err, syscall.EHOSTUNREACH), strings.Contains(text, "no route to host"):
 		return causeNoRoute
-	case errors.As(err, &connecting) && errors.As(err, &network) && network.Timeout(), strings.Contains(text, "while dialing") && strings.Contains(text, "i/o timeout"):
+	case errors.As(err, &connecting) && errors.As(err, &network) && network.Timeout(),
+		strings.Contains(text, "while dialing") && strings.Contains(text, "i/o timeout"):
 		return CauseConnect
 	case errors.As(err, &connecting):
 		return causeOtherConn
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), strings.Contains(text, "connection reset by peer"), strings.Contains(text, "broken pipe"):
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE),
+		strings.Contains(text, "connection reset by peer"), strings.Contains(text, "broken pipe"):
 		return CauseReset
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), strings.Contains(text, "EOF"), strings.Contains(text, "transport is closing"),
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), strings.Contains(text, "EOF"),
+		strings.Contains(text, "transport is closing"),
 		strings.Contains(text, "after connection loss"), strings.Contains(text, "GOAWAY and closed the connection"):
 		return CauseClosed
 	case strings.Contains(text, "client connection lost"), strings.Contains(text, "keepalive ping"):
 		return causeLost
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout(), strings.Contains(text, "DeadlineExceeded"):
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout(),
+		strings.Contains(text, "DeadlineExceeded"):
 		return CauseTimeout
 	}
 	return causeOther

@@ -28,17 +28,22 @@ func TestCauses(t *testing.T) {
 		err  error
 		want string
 	}{
-		"a port that nobody listens at":                 {&connectError{fmt.Errorf("dial: %w", syscall.ECONNREFUSED)}, CauseRefused},
-		"a host that is gone":                           {&connectError{fmt.Errorf("dial: %w", syscall.EHOSTUNREACH)}, causeNoRoute},
-		"a host that doesn't answer":                    {&connectError{timeout}, CauseConnect},
-		"a connection that is reset":                    {fmt.Errorf("read: %w", syscall.ECONNRESET), CauseReset},
-		"a connection that ends before its answer":      {io.ErrUnexpectedEOF, CauseClosed},
-		"an answer that doesn't come":                   {context.DeadlineExceeded, CauseTimeout},
-		"a status that isn't 200":                       {fmt.Errorf("%w 503", errStatus), causeStatus},
-		"a request that gRPC sent twice":                {errRetried, CauseUndone},
-		"a GOAWAY before the request was processed":     {errors.New("http2: Transport: cannot retry err [http2: Transport received Server's graceful shutdown GOAWAY] after Request.Body was written"), CauseUndone},
-		"a GOAWAY after which the connection ended":     {errors.New("http2: server sent GOAWAY and closed the connection; LastStreamID=7, ErrCode=NO_ERROR"), CauseClosed},
-		"a GOAWAY that is an error":                     {errors.New("http2: Transport received GOAWAY from server ErrCode:PROTOCOL_ERROR"), causeOther},
+		"a port that nobody listens at": {&connectError{fmt.Errorf("dial: %w", syscall.ECONNREFUSED)},
+			CauseRefused},
+		"a host that is gone": {&connectError{fmt.Errorf("dial: %w", syscall.EHOSTUNREACH)},
+			causeNoRoute},
+		"a host that doesn't answer":               {&connectError{timeout}, CauseConnect},
+		"a connection that is reset":               {fmt.Errorf("read: %w", syscall.ECONNRESET), CauseReset},
+		"a connection that ends before its answer": {io.ErrUnexpectedEOF, CauseClosed},
+		"an answer that doesn't come":              {context.DeadlineExceeded, CauseTimeout},
+		"a status that isn't 200":                  {fmt.Errorf("%w 503", errStatus), causeStatus},
+		"a request that gRPC sent twice":           {errRetried, CauseUndone},
+		"a GOAWAY before the request was processed": {errors.New("http2: Transport: cannot retry err [http2: " +
+			"Transport received Server's graceful shutdown GOAWAY] after Request.Body was written"), CauseUndone},
+		"a GOAWAY after which the connection ended": {errors.New("http2: server sent GOAWAY and closed the " +
+			"connection; LastStreamID=7, ErrCode=NO_ERROR"), CauseClosed},
+		"a GOAWAY that is an error": {errors.New("http2: Transport received GOAWAY from server " +
+			"ErrCode:PROTOCOL_ERROR"), causeOther},
 		"anything else, which is counted all the same":  {io.ErrShortBuffer, causeOther},
 		"a source port that is taken, as no connection": {&connectError{syscall.EADDRINUSE}, causeOtherConn},
 	} {
@@ -72,7 +77,8 @@ func TestSourcesNeverComeBackWithinConntracksTime(t *testing.T) {
 	}
 }
 
-// TestAPortInUseIsPassedOver has something listen at the port that would be next: kube-proxy's own did, on the host of the clients.
+// TestAPortInUseIsPassedOver has something listen at the port that would be next: kube-proxy's own
+// did, on the host of the clients.
 func TestAPortInUseIsPassedOver(t *testing.T) {
 	s := newSources([]string{"127.0.0.1"}, 0)
 	server := httptest.NewServer(http.NotFoundHandler())
@@ -95,8 +101,8 @@ func TestAPortInUseIsPassedOver(t *testing.T) {
 	_ = conn.Close()
 }
 
-// TestABrokenConnectionIsAFailure has a server that ends every connection instead of the second answer: what a client that
-// tries again would hide.
+// TestABrokenConnectionIsAFailure has a server that ends every connection instead of the second
+// answer: what a client that tries again would hide.
 func TestABrokenConnectionIsAFailure(t *testing.T) {
 	requests := 0
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -144,13 +150,15 @@ func TestAnIdleConnectionThatTheServerClosedIsNotUsed(t *testing.T) {
 }
 
 func TestClientsThatDoNotExist(t *testing.T) {
-	if _, err := newClient("HTTP/3", Target{IP: "127.0.0.1"}, 1, newSources([]string{"127.0.0.13"}, 0)); err == nil || !strings.Contains(err.Error(), HTTP2) {
+	if _, err := newClient("HTTP/3", Target{IP: "127.0.0.1"}, 1, newSources([]string{"127.0.0.13"}, 0)); err == nil ||
+		!strings.Contains(err.Error(), HTTP2) {
 		t.Errorf("error is %v, want one that says what is allowed", err)
 	}
 }
 
-// TestAConnectionWithoutAnAnswerHasNoPod has a server that answers the first request and then ends every connection under its own
-// first one: the pod that answered before has no part in that, whichever client it is.
+// TestAConnectionWithoutAnAnswerHasNoPod has a server that answers the first request and then ends
+// every connection under its own first one: the pod that answered before has no part in that,
+// whichever client it is.
 func TestAConnectionWithoutAnAnswerHasNoPod(t *testing.T) {
 	for i, kind := range []string{HTTP1, HTTP2, GRPC} {
 		t.Run(kind, func(t *testing.T) {
@@ -254,16 +262,19 @@ func (k *keptConns) end() {
 	k.conns = nil
 }
 
-// TestARequestCountsAsRepeatedOnlyIfItWasSent has gRPC's own news of its attempts: a header is the first thing that leaves the client.
+// TestARequestCountsAsRepeatedOnlyIfItWasSent has gRPC's own news of its attempts: a header is the
+// first thing that leaves the client.
 func TestARequestCountsAsRepeatedOnlyIfItWasSent(t *testing.T) {
 	own := func(port int) net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port} }
 	for name, tt := range map[string]struct {
 		news []stats.RPCStats
 		want int
 	}{
-		"sent once":              {[]stats.RPCStats{&stats.Begin{}, &stats.OutHeader{LocalAddr: own(1)}}, 1},
-		"never left, then sent":  {[]stats.RPCStats{&stats.Begin{}, &stats.Begin{IsTransparentRetryAttempt: true}, &stats.OutHeader{LocalAddr: own(2)}}, 1},
-		"refused, and sent anew": {[]stats.RPCStats{&stats.Begin{}, &stats.OutHeader{LocalAddr: own(1)}, &stats.Begin{IsTransparentRetryAttempt: true}, &stats.OutHeader{LocalAddr: own(2)}}, 2},
+		"sent once": {[]stats.RPCStats{&stats.Begin{}, &stats.OutHeader{LocalAddr: own(1)}}, 1},
+		"never left, then sent": {[]stats.RPCStats{&stats.Begin{}, &stats.Begin{IsTransparentRetryAttempt: true},
+			&stats.OutHeader{LocalAddr: own(2)}}, 1},
+		"refused, and sent anew": {[]stats.RPCStats{&stats.Begin{}, &stats.OutHeader{LocalAddr: own(1)},
+			&stats.Begin{IsTransparentRetryAttempt: true}, &stats.OutHeader{LocalAddr: own(2)}}, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var s sent

@@ -31,12 +31,13 @@ type Outcome struct {
 	Records                        []load.Record
 	Pods                           []PodLife
 	Sides                          map[string]*Summary
-	Took                           map[string]time.Duration // the operation by side, where they differ; never where it didn't end
-	Notes                          []string
-	Marks                          []Mark
-	Lost                           *Loss                // of scenario 6
-	Shares                         map[string][]float64 // of scenario 7: the new pods' parts of the requests, by side
-	Upgrade                        *Upgrade             // of scenario 8
+	// the operation by side, where they differ; never where it didn't end
+	Took    map[string]time.Duration
+	Notes   []string
+	Marks   []Mark
+	Lost    *Loss                // of scenario 6
+	Shares  map[string][]float64 // of scenario 7: the new pods' parts of the requests, by side
+	Upgrade *Upgrade             // of scenario 8
 }
 
 // Never is the time of an operation that didn't end while it was watched.
@@ -94,7 +95,8 @@ func (s *Summary) count(server, client string, n Tally) {
 
 // Line says it in one.
 func (s *Summary) Line() string {
-	text := fmt.Sprintf("%d of %d failed, longest outage %.1f s, p99 %d ms", s.Failed, s.Sent, s.Outage.Seconds(), s.P99.Milliseconds())
+	text := fmt.Sprintf("%d of %d failed, longest outage %.1f s, p99 %d ms", s.Failed, s.Sent, s.Outage.Seconds(),
+		s.P99.Milliseconds())
 	for _, cause := range ByCount(s.Causes) {
 		text += fmt.Sprintf("; %d %s", s.Causes[cause], cause)
 	}
@@ -140,8 +142,8 @@ func (o *Outcome) LastFailure(side string) time.Time {
 	return last
 }
 
-// NewShares returns the shares of the requests of a side answered from a time on, in percent, of the pods that were made during the
-// operation.
+// NewShares returns the shares of the requests of a side answered from a time on, in percent, of
+// the pods that were made during the operation.
 func (o *Outcome) NewShares(side string, from time.Time) []float64 {
 	answered, all := map[string]int{}, 0
 	for _, r := range o.Records {
@@ -240,7 +242,8 @@ func Explained(text, setting string) string {
 // SortLives puts pods in the order of their side, server and beginning.
 func SortLives(lives []PodLife) {
 	slices.SortFunc(lives, func(a, b PodLife) int {
-		return cmp.Or(cmp.Compare(a.Side, b.Side), cmp.Compare(a.Server, b.Server), a.Changes[0].At.Compare(b.Changes[0].At), cmp.Compare(a.Name, b.Name))
+		return cmp.Or(cmp.Compare(a.Side, b.Side), cmp.Compare(a.Server, b.Server), a.Changes[0].At.Compare(b.Changes[0].At),
+			cmp.Compare(a.Name, b.Name))
 	})
 }
 
@@ -253,8 +256,8 @@ const (
 // Sides returns the two sides, in the order of tables and plots.
 func Sides() []string { return []string{Without, With} }
 
-// Control is the side of a server that is no pod, and that no operation touches. Where it fails, the machine was too busy to show
-// anything.
+// Control is the side of a server that is no pod, and that no operation touches. Where it fails,
+// the machine was too busy to show anything.
 const Control = "control"
 
 // A Phase is what a pod is doing.
@@ -323,17 +326,21 @@ func (o *Outcome) Failed() int {
 
 // The exceptions: failures that no default of a workload can prevent.
 const (
-	cut    = "cut"    // a persistent connection that a server without any shutdown takes with it, under a request
-	raced  = "raced"  // a request on its way to a server that was closing the connection because it was idle, as net/http's Shutdown does
-	undone = "undone" // a request that met a GOAWAY on its way, which the server has not processed and the client is to send again
+	cut = "cut" // a persistent connection that a server without any shutdown takes with it, under a request
+	// a request on its way to a server that was closing the connection because it was idle, as net/http's Shutdown does
+	raced = "raced"
+	// a request that met a GOAWAY on its way, which the server has not processed and the client is to send again
+	undone = "undone"
 )
 
 const (
-	// leaving is how long new connections may still be led to a pod that terminates: 90 of 100 endpoints had left every node after 3.8 s and
-	// the slowest after 4.5 s (docs/proof/README.md). One that was led there later met a stale endpoint, and what becomes of it is no exception.
+	// leaving is how long new connections may still be led to a pod that terminates: 90 of 100
+	// endpoints had left every node after 3.8 s and the slowest after 4.5 s (docs/proof/README.md).
+	// One that was led there later met a stale endpoint, and what becomes of it is no exception.
 	leaving = 4 * time.Second
-	// stopping is how long after SIGTERM a connection ends because of it: at once where the process ends, within Shutdown's second look
-	// at idle connections (0.5 s) or Drain's patience with silent ones (1 s), and what a busy machine takes to tell the client.
+	// stopping is how long after SIGTERM a connection ends because of it: at once where the process
+	// ends, within Shutdown's second look at idle connections (0.5 s) or Drain's patience with silent
+	// ones (1 s), and what a busy machine takes to tell the client.
 	stopping = 2 * time.Second
 	// setting is how much the clock, by which server and client note their times, may be set meanwhile.
 	setting = 100 * time.Millisecond
@@ -357,7 +364,8 @@ func (o *Outcome) exception(r load.Record) string {
 		return ""
 	}
 	opened := time.UnixMicro(r.Opened)
-	if r.Cause == load.CauseUndone && t.Recycles > 0 && r.End().Sub(opened) >= t.Recycles*8/10 { // a fifth less is the widest jitter
+	// a fifth less is the widest jitter
+	if r.Cause == load.CauseUndone && t.Recycles > 0 && r.End().Sub(opened) >= t.Recycles*8/10 {
 		return undone
 	}
 	began := life.terminates()

@@ -28,7 +28,8 @@ func example() *Outcome {
 		Clients: []string{load.NewConnection, load.HTTP1},
 		Took:    map[string]time.Duration{Without: time.Second, With: 2 * time.Second},
 		Pods: []PodLife{
-			{Side: Without, Server: Slow, Name: "slow-1", Changes: []Change{{start, Ready}, {start.Add(2 * time.Second), Terminating}, {start.Add(3 * time.Second), Gone}}},
+			{Side: Without, Server: Slow, Name: "slow-1", Changes: []Change{{start, Ready},
+				{start.Add(2 * time.Second), Terminating}, {start.Add(3 * time.Second), Gone}}},
 			{Side: With, Server: Slow, Name: "slow-2", Changes: []Change{{start, Ready}}},
 		},
 	}
@@ -48,7 +49,8 @@ func TestAnOutageLastsFromTheFirstFailureToTheEndOfTheLast(t *testing.T) {
 	want := &Summary{
 		Tally: Tally{Sent: 5, Failed: 2}, Causes: map[string]int{load.CauseRefused: 1, load.CauseReset: 1},
 		Where:  map[string]map[string]Tally{Slow: {load.NewConnection: {Sent: 4, Failed: 2}, load.HTTP1: {Sent: 1}}},
-		Outage: 1500 * time.Millisecond, OutageOf: Slow + ", " + load.NewConnection, P99: 20 * time.Millisecond, Slowest: 30 * time.Millisecond,
+		Outage: 1500 * time.Millisecond, OutageOf: Slow + ", " + load.NewConnection, P99: 20 * time.Millisecond,
+		Slowest: 30 * time.Millisecond,
 	}
 	if diff := cmp.Diff(want, o.Sides[Without], cmp.AllowUnexported(Summary{})); diff != "" {
 		t.Error(diff)
@@ -60,7 +62,8 @@ func TestAnOutageLastsFromTheFirstFailureToTheEndOfTheLast(t *testing.T) {
 
 func TestEveryFailureIsExplained(t *testing.T) {
 	lines := strings.Join(example().Explain(Without), "\n")
-	for _, part := range []string{load.CauseRefused, load.CauseReset, "its pod was terminating for 1 s and gone 0 s later", "pods became terminating"} {
+	for _, part := range []string{load.CauseRefused, load.CauseReset, "its pod was terminating for 1 s and gone 0 s later",
+		"pods became terminating"} {
 		if !strings.Contains(lines, part) {
 			t.Errorf("%q is missing in:\n%s", part, lines)
 		}
@@ -101,16 +104,19 @@ func TestTheVerdictNamesWhatIsNotProved(t *testing.T) {
 		breaks func(r *Report, of func(id string) *Outcome)
 		want   string
 	}{
-		"a failure with evenkeel":                   {func(_ *Report, of func(string) *Outcome) { fail(of("1a"), 1) }, "1 of 2 requests failed with evenkeel"},
-		"no failure without":                        {func(r *Report, _ func(string) *Outcome) { heal(r) }, "no request failed without evenkeel"},
-		"nothing cut without recycling":             {func(_ *Report, of func(string) *Outcome) { of("1d").Sides[With] = newSummary() }, "no connection was cut"},
-		"all replicas lost with evenkeel":           {func(_ *Report, of func(string) *Outcome) { of("6").Lost.Whole[With] = 1 }, "1 of 8 workloads lost all replicas"},
-		"no workload lost without":                  {func(_ *Report, of func(string) *Outcome) { of("6").Lost.Whole[Without] = 0 }, "no workload lost all replicas without"},
-		"a share more than 5 points below even":     {func(_ *Report, of func(string) *Outcome) { of("7").Shares[With][0] = 19.9 }, "19.9 %"},
-		"a share more than 5 points above even":     {func(_ *Report, of func(string) *Outcome) { of("7").Shares[With][1] = 30.1 }, "30.1 %"},
-		"no new pod":                                {func(_ *Report, of func(string) *Outcome) { of("7").Shares[With] = nil }, "no pod is new"},
-		"a pod without defaults":                    {func(_ *Report, of func(string) *Outcome) { of("8").Upgrade.Undefaulted = 1 }, "1 pods got no defaults"},
-		"an upgrade that upgrades nothing":          {func(_ *Report, of func(string) *Outcome) { of("8").Upgrade.Kept = 2 }, "2 pods of evenkeel were not replaced"},
+		"a failure with evenkeel": {func(_ *Report, of func(string) *Outcome) { fail(of("1a"), 1) },
+			"1 of 2 requests failed with evenkeel"},
+		"no failure without": {func(r *Report, _ func(string) *Outcome) { heal(r) },
+			"no request failed without evenkeel"},
+		"nothing cut without recycling":         {func(_ *Report, of func(string) *Outcome) { of("1d").Sides[With] = newSummary() }, "no connection was cut"},
+		"all replicas lost with evenkeel":       {func(_ *Report, of func(string) *Outcome) { of("6").Lost.Whole[With] = 1 }, "1 of 8 workloads lost all replicas"},
+		"no workload lost without":              {func(_ *Report, of func(string) *Outcome) { of("6").Lost.Whole[Without] = 0 }, "no workload lost all replicas without"},
+		"a share more than 5 points below even": {func(_ *Report, of func(string) *Outcome) { of("7").Shares[With][0] = 19.9 }, "19.9 %"},
+		"a share more than 5 points above even": {func(_ *Report, of func(string) *Outcome) { of("7").Shares[With][1] = 30.1 }, "30.1 %"},
+		"no new pod":                            {func(_ *Report, of func(string) *Outcome) { of("7").Shares[With] = nil }, "no pod is new"},
+		"a pod without defaults":                {func(_ *Report, of func(string) *Outcome) { of("8").Upgrade.Undefaulted = 1 }, "1 pods got no defaults"},
+		"an upgrade that upgrades nothing": {func(_ *Report, of func(string) *Outcome) { of("8").Upgrade.Kept = 2 },
+			"2 pods of evenkeel were not replaced"},
 		"a drain that never ends with evenkeel":     {func(_ *Report, of func(string) *Outcome) { of("9b").Took[With] = Never }, "did not end with evenkeel"},
 		"an update that never ends with evenkeel":   {func(_ *Report, of func(string) *Outcome) { of("9c").Took[With] = Never }, "did not end with evenkeel"},
 		"an installation that takes more than 15 s": {func(r *Report, _ func(string) *Outcome) { r.Installed[1].Took = 15100 * time.Millisecond }, "15.1 s after the beginning of helm install"},
@@ -141,17 +147,20 @@ func heal(r *Report) {
 	}
 }
 
-// failing is an outcome with a pod on the side with evenkeel that was told to go after 10 s, got SIGTERM after 20 s and was gone after 22 s.
+// failing is an outcome with a pod on the side with evenkeel that was told to go after 10 s, got
+// SIGTERM after 20 s and was gone after 22 s.
 func failing(stops string, recycles time.Duration) *Outcome {
 	start := time.Unix(1000, 0)
 	return &Outcome{
-		Targets: []load.Target{{Side: With, Server: "any-name", Stops: stops, Recycles: recycles}}, Clients: []string{load.NewConnection, load.HTTP1, load.HTTP2, load.GRPC},
+		Targets: []load.Target{{Side: With, Server: "any-name", Stops: stops, Recycles: recycles}},
+		Clients: []string{load.NewConnection, load.HTTP1, load.HTTP2, load.GRPC},
 		Pods: []PodLife{{Side: With, Server: "any-name", Name: "pod-1", Told: start.Add(20 * time.Second),
 			Changes: []Change{{start, Ready}, {start.Add(10 * time.Second), Terminating}, {start.Add(22 * time.Second), Gone}}}},
 	}
 }
 
-// TestAFailureIsAnExceptionByEvidenceOnly has for each exception what is one, and beside it what lacks one piece of the evidence.
+// TestAFailureIsAnExceptionByEvidenceOnly has for each exception what is one, and beside it what
+// lacks one piece of the evidence.
 func TestAFailureIsAnExceptionByEvidenceOnly(t *testing.T) {
 	const c1, h1, h2, rpc = 0, 1, 2, 3 // indexes of the clients
 	for _, tt := range []struct {
@@ -167,7 +176,8 @@ func TestAFailureIsAnExceptionByEvidenceOnly(t *testing.T) {
 		{"a connection that ends with its server", load.StopAtOnce, 0, h1, load.CauseReset, 1000, 20_010, "pod-1", cut},
 		{"the same over HTTP/2", load.StopAtOnce, 0, h2, load.CauseClosed, 1000, 20_010, "pod-1", cut},
 		{"the same over gRPC", load.StopAtOnce, 0, rpc, load.CauseClosed, 1000, 20_010, "pod-1", cut},
-		{"a request that gRPC repeats as its server ends", load.StopAtOnce, 0, rpc, load.CauseUndone, 1000, 20_010, "pod-1", cut},
+		{"a request that gRPC repeats as its server ends", load.StopAtOnce, 0, rpc, load.CauseUndone, 1000, 20_010,
+			"pod-1", cut},
 		{"opened while endpoints were leaving", load.StopAtOnce, 0, h2, load.CauseClosed, 13_900, 20_010, "pod-1", cut},
 		{"opened to a stale endpoint", load.StopAtOnce, 0, h2, load.CauseClosed, 14_100, 20_010, "pod-1", ""},
 		{"no answer yet on this connection", load.StopAtOnce, 0, h2, load.CauseClosed, 1000, 20_010, "", ""},
@@ -178,11 +188,13 @@ func TestAFailureIsAnExceptionByEvidenceOnly(t *testing.T) {
 		{"a pod that doesn't terminate", load.StopAtOnce, 0, h1, load.CauseReset, 1000, 5000, "pod-1", ""},
 		{"long after its end", load.StopAtOnce, 0, h1, load.CauseReset, 1000, 22_100, "pod-1", ""},
 		{"another cause", load.StopAtOnce, 0, h1, load.CauseTimeout, 1000, 20_010, "pod-1", ""},
-		{"a server that should have recycled it", load.StopAtOnce, 4 * time.Second, h1, load.CauseReset, 1000, 20_010, "pod-1", ""},
+		{"a server that should have recycled it", load.StopAtOnce, 4 * time.Second, h1, load.CauseReset, 1000, 20_010,
+			"pod-1", ""},
 		{"a server that drains", load.StopDrain, 0, h1, load.CauseReset, 1000, 20_010, "pod-1", ""},
 
 		{"a connection that Shutdown finds idle", load.StopShutdown, 0, h1, load.CauseClosed, 1000, 20_010, "pod-1", raced},
-		{"the same over HTTP/2, which has GOAWAY for it", load.StopShutdown, 0, h2, load.CauseClosed, 1000, 20_010, "pod-1", ""},
+		{"the same over HTTP/2, which has GOAWAY for it", load.StopShutdown, 0, h2, load.CauseClosed, 1000, 20_010,
+			"pod-1", ""},
 		{"the same before SIGTERM", load.StopShutdown, 0, h1, load.CauseClosed, 1000, 19_800, "pod-1", ""},
 		{"the same to a stale endpoint", load.StopShutdown, 0, h1, load.CauseClosed, 14_100, 20_010, "pod-1", ""},
 
@@ -213,13 +225,16 @@ func TestAFailureIsAnExceptionByEvidenceOnly(t *testing.T) {
 func TestAFailureIsListedWithItsEvidence(t *testing.T) {
 	o := failing(load.StopAtOnce, 0)
 	o.Started, o.Pods[0].Node = time.Unix(1000, 0), "node2"
-	got := o.cells(load.Record{Due: at(20_000), Latency: 100_000, Opened: at(1100), Client: 1, Cause: load.CauseReset, Pod: "pod-1", Detail: "reset"})
-	want := []string{"20.1 s", "any-name", load.HTTP1, load.CauseReset, cut, "19.0 s", "pod-1", "node2", "10.1 s", "0.1 s", "its pod was terminating for 10 s and gone 2 s later (reset)"}
+	got := o.cells(load.Record{Due: at(20_000), Latency: 100_000, Opened: at(1100), Client: 1, Cause: load.CauseReset,
+		Pod: "pod-1", Detail: "reset"})
+	want := []string{"20.1 s", "any-name", load.HTTP1, load.CauseReset, cut, "19.0 s", "pod-1", "node2", "10.1 s", "0.1 s",
+		"its pod was terminating for 10 s and gone 2 s later (reset)"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
 	got = o.cells(load.Record{Due: at(20_000), Latency: 100_000, Client: 0, Cause: load.CauseRefused, Detail: "refused"})
-	want = []string{"20.1 s", "any-name", load.NewConnection, load.CauseRefused, "none", "no connection", "none answered", "–", "–", "–", "pods became gone (refused)"}
+	want = []string{"20.1 s", "any-name", load.NewConnection, load.CauseRefused, "none", "no connection", "none answered",
+		"–", "–", "–", "pods became gone (refused)"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
@@ -249,9 +264,11 @@ func TestFailuresFromTheLossOfANodeAreItsOwn(t *testing.T) {
 func TestADrainTakesUntilTheLastPodOfASideIsGone(t *testing.T) {
 	start := time.Unix(1000, 0)
 	life := func(side, node string, after time.Duration) PodLife {
-		return PodLife{Side: side, Node: node, Changes: []Change{{start.Add(-time.Minute), Ready}, {start, Terminating}, {start.Add(after), Gone}}}
+		return PodLife{Side: side, Node: node, Changes: []Change{{start.Add(-time.Minute), Ready}, {start, Terminating},
+			{start.Add(after), Gone}}}
 	}
-	lives := []PodLife{life(Without, "node1", time.Second), life(Without, "node1", 3*time.Second), life(With, "node1", 12*time.Second),
+	lives := []PodLife{life(Without, "node1", time.Second), life(Without, "node1", 3*time.Second),
+		life(With, "node1", 12*time.Second),
 		life(With, "node2", 30*time.Second), life(With, "node1", 90*time.Second), life(With, "node1", -time.Second)}
 	want := map[string]time.Duration{Without: 3 * time.Second, With: 12 * time.Second}
 	if diff := cmp.Diff(want, Left(lives, start, start.Add(time.Minute), "node1")); diff != "" {
@@ -260,8 +277,10 @@ func TestADrainTakesUntilTheLastPodOfASideIsGone(t *testing.T) {
 }
 
 func TestOnlyTheLinesAboutADefaultAndTheFindingsAreQuoted(t *testing.T) {
-	text := "Deployment/a: evenkeel leaves out anti-affinity\n\nDefaults:\n  anti-affinity    -  skipped  user-set: It says so.\n  disruption-budget  -  present  a budget\n" +
-		"\nSettings:\n  anti-affinity  preferred  built in\n\nFindings:\n  drain-blocked  No drain can finish.\n\nWhat to do next:\n  - Nothing.\n"
+	text := "Deployment/a: evenkeel leaves out anti-affinity\n\nDefaults:\n  anti-affinity    -  skipped  user-set: It " +
+		"says so.\n  disruption-budget  -  present  a budget\n" +
+		"\nSettings:\n  anti-affinity  preferred  built in\n\nFindings:\n  drain-blocked  No drain can finish.\n\nWhat to " +
+		"do next:\n  - Nothing.\n"
 	want := "anti-affinity - skipped user-set: It says so.; drain-blocked No drain can finish."
 	if got := Explained(text, "anti-affinity"); got != want {
 		t.Errorf("%q, want %q", got, want)
@@ -301,7 +320,8 @@ func TestTimesThatAreNoneAreSaid(t *testing.T) {
 // TestANumberIsGreenWhereNothingFailed has the plots and the table agree.
 func TestANumberIsGreenWhereNothingFailed(t *testing.T) {
 	for want, s := range map[string]*Summary{
-		goodColour: {}, namedColour: {Tally: Tally{Failed: 2}, Cut: 1, Undone: 1}, failColour: {Tally: Tally{Failed: 2}, Cut: 1},
+		goodColour: {}, namedColour: {Tally: Tally{Failed: 2}, Cut: 1, Undone: 1},
+		failColour: {Tally: Tally{Failed: 2}, Cut: 1},
 	} {
 		if got := s.colour(); got != want {
 			t.Errorf("%+v is %s, want %s", s, got, want)
@@ -315,7 +335,8 @@ func TestTheReportIsWellFormed(t *testing.T) {
 	broken.Targets[0].Side = With
 	broken.Count(broken.Records)
 	r := &Report{Outcomes: []*Outcome{example(), example(), broken}, Steady: example(), Voided: []*Outcome{example()},
-		Programmed: &Programming{Deployments: 50, Delays: []time.Duration{time.Second, 2 * time.Second}, Every: time.Second, Left: 1}}
+		Programmed: &Programming{Deployments: 50, Delays: []time.Duration{time.Second, 2 * time.Second}, Every: time.Second,
+			Left: 1}}
 	if err := r.Write(dir); err != nil {
 		t.Fatal(err)
 	}
@@ -336,7 +357,8 @@ func TestTheReportIsWellFormed(t *testing.T) {
 			t.Errorf("%s has a number that is none", name)
 		}
 	}
-	if table := r.Markdown(); !strings.Contains(table, "| 4 of 10 | **2** of 8 | 0 | 0 | 0 |") || !strings.Contains(table, "1 of the runs") {
+	if table := r.Markdown(); !strings.Contains(table, "| 4 of 10 | **2** of 8 | 0 | 0 | 0 |") ||
+		!strings.Contains(table, "1 of the runs") {
 		t.Errorf("the runs aren't summed up:\n%s", table)
 	}
 	page, err := os.ReadFile(filepath.Join(dir, "report.md"))

@@ -25,11 +25,12 @@ const (
 
 // phaseColour is what a pod's bar looks like.
 func phaseColour(p Phase) string {
-	return map[Phase]string{Pending: "#dcdcdc", Starting: "#f2c14e", Ready: "#3a9d6e", Terminating: "#9a7bb8", Stopped: "#b9b9b9"}[p]
+	return map[Phase]string{Pending: "#dcdcdc", Starting: "#f2c14e", Ready: "#3a9d6e", Terminating: "#9a7bb8",
+		Stopped: "#b9b9b9"}[p]
 }
 
-// timeline draws one run: for each side the requests per second with the failures in red, and below them the phases of the
-// pods.
+// timeline draws one run: for each side the requests per second with the failures in red, and below
+// them the phases of the pods.
 func timeline(o *Outcome) string {
 	lives := map[string][]PodLife{}
 	for _, life := range o.Pods {
@@ -62,7 +63,8 @@ func timeline(o *Outcome) string {
 func legend(d *svg.Drawing, y float64) {
 	x := float64(plotLeft)
 	for _, entry := range []struct{ colour, text string }{
-		{fineColour, "requests answered"}, {newColour, "by new pods"}, {failColour, "failed"}, {phaseColour(Pending), "pod pending"}, {phaseColour(Starting), "running, not ready"},
+		{fineColour, "requests answered"}, {newColour, "by new pods"}, {failColour, "failed"},
+		{phaseColour(Pending), "pod pending"}, {phaseColour(Starting), "running, not ready"},
 		{phaseColour(Ready), "ready"}, {phaseColour(Terminating), "terminating"}, {phaseColour(Stopped), "stopped"},
 	} {
 		d.Box(x, y-9, 11, 11, entry.colour)
@@ -128,7 +130,8 @@ func (o *Outcome) panel(d *svg.Drawing, side string, y, lane, scale float64, r r
 	}
 	s := o.Sides[side]
 	d.Text(plotLeft, y+16, "start", ` font-size="14" font-weight="bold"`, side+" evenkeel")
-	d.Text(plotLeft+150, y+16, "start", fmt.Sprintf(` font-weight="bold" fill="%s"`, s.colour()), fmt.Sprintf("%s of %s requests failed", number(s.Failed), number(s.Sent)))
+	d.Text(plotLeft+150, y+16, "start", fmt.Sprintf(` font-weight="bold" fill="%s"`, s.colour()),
+		fmt.Sprintf("%s of %s requests failed", number(s.Failed), number(s.Sent)))
 	top := y + 40
 	bottom := top + barHeight
 	lanes := float64(len(lives))*lane + groupGap*float64(len(groups(lives)))

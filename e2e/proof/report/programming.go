@@ -25,9 +25,12 @@ func (p *Programming) quantile(q float64) time.Duration {
 
 // Sentence says the distribution.
 func (p *Programming) Sentence() string {
-	return fmt.Sprintf("%d Deployments rolling at once, %d pods went: half of their addresses had left the iptables rules of every node %.1f s after the API server had said that the pod terminates, "+
-		"90 %% after %.1f s, 99 %% after %.1f s, the last after %.1f s (looked at every %.1f s; %d did not leave within a minute).",
-		p.Deployments, len(p.Delays)+p.Left, p.quantile(0.5).Seconds(), p.quantile(0.9).Seconds(), p.quantile(0.99).Seconds(), p.quantile(1).Seconds(), p.Every.Seconds(), p.Left)
+	return fmt.Sprintf("%d Deployments rolling at once, %d pods went: half of their addresses had left the iptables "+
+		"rules of every node %.1f s after the API server had said that the pod terminates, "+
+		"90 %% after %.1f s, 99 %% after %.1f s, the last after %.1f s (looked at every %.1f s; %d did not leave within a "+
+		"minute).",
+		p.Deployments, len(p.Delays)+p.Left, p.quantile(0.5).Seconds(), p.quantile(0.9).Seconds(), p.quantile(0.99).Seconds(),
+		p.quantile(1).Seconds(), p.Every.Seconds(), p.Left)
 }
 
 // plot draws the share of addresses that had left by a time.
@@ -35,7 +38,8 @@ func (p *Programming) plot() string {
 	slices.Sort(p.Delays)
 	const height, top, bottom = 260, 50, 210
 	d := svg.New(plotWidth, height)
-	d.Text(plotLeft, 22, "start", ` font-size="16" font-weight="bold"`, "Addresses of terminating pods that had left the rules of every node")
+	d.Text(plotLeft, 22, "start", ` font-size="16" font-weight="bold"`, "Addresses of terminating pods that had left "+
+		"the rules of every node")
 	longest := max(11, p.quantile(1).Seconds()*1.05)
 	x := func(s float64) float64 { return plotLeft + s/longest*(plotWidth-plotLeft-plotRight) }
 	y := func(share float64) float64 { return bottom - share*(bottom-top) }
@@ -57,6 +61,7 @@ func (p *Programming) plot() string {
 	d.Curve(points, `stroke="#1f4e79" stroke-width="2"`)
 	d.Line(x(10), y(0), x(10), y(1), `stroke="#3a9d6e" stroke-width="1.5" stroke-dasharray="5 3"`)
 	d.Text(x(10)-6, y(0.5), "end", ` fill="#3a9d6e"`, "SIGTERM after the default sleep")
-	d.Text((plotLeft+plotWidth-plotRight)/2, bottom+38, "middle", "", "time since the API server said that the pod terminates")
+	d.Text((plotLeft+plotWidth-plotRight)/2, bottom+38, "middle", "",
+		"time since the API server said that the pod terminates")
 	return d.String()
 }

@@ -56,7 +56,8 @@ func (r *Report) rows() []*row {
 		i := slices.IndexFunc(rows, func(have *row) bool { return have.ID == o.Scenario.ID })
 		if i < 0 {
 			i = len(rows)
-			rows = append(rows, &row{Scenario: o.Scenario, sides: map[string]*Summary{}, took: map[string]time.Duration{}, shown: o})
+			rows = append(rows, &row{Scenario: o.Scenario, sides: map[string]*Summary{}, took: map[string]time.Duration{},
+				shown: o})
 			for _, side := range Sides() {
 				rows[i].sides[side] = newSummary()
 			}
@@ -96,7 +97,8 @@ func (r *Report) rows() []*row {
 // Markdown is the table of docs/proof/README.md and what it says below.
 func (r *Report) Markdown() string {
 	var b strings.Builder
-	b.WriteString("| scenario | failed without | failed with | of these cut | raced | GOAWAY | longest outage | took at most |\n|---|--:|--:|--:|--:|--:|--:|--:|\n")
+	b.WriteString("| scenario | failed without | failed with | of these cut | raced | GOAWAY | longest outage | took " +
+		"at most |\n|---|--:|--:|--:|--:|--:|--:|--:|\n")
 	for _, row := range r.rows() {
 		a, z := row.sides[Without], row.sides[With]
 		fmt.Fprintf(&b, "| %s %s | %s of %s | **%s** of %s | %s | %s | %s | %s → %s | %s → %s |\n", row.ID, row.Title,
@@ -122,7 +124,8 @@ func (r *Report) sentences() []string {
 		}
 	}
 	if sides[With].Sent > 0 {
-		list = append(list, fmt.Sprintf("New connections to the server that ends at once, which only the sleep protects, failed in 1 to 5 and 8 as follows: %s of %s without evenkeel, %s of %s with.",
+		list = append(list, fmt.Sprintf("New connections to the server that ends at once, which only the sleep protects, "+
+			"failed in 1 to 5 and 8 as follows: %s of %s without evenkeel, %s of %s with.",
 			number(sides[Without].Failed), number(sides[Without].Sent), number(sides[With].Failed), number(sides[With].Sent)))
 	}
 	void := "No run was void"
@@ -175,7 +178,8 @@ func causes(counts map[string]int) string {
 	return strings.Join(parts, ", ")
 }
 
-// Explain lists the failures of a side by server, client, cause, and what the pod did, as far as the client knew the pod.
+// Explain lists the failures of a side by server, client, cause, and what the pod did, as far as
+// the client knew the pod.
 func (o *Outcome) Explain(side string) []string {
 	counts, details := map[string]int{}, map[string]string{}
 	for _, r := range o.Records {
@@ -196,8 +200,8 @@ func (o *Outcome) Explain(side string) []string {
 	return lines
 }
 
-// doing says what the pod of a failed request was doing; where the connection never led to one that answered, what pods of that server
-// changed around that time.
+// doing says what the pod of a failed request was doing; where the connection never led to one that
+// answered, what pods of that server changed around that time.
 func (o *Outcome) doing(r load.Record) string {
 	const around = 3 * time.Second
 	if o.onLostNode(r) {
@@ -238,8 +242,8 @@ func (o *Outcome) servers(r load.Record) []PodLife {
 	return slices.DeleteFunc(slices.Clone(o.Pods), func(life PodLife) bool { return life.Side != t.Side || life.Server != t.Server })
 }
 
-// onLostNode says whether a failure from the loss of a node on is about a pod there: the one that the connection led to or, where that isn't
-// known, any of its server.
+// onLostNode says whether a failure from the loss of a node on is about a pod there: the one that
+// the connection led to or, where that isn't known, any of its server.
 func (o *Outcome) onLostNode(r load.Record) bool {
 	if o.Lost == nil || r.End().Before(o.Lost.At) {
 		return false
@@ -257,9 +261,12 @@ func (r *Report) Write(dir string) error {
 	}
 	var page strings.Builder
 	page.WriteString("# What clients saw while pods came and went\n\n")
-	fmt.Fprintf(&page, "%s, in %s, by `%s`. %s.\n\n", r.Date.Format(time.DateOnly), r.Took.Round(time.Second), r.Command, r.Versions)
-	page.WriteString("Five servers run side by side in two namespaces, which differ in the label `evenkeel.dev/inject: enabled`. One server starts slowly, " +
-		"one stops at once, one drains, one has no shell, one has a sidecar. None has a probe, a hook, an affinity or a budget of its own. " +
+	fmt.Fprintf(&page, "%s, in %s, by `%s`. %s.\n\n", r.Date.Format(time.DateOnly), r.Took.Round(time.Second), r.Command,
+		r.Versions)
+	page.WriteString("Five servers run side by side in two namespaces, which differ in the label `evenkeel.dev/inject: " +
+		"enabled`. One server starts slowly, " +
+		"one stops at once, one drains, one has no shell, one has a sidecar. None has a probe, a hook, an affinity or a " +
+		"budget of its own. " +
 		"Four clients call them: a new connection per request, persistent HTTP/1.1, HTTP/2, gRPC. " +
 		"Requests start at fixed times, whether earlier ones are answered or not. Each has 5 s and is never sent again.\n\n")
 	list(&page, "", r.sentences())
@@ -267,7 +274,8 @@ func (r *Report) Write(dir string) error {
 		fmt.Fprintf(&page, "Steady state first: %s of %s requests failed in %s.\n\n", number(s.Failed()),
 			number(s.Sides[Without].Sent+s.Sides[With].Sent), s.Stopped.Sub(s.Began).Round(time.Second))
 	}
-	head(&page, "scenario", "evenkeel", "runs", "sent", "failed", "of these cut", "raced", "GOAWAY", "longest outage", "p99", "took at most", "failures by cause")
+	head(&page, "scenario", "evenkeel", "runs", "sent", "failed", "of these cut", "raced", "GOAWAY", "longest outage",
+		"p99", "took at most", "failures by cause")
 	for _, row := range r.rows() {
 		for i, side := range Sides() {
 			title := ""
@@ -275,21 +283,26 @@ func (r *Report) Write(dir string) error {
 				title = fmt.Sprintf("[%s](#s%s) %s", row.ID, row.ID, escaped(row.Title))
 			}
 			s := row.sides[side]
-			line(&page, title, side, fmt.Sprint(len(row.runs)), number(s.Sent), "**"+number(s.Failed)+"**", number(s.Cut), number(s.Raced), number(s.Undone),
+			line(&page, title, side, fmt.Sprint(len(row.runs)), number(s.Sent), "**"+number(s.Failed)+"**", number(s.Cut),
+				number(s.Raced), number(s.Undone),
 				escaped(outage(s)), milliseconds(s.P99), row.tookAtMost(side), escaped(causes(s.Causes)))
 		}
 	}
-	page.WriteString("\nOutage, p99 and time are the worst of all runs. Three kinds of failures are counted like all others, and named where connection and pod give the evidence:\n\n" +
-		"- *cut*: the request was on a persistent connection to a server that ends at once with SIGTERM. The connection ends with the server, however long the pod slept before.\n" +
+	page.WriteString("\nOutage, p99 and time are the worst of all runs. Three kinds of failures are counted like all " +
+		"others, and named where connection and pod give the evidence:\n\n" +
+		"- *cut*: the request was on a persistent connection to a server that ends at once with SIGTERM. The connection " +
+		"ends with the server, however long the pod slept before.\n" +
 		"- *raced*: the request was on its way over HTTP/1.1 while the server's shutdown closed the connection as idle.\n" +
-		"- *GOAWAY*: the request was on its way over HTTP/2 or gRPC while the server said that it drains. The server has not processed it, and the protocol has clients send it again, which these don't.\n\n" +
+		"- *GOAWAY*: the request was on its way over HTTP/2 or gRPC while the server said that it drains. The server has " +
+		"not processed it, and the protocol has clients send it again, which these don't.\n\n" +
 		"[How the proof is made](README.md) says what counts as evidence, and what to do about each kind.\n")
 	for _, row := range r.rows() {
 		plot := timeline(row.shown)
 		if err := os.WriteFile(filepath.Join(dir, "proof-"+row.ID+".svg"), []byte(plot), 0o644); err != nil {
 			return err
 		}
-		fmt.Fprintf(&page, "\n<a id=\"s%s\"></a>\n\n## %s %s\n\n![timeline](proof-%s.svg)\n\n", row.ID, row.ID, escaped(row.Title), row.ID)
+		fmt.Fprintf(&page, "\n<a id=\"s%s\"></a>\n\n## %s %s\n\n![timeline](proof-%s.svg)\n\n", row.ID, row.ID,
+			escaped(row.Title), row.ID)
 		list(&page, "", row.notes)
 		row.writeWhere(&page)
 		row.writeFailures(&page)
@@ -297,10 +310,12 @@ func (r *Report) Write(dir string) error {
 	}
 	var voided []string
 	for _, o := range r.Voided {
-		voided = append(voided, fmt.Sprintf("%s, run %d: %s; without evenkeel %s; with evenkeel %s", o.Scenario.Title, o.Repetition, o.Void(), o.Sides[Without].Line(), o.Sides[With].Line()))
+		voided = append(voided, fmt.Sprintf("%s, run %d: %s; without evenkeel %s; with evenkeel %s", o.Scenario.Title,
+			o.Repetition, o.Void(), o.Sides[Without].Line(), o.Sides[With].Line()))
 	}
 	if len(voided) > 0 {
-		page.WriteString("\n## Void\n\nA server that is no pod, and that nothing happens to, is asked the same way. Where a request to it fails or takes more than 2.5 s, " +
+		page.WriteString("\n## Void\n\nA server that is no pod, and that nothing happens to, is asked the same way. Where " +
+			"a request to it fails or takes more than 2.5 s, " +
 			"the machine was too busy to show anything, and the run is repeated.\n\n")
 		list(&page, "", voided)
 	}
@@ -309,7 +324,8 @@ func (r *Report) Write(dir string) error {
 		if err := os.WriteFile(filepath.Join(dir, "proof-endpoints.svg"), []byte(plot), 0o644); err != nil {
 			return err
 		}
-		fmt.Fprintf(&page, "\n## How long endpoints take to leave every node\n\n![distribution](proof-endpoints.svg)\n\n%s\n", escaped(r.Programmed.Sentence()))
+		fmt.Fprintf(&page, "\n## How long endpoints take to leave every node\n\n![distribution](proof-endpoints.svg)\n\n%s\n",
+			escaped(r.Programmed.Sentence()))
 	}
 	text := strings.TrimRight(page.String(), "\n") + "\n"
 	return os.WriteFile(filepath.Join(dir, "report.md"), []byte(text), 0o644)
@@ -378,7 +394,8 @@ func (r *row) writeWhere(page *strings.Builder) {
 	page.WriteString("\n")
 }
 
-// mostListed is the number of failures of a run up to which each is listed. A lost node has a thousand of the same kind.
+// mostListed is the number of failures of a run up to which each is listed. A lost node has a
+// thousand of the same kind.
 const mostListed = 200
 
 // writeFailures lists the failures with evenkeel of all runs, one by one.
@@ -387,7 +404,8 @@ func (r *row) writeFailures(page *strings.Builder) {
 		return
 	}
 	page.WriteString("<details open><summary>The failures with evenkeel of all runs</summary>\n\n")
-	head(page, "run", "at", "server", "client", "cause", "exception", "connection's age", "pod", "node", "terminating for", "SIGTERM before", "what happened")
+	head(page, "run", "at", "server", "client", "cause", "exception", "connection's age", "pod", "node", "terminating for",
+		"SIGTERM before", "what happened")
 	for _, o := range r.runs {
 		if o.Sides[With].Failed > mostListed {
 			cells := make([]string, 12)
@@ -408,8 +426,9 @@ func (r *row) writeFailures(page *strings.Builder) {
 	page.WriteString("\n</details>\n\n")
 }
 
-// cells are what there is to say about a failure: when, server, client, cause, exception, the connection's age, pod, node, for how long
-// the pod was terminating, how long ago it got SIGTERM, and the rest.
+// cells are what there is to say about a failure: when, server, client, cause, exception, the
+// connection's age, pod, node, for how long the pod was terminating, how long ago it got SIGTERM,
+// and the rest.
 func (o *Outcome) cells(r load.Record) []string {
 	since := func(t time.Time) string {
 		if t.IsZero() || t.After(r.End()) {
@@ -424,7 +443,8 @@ func (o *Outcome) cells(r load.Record) []string {
 	if life := o.pod(r); life != nil {
 		pod, node, term, told = life.Name, life.Node, since(life.terminates()), since(life.Told)
 	}
-	return []string{fmt.Sprintf("%.1f s", r.End().Sub(o.Started).Seconds()), o.Targets[r.Target].Server, o.Clients[r.Client], r.Cause, cmp.Or(o.exception(r), "none"),
+	return []string{fmt.Sprintf("%.1f s", r.End().Sub(o.Started).Seconds()), o.Targets[r.Target].Server,
+		o.Clients[r.Client], r.Cause, cmp.Or(o.exception(r), "none"),
 		age, pod, node, term, told, o.doing(r) + " (" + r.Detail + ")"}
 }
 

@@ -9,7 +9,8 @@ import (
 )
 
 const (
-	// evenShare is each pod's, in percent, after the scale-out of scenario 7 to four, and shareWithin how far from it one may be.
+	// evenShare is each pod's, in percent, after the scale-out of scenario 7 to four, and shareWithin
+	// how far from it one may be.
 	EvenShare, shareWithin = 25.0, 5.0
 	// installWithin is the time from the beginning of an installation to the first pod with defaults.
 	installWithin = 15 * time.Second
@@ -39,7 +40,8 @@ func (r *Report) Verdict() error {
 	return errors.New("this is not proved: " + strings.Join(broken, "; "))
 }
 
-// judgeFailures looks at what failed with evenkeel and should not have, and whether what should have failed without did.
+// judgeFailures looks at what failed with evenkeel and should not have, and whether what should
+// have failed without did.
 func (r *Report) judgeFailures(fail func(string, ...any)) {
 	shown, failures := false, 0
 	for _, row := range r.rows() {
@@ -47,7 +49,8 @@ func (r *Report) judgeFailures(fail func(string, ...any)) {
 			continue
 		}
 		if n := row.sides[With].unexcepted(); n > 0 {
-			fail("%s: %d of %d requests failed with evenkeel (%s)", row.Title, n, row.sides[With].Sent, causes(row.sides[With].Causes))
+			fail("%s: %d of %d requests failed with evenkeel (%s)", row.Title, n, row.sides[With].Sent,
+				causes(row.sides[With].Causes))
 		}
 		shown, failures = true, failures+row.sides[Without].Failed
 		if row.ID == "1d" && row.sides[With].Cut == 0 {
@@ -75,7 +78,8 @@ func (r *Report) judgeEffects(fail func(string, ...any)) {
 		}
 		for _, share := range o.Shares[With] {
 			if math.Abs(share-EvenShare) > shareWithin {
-				fail("%s: a new pod has %.1f %% of the requests with recycling, which is more than %.0f points from even", where, share, shareWithin)
+				fail("%s: a new pod has %.1f %% of the requests with recycling, which is more than %.0f points from even", where,
+					share, shareWithin)
 			}
 		}
 		if u := o.Upgrade; u != nil && u.Kept > 0 {

@@ -1,5 +1,6 @@
-// Command server is what the proof's clients speak to: HTTP/1.1 and HTTP/2 without TLS at -http, gRPC's health service at -grpc. Each
-// answer takes -work, or as long as the query ?for= says, and names the pod.
+// Command server is what the proof's clients speak to: HTTP/1.1 and HTTP/2 without TLS at -http,
+// gRPC's health service at -grpc. Each answer takes -work, or as long as the query ?for= says, and
+// names the pod.
 package main
 
 import (
@@ -36,7 +37,8 @@ func main() {
 	flag.StringVar(&c.grpc, "grpc", "", "`address` for gRPC; empty means none")
 	flag.DurationVar(&c.start, "start", 0, "time from the start of the program until it listens")
 	flag.DurationVar(&c.work, "work", 20*time.Millisecond, "time that an answer takes")
-	flag.StringVar(&c.stop, "stop", "shutdown", "what SIGTERM does: at-once, shutdown (as net/http and gRPC do it) or drain (as package recycle does it)")
+	flag.StringVar(&c.stop, "stop", "shutdown", "what SIGTERM does: at-once, shutdown (as net/http and gRPC do it) or "+
+		"drain (as package recycle does it)")
 	flag.DurationVar(&c.maxAge, "max-age", 0, "age at which package recycle ends a connection; 0 means never")
 	flag.Parse()
 	if err := run(c); err != nil {
@@ -120,8 +122,9 @@ func run(c config) error {
 	return err
 }
 
-// note leaves the time at which SIGTERM came, in microseconds since 1970, as the message that the API shows of an ended container. Outside of one,
-// where the kubelet has made no file for it, nothing is written.
+// note leaves the time at which SIGTERM came, in microseconds since 1970, as the message that the
+// API shows of an ended container. Outside of one, where the kubelet has made no file for it,
+// nothing is written.
 func note() {
 	file, err := os.OpenFile("/dev/termination-log", os.O_WRONLY|os.O_TRUNC, 0)
 	if err != nil {

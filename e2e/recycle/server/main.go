@@ -1,5 +1,6 @@
-// Command server is what the tests of this module speak to: a server that recycles its connections, over HTTP/1.1 and HTTP/2, with TLS and
-// without, with gRPC and WebSockets. Its first line on standard output says where it listens. It answers:
+// Command server is what the tests of this module speak to: a server that recycles its connections,
+// over HTTP/1.1 and HTTP/2, with TLS and without, with gRPC and WebSockets. Its first line on
+// standard output says where it listens. It answers:
 //
 //	/          the name from -name
 //	/echo      the request's body, after -delay at most
@@ -208,7 +209,8 @@ func run(c config) error {
 
 // selfSigned makes up a certificate for loopback.
 func selfSigned() (*tls.Config, error) {
-	pair, err := keypair.New(&x509.Certificate{NotAfter: time.Now().Add(24 * time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}, nil)
+	pair, err := keypair.New(&x509.Certificate{NotAfter: time.Now().Add(24 * time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}, nil)
 	if err != nil {
 		return nil, err
 	}
