@@ -3,14 +3,13 @@ package patches
 import (
 	"crypto/sha256"
 	"fmt"
-	"slices"
 	"strconv"
-	"strings"
 	"sync"
 
 	applier "gopkg.in/evanphx/json-patch.v4"
 
 	"github.com/evenkeel/evenkeel/internal/scan"
+	"github.com/evenkeel/evenkeel/policy"
 )
 
 // proof shows that the API server will be able to apply a patch, because one that
@@ -47,9 +46,7 @@ func (p *proof) applies(patch []byte, changes []Change, raw []byte, o *object) e
 	}
 	var room [1024]byte
 	shape := sha256.Sum256(appendShape(room[:0], changes, o))
-	enough := max(depth, o.depth) <= shallow && !slices.ContainsFunc(changes, func(c Change) bool { // of what no shape has
-		return c.Operation != "add" && !strings.HasSuffix(c.Path, "/spec/terminationGracePeriodSeconds")
-	})
+	enough := max(depth, o.depth) <= shallow
 	if enough {
 		p.mu.RLock()
 		known := p.shapes[shape]
@@ -77,20 +74,24 @@ func (p *proof) applies(patch []byte, changes []Change, raw []byte, o *object) e
 	return nil
 }
 
-// appendShape appends the operations and their paths, and the objects and arrays of
-// o that paths can lead through: what is written as a member here is an object, and
-// what is missing is anything else.
+// appendShape appends the operations and their paths, the objects and arrays of o
+// that paths can lead through, and the places at which paths of ours can end: what is
+// written as a member here is an object, or is there, and what is missing is anything
+// else, or isn't.
 func appendShape(b []byte, changes []Change, o *object) []byte {
 	for _, c := range changes {
 		b = append(append(append(append(b, c.Operation...), ' '), c.Path...), '\n')
 	}
 	pod := &o.pod
+	_, noted := pod.meta.annotations[policy.InjectedAnnotation]
+	_, labelled := pod.meta.label(policy.DefaultedLabel)
 	for _, place := range [...]struct {
 		name string
 		set  bool
 	}{
 		{"metadata", pod.meta.present}, {"annotations", pod.meta.annotated}, {"labels", pod.meta.labels != nil},
-		{"spec", pod.spec}, {"affinity", pod.affinity}, {"grace", pod.grace != nil}, {"containers", len(pod.containers) > 0},
+		{"record", noted}, {"defaulted", labelled}, {"anti-affinity", pod.podAntiAffinity != nil || pod.ours.antiAffinity != nil},
+		{"spec", pod.spec}, {"affinity", pod.affinity}, {"grace", pod.grace != nil || pod.ours.graceTo > 0}, {"containers", len(pod.containers) > 0},
 	} {
 		if place.set {
 			b = append(append(b, place.name...), ' ')
@@ -100,11 +101,24 @@ func appendShape(b []byte, changes []Change, o *object) []byte {
 	b = strconv.AppendInt(b, int64(len(pod.containers)), 10)
 	for i := range pod.containers {
 		b = append(b, '\n')
-		if pod.containers[i].present {
+		c := &pod.containers[i]
+		if c.present {
 			b = append(b, "container "...)
 		}
-		if pod.containers[i].lifecycle {
-			b = append(b, "lifecycle"...)
+		if c.lifecycle {
+			b = append(b, "lifecycle "...)
+		}
+		if c.preStop != nil || c.ourPreStop != nil {
+			b = append(b, "hook "...)
+		}
+		if c.readinessProbe != nil || c.ourProbe != nil {
+			b = append(b, "probe "...)
+		}
+		for _, part := range c.hookParts {
+			b = append(append(append(b, "hook/"...), part...), ' ')
+		}
+		for _, part := range c.probeParts {
+			b = append(append(append(b, "probe/"...), part...), ' ')
 		}
 	}
 	return b

@@ -107,3 +107,54 @@ func TestWhatIsDeepIsAppliedInFull(t *testing.T) {
 		}
 	}
 }
+
+// TestAShapeSaysWhetherWhatIsTakenBackIsThere takes back what is ours of objects that lost some of it: a removal proven for one must not
+// be taken for proven for another.
+func TestAShapeSaysWhetherWhatIsTakenBackIsThere(t *testing.T) {
+	on, err := New(DefaultConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := toJSON(t, fromYAML(t, plainDeployment))
+	whole, err := apply(on.Review(Request{Operation: Create, Object: plain, Cluster: clusters[0]}).Patch, plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const container = "/spec/template/spec/containers/0"
+	objects := [][]byte{whole}
+	for _, lost := range []string{
+		`{"op":"remove","path":"` + container + `/lifecycle"}`,
+		`{"op":"remove","path":"` + container + `/lifecycle/preStop"}`,
+		`{"op":"remove","path":"` + container + `/readinessProbe"}`,
+		`{"op":"add","path":"` + container + `/readinessProbe/httpGet","value":{"port":1}}`,
+		`{"op":"add","path":"` + container + `/lifecycle/preStop/exec","value":{"command":["true"]}}`,
+		`{"op":"remove","path":"/spec/template/spec/affinity"}`,
+		`{"op":"remove","path":"/spec/template/spec/affinity/podAntiAffinity"}`,
+		`{"op":"add","path":"/spec/template/spec/affinity/nodeAffinity","value":{}}`,
+		`{"op":"remove","path":"/spec/template/spec/terminationGracePeriodSeconds"}`,
+		`{"op":"remove","path":"/spec/template/metadata/labels/evenkeel.dev~1defaulted"}`,
+	} {
+		object, err := apply([]byte("["+lost+"]"), whole)
+		if err != nil {
+			t.Fatal(err)
+		}
+		objects = append(objects, object)
+	}
+	off, err := newOff()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range objects {
+		for j := range objects {
+			for _, object := range [][]byte{objects[i], objects[j]} {
+				r := off.Review(Request{Operation: Create, Object: object, Cluster: clusters[0]})
+				if _, err := apply(r.Patch, object); err != nil || len(r.Operations) == 0 {
+					t.Errorf("%d after %d: %d operations, %v", j, i, len(r.Operations), err)
+				}
+			}
+		}
+	}
+	if n := len(off.proof.shapes); n < 8 {
+		t.Errorf("%d shapes are told apart, want at least 8", n)
+	}
+}

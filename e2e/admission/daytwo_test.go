@@ -276,28 +276,50 @@ func waitNamespace(t *testing.T, namespace, value string) {
 	})
 }
 
-// TestAWebhookAfterOursIsLivedWith has another webhook, called after ours, change what both see, on CREATE and on UPDATE. The API server
-// takes all of it without evenkeel, and so it does with it.
-func TestAWebhookAfterOursIsLivedWith(t *testing.T) {
+// TestAnotherWebhookIsLivedWith has another webhook, called before or after ours, change what both see, on CREATE and on UPDATE. The
+// API server takes all of it without evenkeel, and so it does with it.
+func TestAnotherWebhookIsLivedWith(t *testing.T) {
 	ours(t) // the API server of another cluster can't reach a webhook of ours
-	const container = "/spec/template/spec/containers/0"
-	for name, c := range map[string]struct{ patch, unless, want string }{
-		"a grace period of 5 s": {`[{"op":"replace","path":"/spec/template/spec/terminationGracePeriodSeconds","value":5}]`,
-			`"terminationGracePeriodSeconds":5,`, "sleep 2, grace 5, tcpSocket"},
-		"a handler merged into the probe": {`[{"op":"add","path":"` + container + `/readinessProbe/httpGet","value":{"path":"/ready","port":8081}}]`,
-			`"port":8081`, "sleep 10, grace 40, httpGet"},
-		"a command merged into the hook": {`[{"op":"add","path":"` + container + `/lifecycle/preStop/exec","value":{"command":["true"]}}]`,
-			`"exec":{`, "no sleep, grace 30, tcpSocket"},
+	const spec = "/spec/template/spec"
+	const container = spec + "/containers/0"
+	const grace = `[{"op":"replace","path":"` + spec + `/terminationGracePeriodSeconds","value":5}]`
+	const get, run = `{"path":"/ready","port":8081}`, `{"command":["true"]}`
+	const term = `{"requiredDuringSchedulingIgnoredDuringExecution":[{"topologyKey":"rack","labelSelector":{"matchLabels":{"a":"b"}}}]}`
+	for _, c := range []struct {
+		// order is the name of the other configuration: the API server calls webhooks in the order of these names.
+		name, order string
+		// patch is sent unless the object has this already; one that is called after ours waits for our part.
+		patch, unless, after string
+		want                 string
+	}{
+		{"before ours, a grace period of 5 s", "aa-other", grace, `"terminationGracePeriodSeconds":5,`, "", "sleep 2, grace 5, tcpSocket, 2 terms"},
+		{"before ours, a probe", "aa-other", `[{"op":"add","path":"` + container + `/readinessProbe","value":{"httpGet":` + get + `}}]`,
+			`"port":8081`, "", "sleep 10, grace 40, httpGet, 2 terms"},
+		{"before ours, a hook", "aa-other", `[{"op":"add","path":"` + container + `/lifecycle","value":{"preStop":{"exec":` + run + `}}}]`,
+			`"exec":{`, "", "no sleep, grace 30, tcpSocket, 2 terms"},
+		{"before ours, an affinity", "aa-other", `[{"op":"add","path":"` + spec + `/affinity","value":{"podAntiAffinity":` + term + `}}]`,
+			`"topologyKey":"rack"`, "", "sleep 10, grace 40, tcpSocket, 0 terms"},
+		{"after ours, a grace period of 5 s", "zz-other", grace, `"terminationGracePeriodSeconds":5,`, `"readinessProbe"`,
+			"sleep 2, grace 5, tcpSocket, 2 terms"},
+		{"after ours, a handler merged into the probe", "zz-other",
+			`[{"op":"add","path":"` + container + `/readinessProbe/httpGet","value":` + get + `}]`, `"port":8081`, `"readinessProbe"`,
+			"sleep 10, grace 40, httpGet, 2 terms"},
+		{"after ours, a command merged into the hook", "zz-other",
+			`[{"op":"add","path":"` + container + `/lifecycle/preStop/exec","value":` + run + `}]`, `"exec":{`, `"preStop"`,
+			"no sleep, grace 30, tcpSocket, 2 terms"},
+		{"after ours, an affinity in the place of ours", "zz-other",
+			`[{"op":"replace","path":"` + spec + `/affinity/podAntiAffinity","value":` + term + `}]`, `"topologyKey":"rack"`, `"podAntiAffinity"`,
+			"sleep 10, grace 40, tcpSocket, 0 terms"},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(c.name, func(t *testing.T) {
 			other := startFake(t, func(r review) string {
-				if strings.Contains(string(r.object), c.unless) || !strings.Contains(string(r.object), `"readinessProbe"`) {
+				if strings.Contains(string(r.object), c.unless) || !strings.Contains(string(r.object), c.after) {
 					return r.answer(`[]`)
 				}
 				return r.answer(c.patch)
 			})
 			namespace := optedIn(t, nil)
-			other.register(t, "zz-other", func(c *admissionregistrationv1.MutatingWebhookConfiguration) {
+			other.register(t, c.order, func(c *admissionregistrationv1.MutatingWebhookConfiguration) {
 				c.Webhooks = slices.DeleteFunc(c.Webhooks, func(w admissionregistrationv1.MutatingWebhook) bool {
 					return slices.ContainsFunc(w.Rules, func(r admissionregistrationv1.RuleWithOperations) bool { return slices.Contains(r.Resources, "pods") })
 				})
@@ -307,7 +329,8 @@ func TestAWebhookAfterOursIsLivedWith(t *testing.T) {
 				for step, image := range []string{"nginx", "nginx:2", "nginx:3"} { // a creation and two updates
 					kubectl(t, w.manifest(image), "apply", "-n", namespace, "-f", "-") // fails the test when it is refused
 					_, template := stored(t, namespace, kind, "web")
-					got := w.outcome(t) + ", " + strings.Join(handlers(t, template.Spec.Containers[0].ReadinessProbe), "+")
+					terms := len(template.Spec.Affinity.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
+					got := fmt.Sprintf("%s, %s, %d terms", w.outcome(t), strings.Join(handlers(t, template.Spec.Containers[0].ReadinessProbe), "+"), terms)
 					if got != c.want {
 						t.Errorf("%s, step %d: %s, want %s", kind, step, got, c.want)
 					}

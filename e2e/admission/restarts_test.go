@@ -180,13 +180,24 @@ func TestNeverRestarts(t *testing.T) {
 	unmoved("labelling")
 	everyone(patch(`{"metadata":{"annotations":{"evenkeel.dev/pre-stop-sleep":null}}}`))
 
-	for _, flags := range [][]string{
-		{"--pre-stop-sleep=20s", "--topology-keys=topology.kubernetes.io/zone", "--readiness-probe=off"},
-		{"--anti-affinity=off"},
+	for _, settings := range []struct{ flags, workload, namespace []string }{
+		{[]string{"--pre-stop-sleep=20s", "--topology-keys=topology.kubernetes.io/zone", "--readiness-probe=off"}, nil,
+			[]string{"evenkeel.dev/pre-stop-sleep=3s", "evenkeel.dev/grace-period=raise"}},
+		{[]string{"--anti-affinity=off"}, []string{"evenkeel.dev/anti-affinity=required", "evenkeel.dev/grace-period=raise"}, nil},
+		{[]string{"--grace-period=raise"}, []string{"evenkeel.dev/readiness-probe=off"}, []string{"evenkeel.dev/pre-stop-sleep=off"}},
 	} {
 		evenkeel.Stop()
-		check.Must(t, evenkeel.Start(ctx, flags...))
+		check.Must(t, evenkeel.Start(ctx, settings.flags...))
 		unmoved("changing flags")
+		if settings.namespace != nil {
+			kubectl(t, nil, append([]string{"annotate", "--overwrite", "namespace", namespace}, settings.namespace...)...)
+			unmoved("changing settings of the Namespace")
+		}
+		if settings.workload != nil {
+			kubectl(t, nil, append([]string{"annotate", "--overwrite", "deployments,statefulsets", "--all", "-n", namespace},
+				settings.workload...)...)
+			unmoved("changing settings of the workloads")
+		}
 		everyone(patch(`{"spec":{"replicas":1}}`))
 		everyone(patch(`{"spec":{"replicas":2}}`))
 		unmoved("scaling under changed flags")

@@ -1,12 +1,18 @@
 package main
 
 import (
+	"encoding/json"
 	"math"
 	"net/http"
 	"slices"
 	"syscall"
 	"testing"
 	"time"
+
+	applier "gopkg.in/evanphx/json-patch.v4"
+	admissionv1 "k8s.io/api/admission/v1"
+
+	"github.com/evenkeel/evenkeel/patches"
 )
 
 // cpu returns the CPU time of this process so far, collecting garbage included. Unlike time on the clock it stays nearly
@@ -57,7 +63,8 @@ func costs(t testing.TB, handlers []http.Handler, reviews [][]byte, rounds int) 
 const (
 	leastToStock = 25.0 // times less CPU than kubewebhook's stock mutator, on the Pod of 9.4 KB
 	mostAllocs   = 60.0
-	mostExponent = 1.05 // of the cost over the size, from 2 KB to 1 MB
+	mostUpdate   = 510.0 // allocations of an update whose template changed, and where something of ours stands
+	mostExponent = 1.05  // of the cost over the size, from 2 KB to 1 MB
 )
 
 func TestCostStaysARatio(t *testing.T) {
@@ -88,6 +95,59 @@ func TestCostStaysARatio(t *testing.T) {
 	if allocs := testing.AllocsPerRun(200, func() { c.post(handlers[1], review) }); allocs > mostAllocs {
 		t.Errorf("%.0f allocations, want %.0f at most", allocs, mostAllocs)
 	}
+}
+
+// TestAnUpdateBesideOursAllocatesLittle has the image of a Deployment change in which our additions stand, and in which the settings want
+// others since: what is ours is told from what is theirs, and decided anew.
+func TestAnUpdateBesideOursAllocatesLittle(t *testing.T) {
+	handler, err := handlerOf(evenkeel, "Deployment")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, sleep := range map[string]string{"the settings are the same": "10s", "the settings are others": "20s"} {
+		w := workload{kind: "Deployment", bytes: 4700, containers: 1, update: true}
+		before, err := injected(w.object("0.9"), sleep)
+		if err != nil {
+			t.Fatal(err)
+		}
+		after, err := injected(w.object("1.0"), sleep)
+		if err != nil {
+			t.Fatal(err)
+		}
+		review := w.reviewOf(after, before)
+		c := newCall()
+		allocs := testing.AllocsPerRun(200, func() { c.post(handler, review) })
+		var answer admissionv1.AdmissionReview
+		if err := json.Unmarshal(c.answer, &answer); err != nil || answer.Response == nil {
+			t.Fatalf("answer %s: %v", c.answer, err)
+		}
+		t.Logf("%s: %.0f allocations, patch %s", name, allocs, answer.Response.Patch)
+		if changed := len(answer.Response.Patch) > len("[]"); changed != (sleep == "20s") {
+			t.Errorf("%s: the patch is %s", name, answer.Response.Patch)
+		}
+		if allocs > mostUpdate {
+			t.Errorf("%s: %.0f allocations, want %.0f at most", name, allocs, mostUpdate)
+		}
+	}
+}
+
+// injected returns an object as evenkeel makes it with a sleep.
+func injected(object []byte, sleep string) ([]byte, error) {
+	config := patches.DefaultConfig()
+	if err := config.Base.Set("pre-stop-sleep", sleep, config.Bounds); err != nil {
+		return nil, err
+	}
+	injector, err := patches.New(config)
+	if err != nil {
+		return nil, err
+	}
+	result := injector.Review(patches.Request{Operation: patches.Create, Object: object,
+		Cluster: patches.Cluster{APIServer: patches.Version{Major: 1, Minor: 36}}})
+	patch, err := applier.DecodePatch(result.Patch)
+	if err != nil {
+		return nil, err
+	}
+	return patch.Apply(object)
 }
 
 // TestCostIsLinear fits the cost over the size of a Pod as a power. A constant part makes the exponent smaller, so it is

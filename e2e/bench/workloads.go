@@ -71,6 +71,11 @@ var shapes = []workload{
 // review returns the review as kube-apiserver writes it, and the object in it.
 func (w workload) review() (review, object []byte) {
 	object = w.object("1.0")
+	return w.reviewOf(object, w.object("0.9")), object
+}
+
+// reviewOf returns the review of an object and, for an update, what it was before.
+func (w workload) reviewOf(object, old []byte) []byte {
 	request := &admissionv1.AdmissionRequest{
 		UID:       types.UID("705ab4f5-6393-11e8-b7cc-42010a800002"),
 		Operation: admissionv1.Create,
@@ -95,10 +100,10 @@ func (w workload) review() (review, object []byte) {
 	}
 	request.RequestKind, request.RequestResource = &request.Kind, &request.Resource
 	if w.update {
-		request.Operation, request.OldObject = admissionv1.Update, runtime.RawExtension{Raw: w.object("0.9")}
+		request.Operation, request.OldObject = admissionv1.Update, runtime.RawExtension{Raw: old}
 	}
 	return encoded(admissionv1.AdmissionReview{
-		TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"}, Request: request}), object
+		TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"}, Request: request})
 }
 
 // object returns the workload with its images of a version, as the API server encodes it after defaulting.
