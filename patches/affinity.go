@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/evenkeel/evenkeel/internal/scan"
@@ -19,23 +20,37 @@ const podTemplateHash = policy.TemplateHash
 // maxSelector caps the selector that terms repeat, in bytes.
 const maxSelector = 16 << 10
 
-// addAntiAffinity keeps the replicas of a workload on different nodes and zones:
-// one preferred term per topology key, weights 100, 50 and then halving, or the
-// first key as a required term.
-//
-// Any podAntiAffinity or topologySpreadConstraint of the user switches it off. It
-// never adds a topologySpreadConstraint itself: one on the pod switches off the
-// scheduler's built-in spread (PodTopologySpread defaultConstraints).
-func addAntiAffinity(in *input, out *output) {
+// addSpread keeps the replicas of a workload on different nodes and zones, by one of
+// two means and never by both; what stands of the other one is taken back. Any
+// podAntiAffinity or topologySpreadConstraint of the user switches it off.
+func addSpread(in *input, out *output) {
 	pod := in.pod()
-	at := pod.affinitySlot()
-	selector, skip := in.spread()
-	if skip != SkipNone {
-		out.skip(DefaultAntiAffinity, "", skip, at.standing)
-		out.takeBack(&at)
-		return
+	terms, constraints := pod.affinitySlot(), pod.constraintSlot()
+	for _, i := range slices.Backward(pod.ours.constraintParts) {
+		out.remove(pod.path, constraints.leaf, "/", strconv.Itoa(i))
 	}
+	selector, skip := in.spread()
+	switch {
+	case skip != SkipNone:
+		standing := terms.standing
+		if standing == nil {
+			standing = constraints.standing
+		}
+		out.skip(DefaultAntiAffinity, "", skip, standing)
+		out.takeBack(&terms)
+		out.takeBack(&constraints)
+	case in.policy.Spread == policy.SpreadTopology && in.policy.AntiAffinity == policy.AntiAffinityPreferred:
+		out.takeBack(&terms)
+		in.addConstraints(out, &constraints, selector)
+	default:
+		in.addTerms(out, &terms, selector)
+		out.takeBack(&constraints)
+	}
+}
 
+// addTerms adds one preferred term per topology key, weights 100, 50 and then halving,
+// or the first key as a required term.
+func (in *input) addTerms(out *output, at *slot, selector json.RawMessage) {
 	matchLabelKeys := ""
 	if in.cluster.matchLabelKeys() && in.revisioned() && !mayName(selector, podTemplateHash) {
 		matchLabelKeys = `,"matchLabelKeys":["` + podTemplateHash + `"]`
@@ -47,7 +62,7 @@ func addAntiAffinity(in *input, out *output) {
 		out.text([]byte(key))
 		out.write(matchLabelKeys, `}`)
 	}
-	out.begin(&at)
+	out.begin(at)
 	const required, preferred = `{"requiredDuringSchedulingIgnoredDuringExecution":[`, `"preferredDuringSchedulingIgnoredDuringExecution":[`
 	between := "{" + preferred
 	for i, key := range in.policy.TopologyKeys {
@@ -70,12 +85,12 @@ func addAntiAffinity(in *input, out *output) {
 	}
 	out.write(`}`)
 	out.noteFingerprint("", DefaultAntiAffinity, "", out.patch[at.valueStart:])
-	out.fill(&at)
+	out.fill(at)
 	detail, base := in.over, &in.config.Base
 	if in.policy.AntiAffinity != base.AntiAffinity || !slices.Equal(in.policy.TopologyKeys, base.TopologyKeys) {
-		detail = over(in.policy.AntiAffinity, in.policy.TopologyKeys)
+		detail = over(string(in.policy.AntiAffinity), in.policy.TopologyKeys)
 	}
-	out.applied(DefaultAntiAffinity, "", detail, &at)
+	out.applied(DefaultAntiAffinity, "", detail, at)
 }
 
 // spread returns the selector to keep replicas apart by, or why there is none.
@@ -93,7 +108,7 @@ func (in *input) spread() (json.RawMessage, Skip) {
 }
 
 // over says for the report what was added.
-func over(mode policy.AntiAffinity, keys []string) string {
+func over(mode string, keys []string) string {
 	var room [128]byte
 	text := append(append(room[:0], mode...), " over "...)
 	for i, key := range keys {

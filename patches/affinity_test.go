@@ -2,4 +2,4 @@ package patches
 
 import "testing"
 
-func TestAntiAffinity(t *testing.T) { runCases(t, "anti-affinity", addAntiAffinity) }
+func TestAntiAffinity(t *testing.T) { runCases(t, "anti-affinity", addSpread) }

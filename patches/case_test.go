@@ -53,6 +53,8 @@ type setup struct {
 	AllowExecSleep  bool              `json:"allowExecSleep"`
 	Offline         bool              `json:"offline"`
 	Operation       string            `json:"operation"`
+	// Lacks are labels that a node is without.
+	Lacks []string `json:"lacks"`
 	// Ran is set where a revision of the workload has the pod template.
 	Ran bool `json:"ran"`
 	// Late is set where the time for the review is over.
@@ -154,6 +156,9 @@ func (c *testCase) configure(s setup) error {
 		c.request.Operation = Operation(s.Operation)
 	}
 	c.request.Offline, c.request.Namespace = s.Offline, s.Namespace
+	if s.Lacks != nil {
+		c.request.Cluster.Lacks = func(label string) bool { return slices.Contains(s.Lacks, label) }
+	}
 	if s.Ran {
 		c.request.Ran = func(string, uint64) bool { return true }
 	}

@@ -1,6 +1,8 @@
 package patches
 
 import (
+	"slices"
+
 	"github.com/evenkeel/evenkeel/internal/scan"
 )
 
@@ -72,12 +74,7 @@ func (p printer) value() (uint64, error) {
 		print, _, err := p.object(p.member)
 		return print, err
 	case '[':
-		print := mix(printArray)
-		err := p.Elements(func(int) error {
-			element, err := p.value()
-			print = mix(print ^ element)
-			return err
-		})
+		print, _, err := p.list(nil)
 		return print, err
 	case '"':
 		text, err := p.String()
@@ -106,6 +103,21 @@ func (p printer) object(visit visitor) (print uint64, members int, err error) {
 		return err
 	})
 	return print, members, err
+}
+
+// list returns the fingerprint of an array without the elements of some indexes, which are sorted.
+func (p printer) list(without []int) (uint64, bool, error) {
+	print := mix(printArray)
+	err := p.Elements(func(i int) error {
+		if _, is := slices.BinarySearch(without, i); is {
+			_, err := p.Skip()
+			return err
+		}
+		element, err := p.value()
+		print = mix(print ^ element)
+		return err
+	})
+	return print, true, err
 }
 
 // member is the visitor that looks at everything.

@@ -297,6 +297,15 @@ func people(object map[string]any, r record, offline bool) written {
 			delete(spec, "tolerations")
 		}
 	}
+	if constraints, ok := spec["topologySpreadConstraints"].([]any); ok {
+		prints := strings.Split(r.get("", entryTopology), ":")
+		left := slices.DeleteFunc(slices.Clone(constraints), func(c any) bool {
+			return slices.ContainsFunc(prints, func(print string) bool { return is(c, print) })
+		})
+		if spec["topologySpreadConstraints"] = left; len(left) == 0 {
+			delete(spec, "topologySpreadConstraints")
+		}
+	}
 	containers, _ := spec["containers"].([]any)
 	longest := int64(0)
 	for _, element := range containers {
@@ -533,12 +542,13 @@ func worlds(t testing.TB) map[string]*Injector {
 	t.Helper()
 	injectors := map[string]*Injector{}
 	for name, flags := range map[string]map[string]string{
-		"built in":       {},
-		"required":       {policy.SettingAntiAffinity: "required", policy.SettingPreStopSleep: "60s"},
-		"explicit probe": {policy.SettingReadinessProbe: "http:http/ready", policy.SettingTopologyKeys: "rack"},
-		"raise":          {policy.SettingGracePeriod: "raise", policy.SettingPreStopSleep: "20s"},
-		"node loss":      {policy.SettingNodeLoss: "30s", policy.SettingPreStopSleep: "off"},
-		"all off":        {policy.SettingAntiAffinity: "off", policy.SettingPreStopSleep: "off", policy.SettingReadinessProbe: "off"},
+		"built in":        {},
+		"required":        {policy.SettingAntiAffinity: "required", policy.SettingPreStopSleep: "60s"},
+		"topology spread": {policy.SettingSpread: "topology-spread"},
+		"explicit probe":  {policy.SettingReadinessProbe: "http:http/ready", policy.SettingTopologyKeys: "rack"},
+		"raise":           {policy.SettingGracePeriod: "raise", policy.SettingPreStopSleep: "20s"},
+		"node loss":       {policy.SettingNodeLoss: "30s", policy.SettingPreStopSleep: "off"},
+		"all off":         {policy.SettingAntiAffinity: "off", policy.SettingPreStopSleep: "off", policy.SettingReadinessProbe: "off"},
 	} {
 		config := DefaultConfig()
 		config.AllowExecSleep = name != "built in"

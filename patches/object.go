@@ -136,6 +136,9 @@ const (
 	maxPorts       = 10_000 // of all containers: media servers declare thousands
 	maxLabels      = 1000
 	maxAnnotations = 100 // with our prefix
+	// maxConstraints is how many topology spread constraints are looked at for ours, which
+	// are 8 at most.
+	maxConstraints = 16
 )
 
 var errTwice = errors.New("has a label or an annotation twice")
@@ -150,7 +153,12 @@ type podTemplate struct {
 	affinity        bool   // set, with whatever in it
 	affinityOthers  bool   // set, with something beside podAntiAffinity in it
 	podAntiAffinity []byte // raw, nil where it is not set
-	topologySpread  bool
+	topologySpread  bool   // set, with a constraint in it that isn't ours
+	// constraints are the first of the raw topology spread constraints, constraintList the
+	// raw list, nil where it is not set.
+	constraints     [][]byte
+	constraintList  []byte
+	constraintsNull bool
 	null            nulls  // of podAntiAffinity and affinity
 	tolerations     []byte // raw, nil where they are not set
 	tolerationsNull bool
@@ -490,11 +498,20 @@ func (r reader) podSpec(o *object) error {
 			p.affinity, p.null.parent = r.Next() == '{', r.Next() == 'n'
 			return r.parent("podAntiAffinity", &p.podAntiAffinity, &p.affinityOthers, &p.null.leaf)
 		case "topologySpreadConstraints":
-			return r.Elements(func(int) error {
+			p.constraintsNull = r.Next() == 'n'
+			isList, start := r.Next() == '[', r.Position()
+			err := r.Elements(func(i int) error {
 				p.topologySpread = true
-				_, err := r.Skip()
+				raw, err := r.Skip()
+				if i < maxConstraints {
+					p.constraints = append(p.constraints, raw)
+				}
 				return err
 			})
+			if isList {
+				p.constraintList = r.From(start)
+			}
+			return err
 		case "tolerations":
 			p.tolerationsNull = r.Next() == 'n'
 			return r.set(&p.tolerations)

@@ -17,6 +17,10 @@ type ours struct {
 	antiAffinity []byte
 	// tolerations is the raw list of tolerations, nil where it isn't ours.
 	tolerations []byte
+	// constraints is the raw list of topology spread constraints, nil where it doesn't
+	// consist of ours; constraintParts are the indexes of ours among those of somebody else.
+	constraints     []byte
+	constraintParts []int
 	// graceTo is the grace period that we raised and that stands, in seconds; 0 for none.
 	graceTo int64
 	// graceFrom is what somebody had written, in seconds; -1 where nobody had.
@@ -45,6 +49,8 @@ func (o *object) split(r record, req *Request) (inTime bool) {
 			}
 		case e.name == DefaultNodeLoss:
 			o.splitTolerations(e.value)
+		case e.name == entryTopology:
+			p.splitConstraints(e.value)
 		case e.name == DefaultPreStopSleep:
 			o.splitHook(c, e.value)
 		case e.name == DefaultReadinessProbe:
@@ -55,6 +61,27 @@ func (o *object) split(r record, req *Request) (inTime bool) {
 		o.splitGrace(grace)
 	}
 	return true
+}
+
+// splitConstraints looks for our topology spread constraints: alone they are ours, beside those of
+// somebody else they give way.
+func (p *podTemplate) splitConstraints(entry string) {
+	var own []int
+	for i, raw := range p.constraints {
+		for print := range strings.SplitSeq(entry, ":") {
+			if hasFingerprint(raw, print) {
+				own = append(own, i)
+				break
+			}
+		}
+	}
+	switch {
+	case len(own) == 0:
+	case len(own) == len(p.constraints) && len(own) < maxConstraints:
+		p.ours.constraints, p.topologySpread = p.constraintList, false
+	default:
+		p.ours.constraintParts = own
+	}
 }
 
 func (o *object) splitGrace(entry string) {
@@ -219,7 +246,7 @@ func (p *podTemplate) container(name string) *container {
 
 // standing reports whether anything of ours stands.
 func (p *podTemplate) standing() bool {
-	if p.ours.antiAffinity != nil || p.ours.tolerations != nil || p.ours.graceTo > 0 {
+	if p.ours.antiAffinity != nil || p.ours.constraints != nil || p.ours.tolerations != nil || p.ours.graceTo > 0 {
 		return true
 	}
 	for i := range p.containers {
@@ -274,6 +301,10 @@ func (o *object) theirs() (uint64, error) {
 			return p.nothing()
 		case string(key) == "affinity":
 			return p.parent(p.member)
+		case string(key) == "topologySpreadConstraints" && pod.ours.constraints != nil:
+			return p.nothing()
+		case string(key) == "topologySpreadConstraints" && pod.ours.constraintParts != nil:
+			return p.list(pod.ours.constraintParts)
 		case string(key) == "containers" && p.Next() == '[':
 			print := mix(printArray)
 			index = -1

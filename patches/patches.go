@@ -17,6 +17,7 @@ package patches
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -160,8 +161,8 @@ func New(config Config) (*Injector, error) {
 	case config.Base.AntiAffinity == "":
 		return nil, errors.New("base policy is empty; policy.Default returns the built-in one")
 	}
-	return &Injector{config: config, over: over(config.Base.AntiAffinity, config.Base.TopologyKeys), proof: &proof{},
-		generators: []generator{addAntiAffinity, addPreStopSleep, addReadinessProbe, addNodeLoss, addFault, addRecord}}, nil
+	return &Injector{config: config, over: over(string(config.Base.AntiAffinity), config.Base.TopologyKeys), proof: &proof{},
+		generators: []generator{addSpread, addPreStopSleep, addReadinessProbe, addNodeLoss, addFault, addRecord}}, nil
 }
 
 // input is what a generator reads.
@@ -245,7 +246,7 @@ type slot struct {
 	// parentThere is set where there is such a parent already, others where it holds
 	// something else.
 	parentThere, others bool
-	// empty is set where the parent stood there empty before.
+	// empty is set where the parent, or a place that is a list, stood there empty before.
 	empty bool
 	// was says where null stood before.
 	was nulls
@@ -287,7 +288,7 @@ func (o *output) begin(at *slot) {
 // already, nothing is done.
 func (o *output) fill(at *slot) {
 	if at.empty {
-		o.empty = appendPlace(o.empty, at.container, at.parentName)
+		o.empty = appendPlace(o.empty, at.container, cmp.Or(at.parentName, at.name))
 	}
 	if at.was.leaf {
 		o.null = appendPlace(o.null, at.container, at.name)
@@ -314,6 +315,10 @@ func (o *output) takeBack(at *slot) {
 	case at.standing == nil:
 	case at.was.leaf:
 		o.nullify(at.base, at.list, at.index, at.parent, at.leaf)
+	case at.parent == "" && at.empty:
+		o.open("replace", at.base, at.list, at.index, at.leaf)
+		o.write("[]")
+		o.close()
 	case at.parent == "" || at.others || at.empty:
 		o.remove(at.base, at.list, at.index, at.parent, at.leaf)
 	case at.was.parent:

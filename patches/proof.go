@@ -91,14 +91,14 @@ func appendShape(b []byte, changes []Change, o *object) []byte {
 	}{
 		{"metadata", pod.meta.present}, {"annotations", pod.meta.annotated}, {"labels", pod.meta.labels != nil},
 		{"record", noted}, {"defaulted", labelled}, {"anti-affinity", pod.podAntiAffinity != nil || pod.ours.antiAffinity != nil},
-		{"spec", pod.spec}, {"affinity", pod.affinity}, {"grace", pod.grace != nil || pod.ours.graceTo > 0}, {"containers", len(pod.containers) > 0},
+		{"spec", pod.spec}, {"affinity", pod.affinity}, {"constraints", pod.constraintList != nil}, {"grace", pod.grace != nil || pod.ours.graceTo > 0}, {"containers", len(pod.containers) > 0},
 	} {
 		if place.set {
 			b = append(append(b, place.name...), ' ')
 		}
 	}
 	b = append(append(b, pod.path...), ' ')
-	b = strconv.AppendInt(b, int64(len(pod.containers)), 10)
+	b = strconv.AppendInt(append(strconv.AppendInt(b, int64(len(pod.constraints)), 10), ' '), int64(len(pod.containers)), 10)
 	for i := range pod.containers {
 		b = append(b, '\n')
 		c := &pod.containers[i]

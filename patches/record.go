@@ -15,6 +15,7 @@ import (
 // commas:
 //
 //	anti-affinity=FINGERPRINT
+//	topology-spread=FINGERPRINT:FINGERPRINT, one for each constraint
 //	grace-period=TO, or FROM/TO where somebody had written FROM; in seconds
 //	CONTAINER/pre-stop-sleep=sleep:SECONDS, or exec:SECONDS
 //	node-loss=SECONDS
@@ -32,11 +33,12 @@ type entry struct{ container, name, value string }
 
 // The names of entries that are no defaults.
 const (
-	entryGrace = "grace-period"
-	entryEmpty = "empty"
-	entryNull  = "null"
-	entryMade  = "made"
-	entryKept  = "kept"
+	entryGrace    = "grace-period"
+	entryTopology = "topology-spread"
+	entryEmpty    = "empty"
+	entryNull     = "null"
+	entryMade     = "made"
+	entryKept     = "kept"
 )
 
 // maxRecord bounds a record, in bytes and in entries: two for each container, and seven.
@@ -80,6 +82,13 @@ func (e entry) valid() bool {
 		return false
 	case e.name == DefaultAntiAffinity:
 		return isFingerprint(e.value)
+	case e.name == entryTopology:
+		for print := range strings.SplitSeq(e.value, ":") {
+			if !isFingerprint(print) {
+				return false
+			}
+		}
+		return len(e.value) < maxConstraints*17
 	case e.name == entryGrace:
 		from, to, written := strings.Cut(e.value, "/")
 		return isCount(from) && (!written || isCount(to))
@@ -155,17 +164,23 @@ func (o *output) noteFingerprint(container, name, before string, value []byte, a
 	if o.failed != SkipNone { // the value isn't whole
 		return
 	}
+	o.note(container, name, before)
+	o.record = appendFingerprint(o.record, value)
+	for _, a := range after {
+		o.record = append(o.record, a...)
+	}
+}
+
+// appendFingerprint appends the fingerprint of a value of ours, in 16 hexadecimal digits.
+func appendFingerprint(b, value []byte) []byte {
 	print, err := Fingerprint(value)
 	if err != nil {
 		panic(fmt.Errorf("read own value: %w", err)) // Review turns it into SkipInternalError
 	}
-	o.note(container, name, before)
 	for shift := 60; shift >= 0; shift -= 4 {
-		o.record = append(o.record, "0123456789abcdef"[print>>shift&15])
+		b = append(b, "0123456789abcdef"[print>>shift&15])
 	}
-	for _, a := range after {
-		o.record = append(o.record, a...)
-	}
+	return b
 }
 
 // appendPlace appends a place of a container, or of the pod for "", to a list of the record.
@@ -330,7 +345,7 @@ func (in *input) unseenByPods() bool {
 }
 
 // podSettings are the settings that decide over what a pod gets.
-var podSettings = [...]string{policy.SettingAntiAffinity, policy.SettingTopologyKeys, policy.SettingPreStopSleep, policy.SettingGracePeriod, policy.SettingReadinessProbe, policy.SettingContainers}
+var podSettings = [...]string{policy.SettingAntiAffinity, policy.SettingTopologyKeys, policy.SettingSpread, policy.SettingPreStopSleep, policy.SettingGracePeriod, policy.SettingReadinessProbe, policy.SettingContainers}
 
 // defaults are the names of the defaults that every result decides over, in the order of the
 // decisions; optional those that come after them where a setting asks for one.

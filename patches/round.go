@@ -89,6 +89,9 @@ func (p *podTemplate) places() []string {
 	if p.ours.tolerations != nil {
 		places = append(places, DefaultNodeLoss)
 	}
+	if p.ours.constraints != nil {
+		places = append(places, entryTopology)
+	}
 	for i := range p.containers {
 		if p.containers[i].ourPreStop != nil {
 			places = append(places, DefaultPreStopSleep+" "+strconv.Itoa(i))
@@ -110,7 +113,8 @@ func (o *object) restored(after *object, out *output) []string {
 			names = append(names, name)
 		}
 	}
-	if o.pod.ours.antiAffinity != nil && after.pod.ours.antiAffinity == nil && record.has(DefaultAntiAffinity) {
+	if o.pod.ours.antiAffinity != nil && after.pod.ours.antiAffinity == nil && record.has(DefaultAntiAffinity) ||
+		o.pod.ours.constraints != nil && after.pod.ours.constraints == nil && record.has(entryTopology) {
 		note(DefaultAntiAffinity)
 	}
 	if o.pod.ours.tolerations != nil && after.pod.ours.tolerations == nil && record.has(DefaultNodeLoss) {
@@ -141,6 +145,7 @@ func keep(in *input, old *object, out *output) {
 	}
 	put(pod.affinitySlot(), was.ours.antiAffinity)
 	put(pod.tolerationsSlot(), was.ours.tolerations)
+	put(pod.constraintSlot(), was.ours.constraints)
 	for i := range pod.containers {
 		put(pod.hookSlot(i), was.containers[i].ourPreStop)
 		put(pod.probeSlot(i), was.containers[i].ourProbe)
@@ -153,7 +158,7 @@ func keep(in *input, old *object, out *output) {
 	out.setRecord(in, []byte(text), labelled)
 	r := was.ours.record
 	for _, name := range defaults {
-		if r.has(name) {
+		if r.has(name) || name == DefaultAntiAffinity && r.has(entryTopology) {
 			out.applied(name, "", "kept as it was", &slot{same: true})
 		} else {
 			out.skip(name, "", SkipUnchangedTemplate, nil)
@@ -177,6 +182,14 @@ func (p *podTemplate) tolerationsSlot() slot {
 	at := slot{name: DefaultNodeLoss, parentName: "tolerations", base: p.path, leaf: "/spec/tolerations",
 		parentThere: isEmptyList(p.tolerations), standing: p.ours.tolerations, was: nulls{leaf: p.tolerationsNull}}
 	at.remember(p.ours.record)
+	return at
+}
+
+func (p *podTemplate) constraintSlot() slot {
+	at := slot{name: entryTopology, base: p.path, leaf: "/spec/topologySpreadConstraints", standing: p.ours.constraints,
+		was: nulls{leaf: p.constraintsNull}}
+	at.remember(p.ours.record)
+	at.empty = p.constraintList != nil && len(p.constraints) == 0 || p.ours.record.wasEmpty("", entryTopology)
 	return at
 }
 

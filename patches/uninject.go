@@ -42,7 +42,7 @@ func Uninject(raw []byte) (result Result) {
 	in := &input{object: o, ours: &o.pod.ours, policy: off, config: &config, offline: true}
 	var out output
 	out.reset()
-	addAntiAffinity(in, &out)
+	addSpread(in, &out)
 	addPreStopSleep(in, &out)
 	addReadinessProbe(in, &out)
 	addNodeLoss(in, &out)

@@ -27,6 +27,7 @@ spec:
 `
 	for name, test := range map[string]struct {
 		manifest string
+		flags    map[string]string
 		// change happens to the injected manifest, and to the one that has to come back.
 		change func(object map[string]any)
 		want   Skip
@@ -40,6 +41,10 @@ spec:
 			"annotations: null", "annotations: {}")},
 		"a manifest that has our label itself": {manifest: with(plainDeployment, "labels: {app: web}}\n    spec",
 			"labels: {app: web, evenkeel.dev/defaulted: \"true\"}}\n    spec")},
+		"constraints where an empty list was": {manifest: with(plainDeployment, "spec: {containers",
+			"spec: {topologySpreadConstraints: [], containers"), flags: map[string]string{"spread": "topology-spread"}},
+		"constraints where null was": {manifest: with(plainDeployment, "spec: {containers",
+			"spec: {topologySpreadConstraints: null, containers"), flags: map[string]string{"spread": "topology-spread"}},
 		"a workload that was opted out since": {manifest: plainDeployment, change: func(o map[string]any) {
 			o["metadata"].(map[string]any)["labels"] = map[string]any{"evenkeel.dev/inject": "disabled"}
 		}},
@@ -48,7 +53,13 @@ spec:
 		}, want: SkipUnreadable},
 	} {
 		t.Run(name, func(t *testing.T) {
-			injector, err := New(DefaultConfig())
+			config := DefaultConfig()
+			for name, value := range test.flags {
+				if err := config.Base.Set(name, value, config.Bounds); err != nil {
+					t.Fatal(err)
+				}
+			}
+			injector, err := New(config)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -226,6 +226,9 @@ func (s *stored) outline() string {
 	if tolerations, ok := at(template, "spec", "tolerations").([]any); ok {
 		parts = append(parts, fmt.Sprintf("%d tolerations of %v s", len(tolerations), at(tolerations[0], "tolerationSeconds")))
 	}
+	if constraints, ok := at(template, "spec", "topologySpreadConstraints").([]any); ok {
+		parts = append(parts, fmt.Sprintf("%d constraints", len(constraints)))
+	}
 	if len(recordIn(s.object)) == 0 {
 		parts = append(parts, "no record")
 	}
@@ -235,6 +238,8 @@ func (s *stored) outline() string {
 const (
 	all     = "sleep 10, grace 40, tcpSocket, every 5, 0+2 terms"
 	noSleep = "grace 30, tcpSocket, every 5, 0+2 terms"
+
+	spreadByTopology = "sleep 10, grace 40, tcpSocket, every 5, 2 constraints"
 )
 
 func with(text, old, new string) string { return strings.Replace(text, old, new, 1) }
@@ -243,6 +248,8 @@ var (
 	ownProbe      = with(plainDeployment, "image:", "readinessProbe: {httpGet: {path: /ready, port: 8081}}, image:")
 	ownAnnotation = with(plainDeployment, "metadata: {labels", "metadata: {annotations: {a: b}, labels")
 	written30     = with(plainDeployment, "spec: {containers", "spec: {terminationGracePeriodSeconds: 30, containers")
+	ownConstraint = with(plainDeployment, "spec: {containers",
+		"spec: {topologySpreadConstraints: [{maxSkew: 1, topologyKey: rack, whenUnsatisfiable: DoNotSchedule}], containers")
 	nullLifecycle = with(plainDeployment, "image:", "lifecycle: null, image:")
 	offInTemplate = with(plainDeployment, "metadata: {labels", "metadata: {annotations: {evenkeel.dev/pre-stop-sleep: \"off\"}, labels")
 )
@@ -384,6 +391,44 @@ func TestWhatAnUpdateLeaves(t *testing.T) {
 			s.apply(own)
 			s.apply(plainDeployment)
 		}, all, 2},
+		{"the other means of spreading arrives with a restart", func(s *stored) {
+			s.apply(plainDeployment)
+			s.flags = map[string]string{"spread": "topology-spread"}
+			s.apply(plainDeployment)
+			s.restart()
+		}, spreadByTopology, 1},
+		{"and goes with one", func(s *stored) {
+			s.flags = map[string]string{"spread": "topology-spread"}
+			s.apply(plainDeployment)
+			s.flags = nil
+			s.send(fromYAML(s.t, plainDeployment), true)
+			s.restart()
+		}, all, 1},
+		{"constraints taken away without a setting", func(s *stored) {
+			s.flags = map[string]string{"spread": "topology-spread"}
+			s.apply(plainDeployment)
+			s.patch(`spec: {template: {spec: {topologySpreadConstraints: null}}}`)
+			if len(s.problems) != 1 || s.problems[0].Code != policy.ProblemRestored || !strings.Contains(s.problems[0].String(), "evenkeel.dev/anti-affinity") {
+				s.t.Errorf("warns of %v", s.problems)
+			}
+		}, spreadByTopology, 0},
+		{"constraints taken away where they are off", func(s *stored) {
+			s.flags = map[string]string{"spread": "topology-spread"}
+			s.apply(plainDeployment)
+			s.namespace = map[string]string{"evenkeel.dev/anti-affinity": "off"}
+			s.patch(`spec: {template: {spec: {topologySpreadConstraints: null}}}`)
+		}, "sleep 10, grace 40, tcpSocket, every 5", 1},
+		{"an own constraint beside ours", func(s *stored) {
+			s.flags = map[string]string{"spread": "topology-spread"}
+			s.apply(plainDeployment)
+			s.apply(ownConstraint)
+		}, "sleep 10, grace 40, tcpSocket, every 5, 1 constraints", 1},
+		{"an own constraint that comes and goes", func(s *stored) {
+			s.flags = map[string]string{"spread": "topology-spread"}
+			s.apply(plainDeployment)
+			s.apply(ownConstraint)
+			s.apply(plainDeployment)
+		}, spreadByTopology, 2},
 		{"undo to a revision from before evenkeel", func(s *stored) {
 			s.away = true
 			s.apply(plainDeployment)
@@ -575,10 +620,10 @@ func FuzzUpdates(f *testing.F) {
 // checkUpdates sends the chosen updates, 25 at most, and then one that changes what people wrote.
 func checkUpdates(t *testing.T, chosen choices) {
 	t.Helper()
-	manifests := []string{plainDeployment, ownProbe, ownAnnotation, written30, nullLifecycle, offInTemplate,
+	manifests := []string{plainDeployment, ownConstraint, ownProbe, ownAnnotation, written30, nullLifecycle, offInTemplate,
 		with(plainDeployment, "web:1", "web:2"), with(ownAnnotation, "web:1", "web:3")}
 	settings := []map[string]string{nil, {"pre-stop-sleep": "20s"}, {"pre-stop-sleep": "off"}, {"anti-affinity": "required"},
-		{"readiness-probe": "off"}, {"node-loss": "30s"}}
+		{"readiness-probe": "off"}, {"node-loss": "30s"}, {"spread": "topology-spread"}}
 	s := &stored{t: t}
 	s.apply(manifests[chosen.below(len(manifests))])
 	var templates []map[string]any

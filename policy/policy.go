@@ -53,6 +53,15 @@ const (
 	AntiAffinityOff       AntiAffinity = "off"
 )
 
+// Spread says what keeps replicas apart.
+type Spread string
+
+// The values of Spread.
+const (
+	SpreadAntiAffinity Spread = "anti-affinity"
+	SpreadTopology     Spread = "topology-spread"
+)
+
 // ProbeKind is the kind of a readiness probe.
 type ProbeKind string
 
@@ -117,6 +126,8 @@ func DefaultBounds() Bounds {
 // Policy is what one workload should get.
 type Policy struct {
 	AntiAffinity AntiAffinity
+	// Spread counts where AntiAffinity is a preference.
+	Spread Spread
 	// TopologyKeys are node label keys, the most important first, without
 	// repetition, 1 to 8.
 	TopologyKeys []string

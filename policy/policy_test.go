@@ -29,6 +29,7 @@ func builtIn(change func(*Policy)) Policy {
 func TestDefaultIsWhatTheDesignSays(t *testing.T) {
 	want := Policy{
 		AntiAffinity:     AntiAffinityPreferred,
+		Spread:           SpreadAntiAffinity,
 		TopologyKeys:     []string{"kubernetes.io/hostname", "topology.kubernetes.io/zone"},
 		PreStopSleep:     10 * time.Second,
 		ReadinessProbe:   Probe{Kind: ProbeAuto},

@@ -15,6 +15,7 @@ import (
 const (
 	SettingAntiAffinity     = "anti-affinity"
 	SettingTopologyKeys     = "topology-keys"
+	SettingSpread           = "spread"
 	SettingPreStopSleep     = "pre-stop-sleep"
 	SettingGracePeriod      = "grace-period"
 	SettingReadinessProbe   = "readiness-probe"
@@ -62,6 +63,14 @@ var settings = [...]Setting{
 		Default: "kubernetes.io/hostname,topology.kubernetes.io/zone",
 		Effect:  "The failure domains that replicas are kept apart over.",
 		parse:   parseTopologyKeys,
+	},
+	{
+		Name: SettingSpread, Flag: true,
+		Values:  "`anti-affinity`, `topology-spread`",
+		Default: "anti-affinity",
+		Effect: "What keeps replicas apart where that is a preference: preferred pod anti-affinity, or soft topology spread " +
+			"constraints, which cost the scheduler of a large cluster less.",
+		parse: parseSpread,
 	},
 	{
 		Name: SettingPreStopSleep, Flag: true,
@@ -171,6 +180,15 @@ func parseAntiAffinity(p *Policy, value string, _ Bounds) (string, error) {
 	switch a := AntiAffinity(value); a {
 	case AntiAffinityPreferred, AntiAffinityRequired, AntiAffinityOff:
 		p.AntiAffinity = a
+		return "", nil
+	}
+	return "", errors.New("is none of these")
+}
+
+func parseSpread(p *Policy, value string, _ Bounds) (string, error) {
+	switch s := Spread(value); s {
+	case SpreadAntiAffinity, SpreadTopology:
+		p.Spread = s
 		return "", nil
 	}
 	return "", errors.New("is none of these")

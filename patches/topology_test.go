@@ -1,0 +1,5 @@
+package patches
+
+import "testing"
+
+func TestTopologySpread(t *testing.T) { runCases(t, "topology-spread", addSpread, addRecord) }
