@@ -53,8 +53,8 @@ type setup struct {
 	AllowExecSleep  bool              `json:"allowExecSleep"`
 	Offline         bool              `json:"offline"`
 	Operation       string            `json:"operation"`
-	// Lacks are labels that a node is without.
-	Lacks []string `json:"lacks"`
+	// NoZones is set where nodes have no zone.
+	NoZones bool `json:"noZones"`
 	// Ran is set where a revision of the workload has the pod template.
 	Ran bool `json:"ran"`
 	// Late is set where the time for the review is over.
@@ -156,9 +156,7 @@ func (c *testCase) configure(s setup) error {
 		c.request.Operation = Operation(s.Operation)
 	}
 	c.request.Offline, c.request.Namespace = s.Offline, s.Namespace
-	if s.Lacks != nil {
-		c.request.Cluster.Lacks = func(label string) bool { return slices.Contains(s.Lacks, label) }
-	}
+	c.request.Cluster.NoZones = s.NoZones
 	if s.Ran {
 		c.request.Ran = func(string, uint64) bool { return true }
 	}

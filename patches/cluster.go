@@ -48,9 +48,9 @@ type Cluster struct {
 	APIServer Version
 	// OldestKubelet is the oldest kubelet, zero where it is not known.
 	OldestKubelet Version
-	// Lacks reports whether a node that ordinary pods run on is without a label. Nil means
-	// that nothing is known.
-	Lacks func(label string) bool
+	// NoZones is set where a node that ordinary pods run on has no label
+	// topology.kubernetes.io/zone.
+	NoZones bool
 }
 
 // nativeSleep reports whether preStop.sleep (KEP-3960) works everywhere: an old

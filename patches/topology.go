@@ -2,6 +2,9 @@ package patches
 
 import (
 	"encoding/json"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // addConstraints adds one soft topology spread constraint per topology key, with a skew
@@ -11,8 +14,8 @@ import (
 // A node that a taint keeps the pod away from isn't counted (nodeTaintsPolicy, KEP-3094).
 //
 // A constraint over a key that nodes don't carry would leave those nodes out of the count
-// for all constraints (PodTopologySpread's scoring), so such a key is left out where it is
-// known; with none left the first one stays.
+// for all constraints (PodTopologySpread's scoring), so the zone is left out where nodes
+// have none, unless it is the only key.
 func (in *input) addConstraints(out *output, at *slot, selector json.RawMessage) {
 	matchLabelKeys := ""
 	if in.cluster.matchLabelKeys() && in.revisioned() && !mayName(selector, podTemplateHash) {
@@ -47,17 +50,9 @@ func (in *input) addConstraints(out *output, at *slot, selector json.RawMessage)
 
 // topologyKeys returns the topology keys of the policy that nodes carry, and at least the first.
 func (in *input) topologyKeys() []string {
-	if in.cluster.Lacks == nil {
-		return in.policy.TopologyKeys
-	}
-	var keys []string
-	for _, key := range in.policy.TopologyKeys {
-		if !in.cluster.Lacks(key) {
-			keys = append(keys, key)
-		}
-	}
-	if len(keys) == 0 {
-		keys = in.policy.TopologyKeys[:1]
+	keys := in.policy.TopologyKeys
+	if i := slices.Index(keys, corev1.LabelTopologyZone); in.cluster.NoZones && i >= 0 && len(keys) > 1 {
+		return slices.Concat(keys[:i], keys[i+1:])
 	}
 	return keys
 }
