@@ -27,7 +27,7 @@ is changed.
 The cluster, context and namespace are those of kubectl, which KUBECONFIG, --context
 and --namespace change. The flags of the evenkeel that runs there count, unless given
 here. With -f it looks at manifests instead, without a cluster: 16 MiB at most, all
-together, and 4 MiB for one document.
+together, and 3 MiB for one document.
 
 Output formats (-o):
   table  for people

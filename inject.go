@@ -23,7 +23,7 @@ const injectHelp = `Add high-availability defaults to manifests, as the webhook 
 
 Reads YAML and JSON from files, from directories with everything below them
 (*.yaml, *.yml, *.json; hidden ones are passed over) and, for "-", from standard
-input: 16 MiB at most, all together, and 4 MiB for one document, which takes up to
+input: 16 MiB at most, all together, and 3 MiB for one document, which takes up to
 1 GiB of memory. In a directory it reads regular files, and follows links only to
 files in the same directory. Writes manifests to standard output and a report to
 standard error: for each workload and default whether it was added, or the code of

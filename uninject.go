@@ -28,7 +28,8 @@ Input and output formats are those of "inject".`
 const uninjectExamples = `  # What would be taken back?
   {{program}} uninject -o diff deploy.yaml
 
-  # Take it back from what runs. This restarts the pods.
+  # Take it back from what runs, and keep the webhook from adding it again. This restarts the pods.
+  kubectl label deploy web evenkeel.dev/inject=disabled
   kubectl get deploy web -o yaml | {{program}} uninject - | kubectl replace -f -`
 
 // uninjectOptions are the flags of uninject.

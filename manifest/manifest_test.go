@@ -76,7 +76,7 @@ func TestReadManifest(t *testing.T) {
 
 func TestADocumentHasABoundAndItsTreeIsNotKept(t *testing.T) {
 	if _, err := Read("big.yaml", "a: 1\n---\n"+strings.Repeat("#\n", MaxDocument/2+1)); err == nil ||
-		err.Error() != "big.yaml:3: the document is longer than 4 MiB; split it, or a list into its items" {
+		err.Error() != "big.yaml:3: the document is longer than 3 MiB; split it, or a list into its items" {
 		t.Errorf("error %v", err)
 	}
 	f, err := Read("", "kind: K\napiVersion: v1\nmetadata:\n  name: a\n---\nkind: K\napiVersion: v1\n")

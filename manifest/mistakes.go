@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	kjson "sigs.k8s.io/json"
 
 	"github.com/evenkeel/evenkeel/internal/words"
 )
@@ -115,53 +116,47 @@ func (o *Object) Doubts() []Remark {
 	if t == nil {
 		return nil
 	}
-	value, err := decodeJSON(o.Value)
-	if err != nil {
-		return nil // told by Check
-	}
 	var all []Remark
-	misspelt(value, t, "", func(pointer, instead string) {
+	mistakes, _ := kjson.UnmarshalStrict(o.Value, reflect.New(t).Interface()) // the error is told by Check
+	for _, m := range mistakes {
+		var field kjson.FieldError
+		if !errors.As(m, &field) {
+			continue
+		}
+		pointer, instead := misspelt(t, strings.FieldsFunc(field.FieldPath(), func(r rune) bool { return strings.ContainsRune(".[]", r) }))
 		text := pathOf(pointer) + " is no known field, so kubectl apply refuses it"
 		if instead != "" {
 			text += "; did you mean " + instead + "?"
 		}
 		line, _ := o.LineOf(pointer)
 		all = append(all, o.Remark(line, errors.New(text)))
-	})
+	}
 	return all
 }
 
-// misspelt reports the JSON pointer to each member of a decoded value that has no field
-// in the type that the API decodes it into, and the field that it resembles, if any.
-func misspelt(value any, t reflect.Type, pointer string, report func(pointer, instead string)) {
-	if t.Kind() == reflect.Pointer {
-		t = t.Elem()
-	}
-	if reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()) {
-		return
-	}
-	members, _ := value.(map[string]any)
-	elements, _ := value.([]any)
-	switch t.Kind() {
-	case reflect.Struct:
-		fields := fieldsOf(t)
-		for _, key := range slices.Sorted(maps.Keys(members)) {
-			at := pointer + PointerTo(key)
-			if field, known := fields[key]; known {
-				misspelt(members[key], field, at, report)
-			} else {
-				report(at, words.Nearest(key, slices.Sorted(maps.Keys(fields)), words.Slips))
+// misspelt returns the JSON pointer to the field that a path leads to and that the type doesn't have,
+// and the field that it resembles, if any. What follows the last known field is one name, dots
+// included.
+func misspelt(t reflect.Type, path []string) (pointer, instead string) {
+	for i, key := range path {
+		if t.Kind() == reflect.Pointer {
+			t = t.Elem()
+		}
+		switch t.Kind() {
+		case reflect.Struct:
+			fields := fieldsOf(t)
+			field, known := fields[key]
+			if !known {
+				name := strings.Join(path[i:], ".")
+				return pointer + PointerTo(name), words.Nearest(name, slices.Sorted(maps.Keys(fields)), words.Slips)
 			}
+			t = field
+		case reflect.Map, reflect.Slice:
+			t = t.Elem()
 		}
-	case reflect.Map:
-		for _, key := range slices.Sorted(maps.Keys(members)) {
-			misspelt(members[key], t.Elem(), pointer+PointerTo(key), report)
-		}
-	case reflect.Slice:
-		for i := range elements {
-			misspelt(elements[i], t.Elem(), pointer+"/"+strconv.Itoa(i), report)
-		}
+		pointer += PointerTo(key)
 	}
+	return pointer, ""
 }
 
 // fieldsOf returns the types of the fields of a struct, by the names that they have in

@@ -72,9 +72,10 @@ func (d *Document) plant() (fell func()) {
 	return func() { d.root = nil }
 }
 
-// MaxDocument is how long one document may be, in bytes. A document of another form than manifests
-// have, such as a list of nothing but braces, takes two hundred times its length of memory.
-const MaxDocument = 4 << 20
+// MaxDocument is how long one document may be, in bytes: as long as what an API server takes in one
+// request (3 MiB, k8s.io/apiserver/pkg/server/config.go). A document of another form than manifests
+// have, such as a list of nothing but "a", takes more than three hundred times its length of memory.
+const MaxDocument = 3 << 20
 
 // invalidUTF8 returns the place of the first byte that is no UTF-8, or -1.
 func invalidUTF8(text string) int {
