@@ -16,6 +16,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kjson "sigs.k8s.io/json"
@@ -51,7 +52,10 @@ type State struct {
 	// Pods are all pods of the namespaces that Objects are from.
 	Pods []Pod
 	// Nodes are all nodes by name, nil where they are not known.
-	Nodes       map[string]Node
+	Nodes map[string]Node
+	// Volumes are the nodes that the volumes of claims can be used on, by
+	// namespace/name of the claim; nil and missing mean any.
+	Volumes     map[string]*corev1.NodeSelector
 	Budgets     []policyv1.PodDisruptionBudget
 	Autoscalers []autoscalingv2.HorizontalPodAutoscaler
 	// Warnings say what could not be looked at.
@@ -71,6 +75,10 @@ type Namespace struct {
 type Node struct {
 	// Zone is the label topology.kubernetes.io/zone, "" without it.
 	Zone string
+	// Labels, Taints and Cordoned say who may be scheduled there.
+	Labels   map[string]string
+	Taints   []corev1.Taint
+	Cordoned bool
 }
 
 // Object is a workload as the API server has it or a manifest says it.

@@ -200,7 +200,7 @@ func TestWhatTheAPIServerWouldRefuse(t *testing.T) {
 		"none wanted, pod not ready":    {Pod{Phase: "Running"}, 3, []*policyv1.PodDisruptionBudget{budget(strict, func(b *policyv1.PodDisruptionBudget) { b.Status.DesiredHealthy = 0 })}, DrainBlocked},
 		"healthy ones by default":       {Pod{Phase: "Running"}, 3, []*policyv1.PodDisruptionBudget{budget(strict, func(b *policyv1.PodDisruptionBudget) { b.Spec.UnhealthyPodEvictionPolicy = &ifHealthy })}, DrainBlocked},
 		"more pods than are wanted":     {ready, 1, []*policyv1.PodDisruptionBudget{budget(strict, func(b *policyv1.PodDisruptionBudget) { b.Status.ExpectedPods = 4 })}, DrainWaits},
-		"a status that is behind":       {ready, 3, []*policyv1.PodDisruptionBudget{budget(func(b *policyv1.PodDisruptionBudget) { b.Generation = 2 })}, DrainWaits},
+		"a status that is behind":       {ready, 3, []*policyv1.PodDisruptionBudget{budget(func(b *policyv1.PodDisruptionBudget) { b.Generation = 2 })}, BudgetNotInForce},
 		"two of two and one may go":     {ready, 2, []*policyv1.PodDisruptionBudget{budget(used, func(b *policyv1.PodDisruptionBudget) { b.Status.ExpectedPods = 2 })}, DrainWaits},
 		"a single replica that is kept": {ready, 1, []*policyv1.PodDisruptionBudget{budget(strict, func(b *policyv1.PodDisruptionBudget) { b.Spec.MinAvailable, b.Status.ExpectedPods = number(1), 1 })}, DrainBlocked},
 	} {

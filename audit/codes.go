@@ -28,6 +28,8 @@ const (
 	DrainWaits            Code = "drain-waits"
 	DrainBlocked          Code = "drain-blocked"
 	BudgetsOverlap        Code = "budgets-overlap"
+	BudgetNotInForce      Code = "budget-not-in-force"
+	NowhereToGo           Code = "nowhere-to-go"
 )
 
 // Explanation is one row of the table of codes.
@@ -46,7 +48,14 @@ var explanations = [...]Explanation{
 	{OneZone, "All of its ready pods are in one zone, whose loss would take it down.", "Spread it: opt the namespace in, and restart the workload with kubectl rollout restart."},
 	{DrainBlocked, "Its budget leaves nothing to evict even when all pods are ready, so no drain of their nodes can ever finish.", "Lower minAvailable, raise maxUnavailable, or run more replicas."},
 	{BudgetsOverlap, "Two budgets select the same pod, and the API server answers every eviction of it with an error (500), so no drain of its node can finish.", "Delete one of the budgets, or narrow its selector."},
-	{DrainWaits, "Its budget allows no eviction now, so a drain of their nodes waits until more of its pods are ready.", "Find out why pods are not ready; a budget that was just written allows evictions once its pods are counted."},
+	{DrainWaits, "Its budget allows no eviction now, so a drain of their nodes waits until more of its pods are ready.",
+		"Find out why pods are not ready."},
+	{BudgetNotInForce, "The disruption controller has not counted the pods of its budget since that was last written, " +
+		"so none can be evicted now.",
+		"Wait some seconds; if it lasts, look at the log of kube-controller-manager."},
+	{NowhereToGo, "A node selector, a node affinity or a volume binds a pod to its node, and no other node fits, " +
+		"so the pod does not come back while its node is drained.",
+		"Give it a second node that fits, or a volume that can be used on more than one."},
 	{SingleReplica, "It may run as one replica, so every update, drain and lost node interrupts it.", "Run at least two replicas, or set minReplicas of its HorizontalPodAutoscaler to two."},
 	{BarePod, "The pod has no controller, so nothing puts it back when it is gone.", "Make it a Deployment or a StatefulSet."},
 	{MissedInjection, "Its namespace is opted in, and yet it lacks what it would get today: it is older than that, or evenkeel was away.", "Restart it with kubectl rollout restart; delete a bare pod and create it again."},

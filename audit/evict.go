@@ -52,7 +52,7 @@ func (g guards) of(set map[string]string) []*policyv1.PodDisruptionBudget {
 //	two budgets or more                           BudgetsOverlap (500)
 //	pod not ready, policy AlwaysAllow             evicted
 //	pod not ready, enough others are              evicted
-//	the budget's status is behind its spec        DrainWaits (429)
+//	the budget's status is behind its spec        BudgetNotInForce (429)
 //	a disruption is allowed                       evicted
 //	none would be with all wanted pods ready      DrainBlocked (429)
 //	otherwise                                     DrainWaits (429)
@@ -72,7 +72,7 @@ func refusal(p *Pod, budgets []*policyv1.PodDisruptionBudget, wanted int) Code {
 	}
 	switch {
 	case status.ObservedGeneration < budgets[0].Generation:
-		return DrainWaits
+		return BudgetNotInForce
 	case status.DisruptionsAllowed > 0:
 		return ""
 	case allowance(spec, max(wanted, int(status.ExpectedPods))) == 0:

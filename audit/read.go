@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -95,7 +96,8 @@ func (s *State) readCluster(ctx context.Context, client kubernetes.Interface, sc
 		s.Nodes = map[string]Node{}
 		for i := range nodes.Items {
 			n := &nodes.Items[i]
-			s.Nodes[n.Name] = Node{Zone: n.Labels["topology.kubernetes.io/zone"]}
+			s.Nodes[n.Name] = Node{Zone: n.Labels["topology.kubernetes.io/zone"], Labels: n.Labels,
+				Taints: n.Spec.Taints, Cordoned: n.Spec.Unschedulable}
 			v, err := patches.ParseVersion(n.Status.NodeInfo.KubeletVersion)
 			if err == nil && (s.Cluster.OldestKubelet == patches.Version{} || v.Major == 1 && !v.AtLeast(s.Cluster.OldestKubelet.Minor)) {
 				s.Cluster.OldestKubelet = v
@@ -110,10 +112,20 @@ func (s *State) readCluster(ctx context.Context, client kubernetes.Interface, sc
 	if err3 == nil {
 		s.Autoscalers = autoscalers.Items
 	}
+	volumes, err4 := client.CoreV1().PersistentVolumes().List(ctx, metav1.ListOptions{ResourceVersion: "0"})
+	if err4 == nil {
+		s.Volumes = map[string]*corev1.NodeSelector{}
+		for i := range volumes.Items {
+			if v := &volumes.Items[i].Spec; v.ClaimRef != nil && v.NodeAffinity != nil {
+				s.Volumes[v.ClaimRef.Namespace+"/"+v.ClaimRef.Name] = v.NodeAffinity.Required
+			}
+		}
+	}
 	return errors.Join(s.readNamespaces(ctx, client, scope, optional),
 		optional("nodes", "zones are not known", err),
 		optional("PodDisruptionBudgets", "blocked drains are not known, and every budget is taken to be missing", err2),
-		optional("HorizontalPodAutoscalers", "how low they go is not known", err3))
+		optional("HorizontalPodAutoscalers", "how low they go is not known", err3),
+		optional("PersistentVolumes", "pods that their volumes bind to a node are not known", err4))
 }
 
 func (s *State) readNamespaces(ctx context.Context, client kubernetes.Interface, scope Scope, optional func(what, consequence string, err error) error) error {

@@ -206,6 +206,7 @@ func Run(s State, rules Rules) *Report {
 	r.budgets()
 	r.domains()
 	r.drains()
+	r.pinned()
 	r.findings()
 	return r.report
 }

@@ -11,8 +11,8 @@ import (
 // amount is minAvailable or maxUnavailable of a budget; one of them is nil.
 type amount struct{ minAvailable, maxUnavailable *intstr.IntOrString }
 
-// builtIn is what always fits from two replicas on.
-func builtIn() policy.Budget { return policy.Budget{Kind: policy.BudgetMaxUnavailable, Value: 1} }
+// builtIn fits every workload from two replicas on: one in ten, rounded up.
+func builtIn() policy.Budget { return policy.Default().DisruptionBudget }
 
 // allowed returns how many of n healthy pods the budget lets go, from 0 to n. It
 // rounds as the disruption controller does, which takes percentages of both kinds

@@ -60,9 +60,13 @@ func (d *Decision) stepAside(have *Budget, wanted policy.Budget, patience time.D
 }
 
 // refusesSince returns since when the API server refuses evictions because of a
-// budget, or no time. The disruption controller and the API server both keep the
-// condition (kubernetes/pkg/controller/disruption, registry/core/pod/storage/eviction.go).
+// budget, or no time: where there are no pods, none is refused. The disruption
+// controller and the API server both keep the condition
+// (kubernetes/pkg/controller/disruption, registry/core/pod/storage/eviction.go).
 func refusesSince(b *policyv1.PodDisruptionBudget) time.Time {
+	if b.Status.ExpectedPods == 0 {
+		return time.Time{}
+	}
 	c := meta.FindStatusCondition(b.Status.Conditions, policyv1.DisruptionAllowedCondition)
 	if c == nil || c.Status != metav1.ConditionFalse {
 		return time.Time{}
@@ -88,6 +92,7 @@ func keepStatus(kept, b *policyv1.PodDisruptionBudget) {
 		return
 	}
 	if since := refusesSince(b); !since.IsZero() {
+		kept.Status.ExpectedPods = 1 // some
 		kept.Status.Conditions = []metav1.Condition{{Type: policyv1.DisruptionAllowedCondition,
 			Status: metav1.ConditionFalse, LastTransitionTime: metav1.NewTime(since)}}
 	}

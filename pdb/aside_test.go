@@ -83,6 +83,7 @@ func stands(b Budget, before *policyv1.PodDisruptionBudget, replicas, healthy in
 	if healthy > desired {
 		status = metav1.ConditionTrue
 	}
+	p.Status.ExpectedPods = int32(replicas)
 	p.Status.CurrentHealthy, p.Status.DisruptionsAllowed = int32(healthy), int32(max(0, healthy-desired))
 	p.Status.Conditions = []metav1.Condition{{Type: policyv1.DisruptionAllowedCondition, Status: status,
 		LastTransitionTime: metav1.NewTime(now)}}

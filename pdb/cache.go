@@ -149,12 +149,46 @@ func keepBudget(b *policyv1.PodDisruptionBudget) proto {
 	kept := &policyv1.PodDisruptionBudget{ObjectMeta: keepMeta(&b.ObjectMeta, ManagedByLabel), Spec: b.Spec}
 	kept.Annotations, kept.OwnerReferences = nil, b.OwnerReferences
 	if b.Labels[ManagedByLabel] == Manager {
+		if instance, ok := b.Labels[InstanceLabel]; ok {
+			kept.Labels[InstanceLabel] = instance
+		}
 		keepStatus(kept, b)
 	}
 	if kept.Size() > maxKept {
 		kept.Spec.Selector, kept.OwnerReferences = nil, nil
 	}
 	return kept
+}
+
+// budgetFacts is what is stored of a budget. What waits for the disruption controller
+// decides nothing, and changes often.
+type budgetFacts struct {
+	packed
+	// waits is set for one of ours whose pods the disruption controller has not counted
+	// since it was last changed.
+	waits bool
+}
+
+// budgetObject is a stored budget.
+type budgetObject = stored[budgetFacts]
+
+// packBudget is pack for budgets; the rules say which are ours.
+func packBudget(rules *Rules) cache.TransformFunc {
+	keep := pack(keepBudget)
+	return func(object any) (any, error) {
+		b, ok := object.(*policyv1.PodDisruptionBudget)
+		if !ok {
+			return object, nil
+		}
+		kept, err := keep(b)
+		if err != nil {
+			return nil, err
+		}
+		s := kept.(*stored[packed])
+		ours := b.Labels[ManagedByLabel] == Manager && rules.owns(b.Labels[InstanceLabel])
+		return &budgetObject{namespace: s.namespace, name: s.name, resourceVersion: s.resourceVersion,
+			value: budgetFacts{packed: s.value, waits: ours && !counted(b)}}, nil
+	}
 }
 
 // deployment returns a stored Deployment, and whether it is being deleted.
@@ -325,7 +359,7 @@ func FromAutoscaler(h *autoscalingv2.HorizontalPodAutoscaler) Autoscaler {
 
 // FromBudget returns what a decision needs to know of a PodDisruptionBudget.
 func FromBudget(b *policyv1.PodDisruptionBudget) Budget {
-	return Budget{Name: b.Name, Ours: b.Labels[ManagedByLabel] == Manager, Selector: b.Spec.Selector,
+	return Budget{Name: b.Name, Ours: b.Labels[ManagedByLabel] == Manager, Instance: b.Labels[InstanceLabel], Selector: b.Spec.Selector,
 		MinAvailable: b.Spec.MinAvailable, MaxUnavailable: b.Spec.MaxUnavailable,
 		AlwaysAllow: b.Spec.UnhealthyPodEvictionPolicy != nil && *b.Spec.UnhealthyPodEvictionPolicy == policyv1.AlwaysAllow,
 		Owners:      b.OwnerReferences, Aside: asideSince(b), RefusesSince: refusesSince(b), Healthy: b.Status.CurrentHealthy, UID: b.UID, Terminating: b.DeletionTimestamp != nil}

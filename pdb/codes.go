@@ -24,6 +24,9 @@ const (
 	SkipOverlap    Code = "overlapping-selector"
 	SkipNameTaken  Code = "name-taken"
 	SkipNoAccess   Code = "no-access"
+	SkipQuota      Code = "quota"
+	SkipCrowded    Code = "crowded"
+	SkipRefused    Code = "refused"
 )
 
 // Outcome groups codes.
@@ -67,6 +70,12 @@ var reasons = [...]Reason{
 	{Code: SkipOverlap, Outcome: OutcomeSkipped, Text: "The selectors of two workloads select the same pods, and the other workload has the budget, since with two budgets on a pod every eviction fails.", Warn: true},
 	{Code: SkipNameTaken, Outcome: OutcomeSkipped, Text: "A PodDisruptionBudget of somebody else has the name that ours would get.", Warn: true},
 	{Code: SkipNoAccess, Outcome: OutcomeSkipped, Text: "evenkeel may not read the scale of this kind; its ClusterRole needs list and watch on the resource and get on its scale.", Warn: true},
+	{Code: SkipQuota, Outcome: OutcomeSkipped, Warn: true, Text: "A ResourceQuota of the namespace leaves room for one more " +
+		"PodDisruptionBudget or none, and evenkeel does not take the last; raise the quota to get a budget."},
+	{Code: SkipCrowded, Outcome: OutcomeSkipped, Warn: true, Text: "Too many selectors of the namespace may select the same pods, " +
+		"so evenkeel does not compare them all; a selector with a label of the workload's own gets a budget."},
+	{Code: SkipRefused, Outcome: OutcomeSkipped, Warn: true, Text: "The API server has refused the budget, because of an " +
+		"admission policy, a quota or missing rights; evenkeel tries again from time to time."},
 }
 
 // Reasons returns a copy of the table of all codes.

@@ -26,13 +26,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/apimachinery/pkg/watch"
-	metav1apply "k8s.io/client-go/applyconfigurations/meta/v1"
-	policyv1apply "k8s.io/client-go/applyconfigurations/policy/v1"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
@@ -43,9 +40,15 @@ import (
 
 // Config says how a Controller works.
 type Config struct {
-	// REST says how to reach the API server. Its rate limits are taken off: there is
-	// one write per budget, and the API server's own flow control holds against more.
-	REST *rest.Config
+	// Client, Metadata and Dynamic reach the API server. They need no rate limits: the
+	// API server's own flow control holds against too much.
+	Client   kubernetes.Interface
+	Metadata metadata.Interface
+	Dynamic  dynamic.Interface
+	// Instance tells the budgets of this installation from those of another in the same
+	// cluster: the namespace that evenkeel runs in. Budgets of an earlier version, which
+	// say no instance, are ours too. "" takes the budgets of every instance for ours.
+	Instance string
 	// Base and Bounds are the operator's settings.
 	Base   policy.Policy
 	Bounds policy.Bounds
@@ -56,6 +59,9 @@ type Config struct {
 	// evenkeel is never called for them.
 	Except []string
 	Log    *logrus.Entry
+	// MaxWaiting is how many budgets that are new or changed may wait for the disruption
+	// controller at a time, at most; 0 means the constant of the same name.
+	MaxWaiting int
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// Registerer takes the metrics; nil means none.
@@ -80,32 +86,21 @@ type Controller struct {
 // New returns a Controller, or an error that says what is missing in config.
 func New(config Config) (*Controller, error) {
 	switch {
-	case config.REST == nil:
-		return nil, errors.New("budget controller: no API server is configured")
+	case config.Client == nil || config.Metadata == nil || config.Dynamic == nil:
+		return nil, errors.New("budget controller: a client is missing")
 	case config.Log == nil:
 		return nil, errors.New("budget controller: no log is configured")
 	}
-	c := &Controller{config: config, rules: Rules{Base: config.Base, Bounds: config.Bounds}, log: config.Log, selector: config.NamespaceSelector}
+	c := &Controller{config: config, rules: Rules{Base: config.Base, Bounds: config.Bounds, Instance: config.Instance},
+		client: config.Client, metadata: config.Metadata, dynamic: config.Dynamic, log: config.Log,
+		selector: config.NamespaceSelector}
 	if c.config.Now == nil {
 		c.config.Now = time.Now
 	}
 	if c.selector == nil {
 		c.selector = labels.SelectorFromSet(labels.Set{policy.InjectLabel: policy.Enabled})
 	}
-	unlimited := rest.CopyConfig(config.REST)
-	unlimited.QPS, unlimited.RateLimiter = -1, nil
-	plain := rest.CopyConfig(unlimited) // custom resources have no protobuf
-	plain.ContentType, plain.AcceptContentTypes = "", ""
 	var err error
-	if c.client, err = kubernetes.NewForConfig(unlimited); err != nil {
-		return nil, fmt.Errorf("make client: %w", err)
-	}
-	if c.metadata, err = metadata.NewForConfig(unlimited); err != nil {
-		return nil, fmt.Errorf("make metadata client: %w", err)
-	}
-	if c.dynamic, err = dynamic.NewForConfig(plain); err != nil {
-		return nil, fmt.Errorf("make dynamic client: %w", err)
-	}
 	if c.metrics, err = newMetrics(config.Registerer); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
@@ -120,37 +115,59 @@ func (c *Controller) Synced() bool { return !c.unsynced.Load() }
 const (
 	settle     = 20 * time.Millisecond
 	settlePods = 300 * time.Millisecond // of which there are many, mostly of a known kind
+	lookAgain  = time.Second            // where more had to be looked up than is at once
 	workers    = 4
-	writers    = 16 // at once, of each worker
+	deleters   = 16 // at once, of each worker
 )
 
 // term is one term of leadership: its caches, its queue, and what it wrote.
 type term struct {
 	*Controller
-	namespaces, deployments, statefulSets, autoscalers, budgets, pods cache.SharedIndexInformer
+	namespaces, deployments, statefulSets, autoscalers, budgets, pods, quotas cache.SharedIndexInformer
 
-	kinds  *kinds
-	queue  workqueue.TypedRateLimitingInterface[string]
-	events *events
+	kinds   *kinds
+	queue   workqueue.TypedRateLimitingInterface[string]
+	retries workqueue.TypedRateLimiter[string] // of writes, by namespace
+	writer  *writer
+	events  *events
+
+	// synced returns the resource version that the cache of budgets has come to.
+	synced func() string
 
 	mu     sync.Mutex
 	unseen map[string]map[string]unseen // by namespace and name of the budget
+	denied map[string]map[string]denial // likewise
 }
 
 // unseen is a write that the cache does not show yet.
 type unseen struct {
 	budget  Budget
 	removed bool
+	at      time.Time
+}
+
+// lostAfter is how long a write may be missing from a cache that has come further. Its
+// budget is gone then: somebody deleted it in a gap of the watch, of which a cache that
+// never had it tells nothing.
+const lostAfter = 30 * time.Second
+
+func newTerm(c *Controller) *term {
+	limiter := func() workqueue.TypedRateLimiter[string] {
+		return workqueue.NewTypedItemExponentialFailureRateLimiter[string](50*time.Millisecond, 10*time.Second)
+	}
+	t := &term{Controller: c, unseen: map[string]map[string]unseen{}, denied: map[string]map[string]denial{},
+		events: newEvents(c.client, c.log), queue: workqueue.NewTypedRateLimitingQueue(limiter()), retries: limiter()}
+	t.writer = newWriter(c.config.MaxWaiting, func() time.Time { return c.config.Now() }, t.changed)
+	return t
 }
 
 // Lead keeps the budgets until ctx ends, and returns when the last write is over.
 func (c *Controller) Lead(ctx context.Context) error {
 	c.unsynced.Store(true)
 	defer c.unsynced.Store(false)
-	t := &term{Controller: c, unseen: map[string]map[string]unseen{}, events: newEvents(c.client, c.log)}
-	t.queue = workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](50*time.Millisecond, 10*time.Second))
+	t := newTerm(c)
 	defer t.queue.ShutDown()
-	defer c.metrics.lead(nil)
+	defer c.metrics.lead(nil, nil)
 
 	var group errgroup.Group
 	defer func() { _ = group.Wait() }() // its functions return no error
@@ -164,8 +181,9 @@ func (c *Controller) Lead(ctx context.Context) error {
 	discovery := memory.NewMemCacheClient(c.client.Discovery())
 	t.kinds = &kinds{client: c.client, discovery: c.client.Discovery(),
 		mapper: restmapper.NewDeferredDiscoveryRESTMapper(discovery), dynamic: c.dynamic, metadata: c.metadata,
-		changed: t.changed, run: run, known: map[schema.GroupKind]*kind{}, replicaSets: map[types.UID]reference{}}
-	all := []cache.SharedIndexInformer{t.namespaces, t.deployments, t.statefulSets, t.autoscalers, t.budgets, t.pods}
+		changed: t.changed, run: run, known: map[schema.GroupKind]*kind{}, replicaSets: map[types.UID]above{}}
+	all := []cache.SharedIndexInformer{t.namespaces, t.deployments, t.statefulSets, t.autoscalers, t.budgets, t.pods,
+		t.quotas}
 	var synced []cache.InformerSynced
 	for _, informer := range all {
 		run(informer.RunWithContext)
@@ -175,9 +193,11 @@ func (c *Controller) Lead(ctx context.Context) error {
 		return ctx.Err()
 	}
 	c.unsynced.Store(false)
-	c.metrics.lead(t.queue.Len) // not before: a leader that may not list what it needs does nothing, and an alert has to see it
+	// Not before: a leader that may not list what it needs does nothing, and an alert has to see it.
+	c.metrics.lead(t.queue.Len, t.writer.notInForce)
 	c.log.Debug("caches complete")
 	run(t.events.run)
+	run(func(ctx context.Context) { t.writer.run(ctx, t.write) })
 	for range workers {
 		run(t.work)
 	}
@@ -192,7 +212,7 @@ func (t *term) watch() error {
 		source := t.metadata.Resource(corev1.SchemeGroupVersion.WithResource(resource.Plural))
 		return func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) { return source.Watch(ctx, o) }
 	}
-	var errs [6]error
+	var errs [7]error
 	t.namespaces, errs[0] = inform[metav1.PartialObjectMetadata](t.client,
 		list.Listing{Resource: list.Namespaces, Selector: t.selector.String(), Metadata: true},
 		partial(list.Namespaces), trim(trimNamespace), handler[namespaceFacts](t.changed))
@@ -207,13 +227,20 @@ func (t *term) watch() error {
 		list.Listing{Resource: list.Autoscalers}, t.client.AutoscalingV2().HorizontalPodAutoscalers("").Watch,
 		trim[*autoscalingv2.HorizontalPodAutoscaler](FromAutoscaler), handler[Autoscaler](t.changed))
 	t.budgets, errs[5] = inform[policyv1.PodDisruptionBudget](t.client, list.Listing{Resource: list.Budgets},
-		t.client.PolicyV1().PodDisruptionBudgets("").Watch, pack(keepBudget),
-		cache.ResourceEventHandlerFuncs{ // before the one that has the namespace looked at
-			AddFunc:    func(object any) { t.saw(object, false) },
-			UpdateFunc: func(_, object any) { t.saw(object, false) },
-			DeleteFunc: func(object any) { t.saw(object, true) },
-		}, handler[packed](t.changed))
-	return errors.Join(errs[:]...)
+		t.client.PolicyV1().PodDisruptionBudgets("").Watch, packBudget(&t.rules),
+		cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(object any) { t.sees(nil, object, false) },
+			UpdateFunc: func(before, after any) { t.sees(before, after, false) },
+			DeleteFunc: func(object any) { t.sees(nil, object, true) },
+		})
+	quotas := list.Resource{APIVersion: "v1", Kind: "ResourceQuota", Plural: "resourcequotas", Client: list.Core}
+	t.quotas, errs[6] = inform[corev1.ResourceQuota](t.client, list.Listing{Resource: quotas},
+		t.client.CoreV1().ResourceQuotas("").Watch, trim[*corev1.ResourceQuota](trimQuota), handler[quotaFacts](t.changed))
+	if err := errors.Join(errs[:]...); err != nil {
+		return err
+	}
+	t.synced = t.budgets.LastSyncResourceVersion
+	return nil
 }
 
 // watches watches a resource.
@@ -270,7 +297,7 @@ func (t *term) work(ctx context.Context) {
 	}
 }
 
-// reconcile makes the budgets of a namespace what Desired says.
+// reconcile leads the budgets of a namespace to what Desired says.
 func (t *term) reconcile(ctx context.Context, name string) error {
 	n, err := t.list(ctx, name)
 	if err != nil {
@@ -278,7 +305,14 @@ func (t *term) reconcile(ctx context.Context, name string) error {
 	}
 	if n == nil {
 		t.metrics.decided(name, nil)
+		t.writer.offer(name, nil, 0)
+		t.forget(name)
 		return nil
+	}
+	var again time.Time
+	n.Refused, again = t.denials(name, n.Now)
+	if !again.IsZero() {
+		t.queue.AddAfter(name, again.Sub(n.Now))
 	}
 	decisions := Desired(*n, t.rules)
 	t.metrics.decided(name, decisions)
@@ -340,6 +374,10 @@ func (t *term) list(ctx context.Context, name string) (*Namespace, error) {
 		n.Autoscalers = append(n.Autoscalers, a.value)
 	}
 
+	if n.Room, err = t.room(name, len(n.Budgets)); err != nil {
+		return nil, err
+	}
+
 	// Kinds that a budget of ours belongs to are known even while there are no pods.
 	for i := range n.Budgets {
 		b := &n.Budgets[i]
@@ -358,6 +396,7 @@ func (t *term) list(ctx context.Context, name string) (*Namespace, error) {
 	}
 	noAccess := map[string]Workload{}
 	looked := map[podFacts]bool{}
+	may := &lookups{left: maxLookups}
 	for _, p := range pods {
 		if looked[p.value] {
 			continue
@@ -365,7 +404,8 @@ func (t *term) list(ctx context.Context, name string) (*Namespace, error) {
 		looked[p.value] = true
 		class := p.value.Value()
 		labels := decode(class.labels)
-		owner, scalable, err := t.kinds.owner(ctx, name, class.controller, labels["pod-template-hash"], func(name string) bool { return deploymentNames[name] })
+		owner, scalable, err := t.kinds.owner(ctx, name, class.controller, labels["pod-template-hash"],
+			func(name string) bool { return deploymentNames[name] }, may)
 		if err != nil {
 			return nil, err
 		}
@@ -379,6 +419,9 @@ func (t *term) list(ctx context.Context, name string) (*Namespace, error) {
 			noAccess[owner.kind+"/"+owner.name] = Workload{APIVersion: owner.apiVersion, Kind: owner.kind, Name: owner.name, UID: owner.uid, NoAccess: true}
 		}
 	}
+	if may.short {
+		t.queue.AddAfter(name, lookAgain)
+	}
 	custom, err := t.kinds.workloads(ctx, name)
 	if err != nil {
 		return nil, err
@@ -390,22 +433,21 @@ func (t *term) list(ctx context.Context, name string) (*Namespace, error) {
 
 // existing returns the budgets of a namespace: the cache, and what was written since.
 func (t *term) existing(namespace string) ([]Budget, error) {
-	cached, err := values[packed](t.budgets, namespace)
+	cached, err := values[budgetFacts](t.budgets, namespace)
 	if err != nil {
 		return nil, err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	unseen := maps.Clone(t.unseen[namespace])
+	waiting := maps.Clone(t.unseen[namespace])
 	budgets := make([]Budget, 0, len(cached))
 	for _, s := range cached {
-		b, err := s.value.budget()
+		b, err := t.read(s)
 		if err != nil {
 			return nil, err
 		}
-		b.ResourceVersion = s.resourceVersion
-		if w, ok := unseen[b.Name]; ok {
-			delete(unseen, b.Name)
+		if w, ok := waiting[b.Name]; ok {
+			delete(waiting, b.Name)
 			if w.removed && w.budget.UID == b.UID {
 				continue
 			}
@@ -415,13 +457,27 @@ func (t *term) existing(namespace string) ([]Budget, error) {
 		}
 		budgets = append(budgets, b)
 	}
-	for _, w := range unseen {
-		if !w.removed {
+	now := t.config.Now()
+	for name, w := range waiting {
+		switch {
+		case w.removed:
+		case now.Sub(w.at) >= lostAfter && reached(t.synced(), w.budget.ResourceVersion):
+			t.drop(namespace, name)
+		default:
 			budgets = append(budgets, w.budget)
+			t.queue.AddAfter(namespace, lostAfter)
 		}
 	}
 	slices.SortFunc(budgets, func(a, b Budget) int { return strings.Compare(a.Name, b.Name) })
 	return budgets, nil
+}
+
+// read returns a budget as the cache has it.
+func (t *term) read(s *budgetObject) (Budget, error) {
+	b, err := s.value.packed.budget()
+	b.ResourceVersion = s.resourceVersion
+	b.Ours = b.Ours && t.rules.owns(b.Instance)
+	return b, err
 }
 
 // older reports whether resource version a is before b.
@@ -430,118 +486,83 @@ func older(a, b string) bool {
 	return err == nil && order < 0
 }
 
+// reached reports whether a cache that stands at resource version a has come to b.
+func reached(a, b string) bool {
+	order, err := resourceversion.CompareResourceVersion(a, b)
+	return err == nil && order >= 0
+}
+
 // wrote remembers a write until the cache shows it, so that nothing is written twice.
 func (t *term) wrote(namespace string, b Budget, removed bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	// The cache may have been faster than the answer; it is changed before saw is called.
 	object, exists, err := t.budgets.GetIndexer().GetByKey(namespace + "/" + b.Name)
-	if s, ok := object.(*stored[packed]); err == nil && (removed && !exists || ok && !removed && !older(s.resourceVersion, b.ResourceVersion)) {
+	if s, ok := object.(*budgetObject); err == nil &&
+		(removed && !exists || ok && !removed && !older(s.resourceVersion, b.ResourceVersion)) {
 		return
 	}
 	if t.unseen[namespace] == nil {
 		t.unseen[namespace] = map[string]unseen{}
 	}
-	t.unseen[namespace][b.Name] = unseen{budget: b, removed: removed}
+	t.unseen[namespace][b.Name] = unseen{budget: b, removed: removed, at: t.config.Now()}
+	t.queue.AddAfter(namespace, lostAfter)
 }
 
-// saw forgets a write that the cache shows, or that something after it has undone.
-func (t *term) saw(object any, gone bool) {
-	if tombstone, ok := object.(cache.DeletedFinalStateUnknown); ok {
-		object = tombstone.Obj
+// drop forgets a write; mu is held.
+func (t *term) drop(namespace, name string) {
+	delete(t.unseen[namespace], name)
+	if len(t.unseen[namespace]) == 0 {
+		delete(t.unseen, namespace)
 	}
-	s, ok := object.(*stored[packed])
+}
+
+// sees takes in what the cache shows of a budget, before is nil for one that comes, and
+// has its namespace looked at unless it is our own write or nothing that matters.
+func (t *term) sees(before, after any, gone bool) {
+	if tombstone, ok := after.(cache.DeletedFinalStateUnknown); ok {
+		after = tombstone.Obj
+	}
+	s, ok := after.(*budgetObject)
 	if !ok {
 		return
 	}
+	b, known := before.(*budgetObject)
+	ours := t.saw(s, gone)
+	waited := known && b.value.waits || gone && s.value.waits
+	if t.writer.shows(s.namespace+"/"+s.name, s.resourceVersion, waited, s.value.waits, gone) || ours {
+		return
+	}
+	if gone || !known || b.value.packed != s.value.packed {
+		t.changed(s.namespace)
+	}
+}
+
+// saw forgets a write that the cache shows, or that something after it has undone, and
+// reports whether the cache shows just the write.
+func (t *term) saw(s *budgetObject, gone bool) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	w, ok := t.unseen[s.namespace][s.name]
 	if !ok {
-		return
+		return false
 	}
-	b, err := s.value.budget()
-	if err != nil || !gone && (w.removed && w.budget.UID == b.UID || !w.removed && older(s.resourceVersion, w.budget.ResourceVersion)) {
-		return
+	b, err := s.value.packed.budget()
+	before := w.removed && w.budget.UID == b.UID || !w.removed && older(s.resourceVersion, w.budget.ResourceVersion)
+	if err != nil || !gone && before {
+		return false
 	}
 	if gone && !w.removed && w.budget.UID != b.UID {
-		return // the one before it went
+		return false // the one before it went
 	}
-	delete(t.unseen[s.namespace], s.name)
-	if len(t.unseen[s.namespace]) == 0 {
-		delete(t.unseen, s.namespace)
-	}
-}
-
-// apply makes the changes: what goes, then what changes, then what is new, since
-// what goes may select pods that something new is to select. An error does not keep
-// the other writes from being made, but those of a later step.
-func (t *term) apply(ctx context.Context, namespace string, decisions []Decision, c changes) error {
-	workloads := make(map[string]*Decision, len(c.create)+len(c.update))
-	for i := range decisions {
-		if b := decisions[i].Budget; b != nil {
-			workloads[b.Name] = &decisions[i]
-		}
-	}
-	remove := func(b Budget) error {
-		err := t.client.PolicyV1().PodDisruptionBudgets(namespace).Delete(ctx, b.Name, metav1.DeleteOptions{
-			Preconditions: &metav1.Preconditions{UID: &b.UID, ResourceVersion: &b.ResourceVersion}})
-		if apierrors.IsNotFound(err) {
-			err = nil
-		}
-		t.count("delete", err)
-		if err != nil {
-			return fmt.Errorf("delete budget: %w", err)
-		}
-		t.wrote(namespace, b, true)
-		t.log.WithFields(logrus.Fields{"namespace": namespace, "name": b.Name}).Debug("budget deleted")
-		return nil
-	}
-	store := func(operation string, b Budget) error {
-		stored, err := t.client.PolicyV1().PodDisruptionBudgets(namespace).Apply(ctx, configuration(namespace, b),
-			metav1.ApplyOptions{FieldManager: Manager, Force: true})
-		t.count(operation, err)
-		if operation == "update" && apierrors.IsInvalid(err) {
-			// Somebody has put minAvailable beside our maxUnavailable, or the other way
-			// round; a field of another manager does not go by applying ours.
-			if err := remove(b); err != nil {
-				return err
-			}
-			b.UID, b.ResourceVersion = "", ""
-			stored, err = t.client.PolicyV1().PodDisruptionBudgets(namespace).Apply(ctx, configuration(namespace, b),
-				metav1.ApplyOptions{FieldManager: Manager, Force: true})
-			t.count("create", err)
-		}
-		if err != nil {
-			return fmt.Errorf("%s budget: %w", operation, err)
-		}
-		b = FromBudget(stored)
-		b.ResourceVersion = stored.ResourceVersion
-		t.wrote(namespace, b, false)
-		d := workloads[b.Name]
-		t.events.wrote(namespace, d, operation == "create")
-		t.log.WithFields(logrus.Fields{"namespace": namespace, "name": b.Name, "operation": operation, "code": d.Code}).Debug("budget written")
-		return nil
-	}
-	for _, step := range []struct {
-		budgets []Budget
-		write   func(Budget) error
-	}{
-		{c.remove, remove},
-		{c.update, func(b Budget) error { return store("update", b) }},
-		{c.create, func(b Budget) error { return store("create", b) }},
-	} {
-		if err := each(step.budgets, step.write); err != nil {
-			return err
-		}
-	}
-	return nil
+	t.drop(s.namespace, s.name)
+	return gone == w.removed && w.budget.UID == b.UID && (gone || s.resourceVersion == w.budget.ResourceVersion)
 }
 
 // each calls write for all budgets, several at once, and returns the first error.
 func each(budgets []Budget, write func(Budget) error) error {
 	var group errgroup.Group
-	group.SetLimit(writers)
+	group.SetLimit(deleters)
 	for _, b := range budgets {
 		group.Go(func() error { return write(b) })
 	}
@@ -558,32 +579,4 @@ func (t *term) count(operation string, err error) {
 		result = "error"
 	}
 	t.metrics.writes.WithLabelValues(operation, result).Inc()
-}
-
-// configuration returns what is applied. UID and ResourceVersion of what exists make
-// the API server refuse when that has changed meanwhile, in the hands of somebody
-// who takes it over, for example. Without them the resource version is 0, which
-// makes it refuse where anything of the name exists.
-func configuration(namespace string, b Budget) *policyv1apply.PodDisruptionBudgetApplyConfiguration {
-	spec := policyv1apply.PodDisruptionBudgetSpec().WithSelector(selectorConfiguration(b.Selector)).WithUnhealthyPodEvictionPolicy(policyv1.AlwaysAllow)
-	spec.MinAvailable, spec.MaxUnavailable = b.MinAvailable, b.MaxUnavailable
-	a := policyv1apply.PodDisruptionBudget(b.Name, namespace).WithLabels(map[string]string{ManagedByLabel: Manager}).WithSpec(spec)
-	if !b.Aside.IsZero() {
-		a = a.WithAnnotations(map[string]string{AsideAnnotation: b.Aside.UTC().Format(time.RFC3339)})
-	}
-	for _, o := range b.Owners {
-		a = a.WithOwnerReferences(metav1apply.OwnerReference().WithAPIVersion(o.APIVersion).WithKind(o.Kind).WithName(o.Name).WithUID(o.UID))
-	}
-	if b.UID == "" {
-		return a.WithResourceVersion("0")
-	}
-	return a.WithUID(b.UID).WithResourceVersion(b.ResourceVersion)
-}
-
-func selectorConfiguration(s *metav1.LabelSelector) *metav1apply.LabelSelectorApplyConfiguration {
-	a := metav1apply.LabelSelector().WithMatchLabels(s.MatchLabels)
-	for _, r := range s.MatchExpressions {
-		a = a.WithMatchExpressions(metav1apply.LabelSelectorRequirement().WithKey(r.Key).WithOperator(r.Operator).WithValues(r.Values...))
-	}
-	return a
 }

@@ -8,12 +8,13 @@ import (
 )
 
 // changes are the writes that lead from the existing budgets to the wanted ones.
-// They are to be made in this order: a budget that goes may select pods that
-// another one is to select.
+// What goes goes first: it may select pods that another one is to select.
 type changes struct {
 	remove []Budget // with UID and ResourceVersion of what exists
 	update []Budget // likewise
 	create []Budget
+	// reselects is set where an update changes a selector.
+	reselects bool
 }
 
 // diff compares the budgets that exist in a namespace with those that decisions
@@ -45,6 +46,7 @@ func diff(existing []Budget, decisions []Decision) changes {
 			updated := *want
 			updated.UID, updated.ResourceVersion = have.UID, have.ResourceVersion
 			c.update = append(c.update, updated)
+			c.reselects = c.reselects || !equality.Semantic.DeepEqual(have.Selector, want.Selector)
 		}
 	}
 	for i := range decisions {
@@ -64,7 +66,7 @@ func ownedBy(b *Budget, owner metav1.OwnerReference) bool {
 
 // same reports whether an existing budget of ours says what the wanted one says.
 func same(have, want *Budget) bool {
-	return have.AlwaysAllow == want.AlwaysAllow && have.Aside.Equal(want.Aside) &&
+	return have.Instance == want.Instance && have.AlwaysAllow == want.AlwaysAllow && have.Aside.Equal(want.Aside) &&
 		equality.Semantic.DeepEqual(have.MinAvailable, want.MinAvailable) &&
 		equality.Semantic.DeepEqual(have.MaxUnavailable, want.MaxUnavailable) &&
 		equality.Semantic.DeepEqual(have.Selector, want.Selector) &&

@@ -59,6 +59,7 @@ func (e *events) decided(namespace string, decisions []Decision) {
 	defer e.mu.Unlock()
 	before, known := e.said[namespace]
 	now := make(map[uint64]uint64, len(decisions))
+	var holders holders
 	for i := range decisions {
 		d := &decisions[i]
 		reason, message := d.event()
@@ -76,10 +77,9 @@ func (e *events) decided(namespace string, decisions []Decision) {
 		if d.Code != SkipOverlap {
 			continue
 		}
-		for j := range decisions {
-			if w := decisions[j].Workload; decisions[j].Budget != nil && w.Kind+"/"+w.Name == d.Other {
-				e.add(namespace, w, kind, eventShared, fmt.Sprintf("the selector also selects pods of %s/%s, which gets no PodDisruptionBudget of its own", d.Workload.Kind, d.Workload.Name))
-			}
+		if w := holders.find(decisions, d.Other); w != nil {
+			e.add(namespace, w, kind, eventShared, fmt.Sprintf(
+				"the selector also selects pods of %s/%s, which gets no PodDisruptionBudget of its own", d.Workload.Kind, d.Workload.Name))
 		}
 	}
 	if len(now) == 0 {
@@ -87,6 +87,21 @@ func (e *events) decided(namespace string, decisions []Decision) {
 		return
 	}
 	e.said[namespace] = now
+}
+
+// holders are the workloads with a budget, by kind/name. Few namespaces need them.
+type holders map[string]*Workload
+
+func (h *holders) find(decisions []Decision, name string) *Workload {
+	if *h == nil {
+		*h = holders{}
+		for i := range decisions {
+			if w := decisions[i].Workload; decisions[i].Budget != nil {
+				(*h)[w.Kind+"/"+w.Name] = w
+			}
+		}
+	}
+	return (*h)[name]
 }
 
 // wrote queues an Event for a budget that was created or changed. An adjusted one has

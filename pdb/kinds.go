@@ -2,6 +2,7 @@ package pdb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"strings"
@@ -40,8 +41,15 @@ type kinds struct {
 
 	mu          sync.Mutex
 	known       map[schema.GroupKind]*kind
-	reset       time.Time               // when all kinds were last asked for
-	replicaSets map[types.UID]reference // by ReplicaSet, its controller
+	reset       time.Time // when all kinds were last asked for
+	replicaSets map[types.UID]above
+}
+
+// above is what is known of a ReplicaSet: whether it exists, and its controller. Both
+// never change for the better: UIDs are not used twice.
+type above struct {
+	controller reference
+	exists     bool
 }
 
 // kind is a kind of pod owners.
@@ -74,8 +82,21 @@ const kindPeriod = time.Minute
 // not watched takes for ever.
 const syncTimeout = 10 * time.Second
 
-// The most ReplicaSets that are remembered: some 100 bytes each.
-const maxReplicaSets = 50_000
+// The most ReplicaSets that are remembered: some 100 bytes each. And how many are
+// looked up at a look at a namespace: whoever may write a pod may make up its owner.
+const (
+	maxReplicaSets = 50_000
+	maxLookups     = 100
+)
+
+// maxUID is the longest UID of anything that exists.
+const maxUID = 36
+
+// lookups counts what may still be looked up, and notes that more would have been.
+type lookups struct {
+	left  int
+	short bool
+}
 
 // The most kinds that are remembered to be none that has a scale: an owner reference
 // may name any. And how often at most the API server is asked for all kinds that it
@@ -98,8 +119,9 @@ func (r reference) groupKind() schema.GroupKind {
 // owner returns the workload that pods with controller c belong to, the zero value
 // for none that is looked for this way, and whether c has a scale. hash is the label
 // pod-template-hash of the pods; isDeployment says whether the namespace has a
-// Deployment of a name.
-func (k *kinds) owner(ctx context.Context, namespace string, c reference, hash string, isDeployment func(string) bool) (reference, bool, error) {
+// Deployment of a name. Beyond what may be looked up, pods count as those of nobody.
+func (k *kinds) owner(ctx context.Context, namespace string, c reference, hash string, isDeployment func(string) bool,
+	may *lookups) (reference, bool, error) {
 	switch gk := c.groupKind(); {
 	case c.kind == "", gk == statefulKind, gk == deploymentKind:
 		return reference{}, true, nil // pods of nobody are passed over by the disruption controller
@@ -110,20 +132,21 @@ func (k *kinds) owner(ctx context.Context, namespace string, c reference, hash s
 		if name, ok := strings.CutSuffix(c.name, "-"+hash); ok && isDeployment(name) {
 			return reference{}, true, nil
 		}
-		above, found, err := k.replicaSetController(ctx, namespace, c)
-		if err != nil || !found {
-			return reference{}, false, err
-		}
-		if above.groupKind() == deploymentKind {
+		set, err := k.replicaSet(ctx, namespace, c, may)
+		switch {
+		case errors.Is(err, errLater):
 			return reference{}, true, nil
-		}
-		if above.kind != "" {
-			known, err := k.find(ctx, above)
+		case err != nil || !set.exists:
+			return reference{}, false, err
+		case set.controller.groupKind() == deploymentKind:
+			return reference{}, true, nil
+		case set.controller.kind != "":
+			known, err := k.find(ctx, set.controller)
 			if err != nil {
 				return reference{}, false, err
 			}
 			if known.scalable {
-				return above, true, nil
+				return set.controller, true, nil
 			}
 		}
 	}
@@ -134,31 +157,41 @@ func (k *kinds) owner(ctx context.Context, namespace string, c reference, hash s
 	return c, true, nil
 }
 
-// replicaSetController returns the controller of a ReplicaSet, and whether there is
-// such a ReplicaSet.
-func (k *kinds) replicaSetController(ctx context.Context, namespace string, r reference) (reference, bool, error) {
+// errLater says that too much was looked up at once.
+var errLater = errors.New("later")
+
+// replicaSet returns what is known of a ReplicaSet, errLater where it is to be looked
+// up and may not be.
+func (k *kinds) replicaSet(ctx context.Context, namespace string, r reference, may *lookups) (above, error) {
+	if len(r.uid) > maxUID {
+		return above{}, nil
+	}
 	k.mu.Lock()
-	above, ok := k.replicaSets[r.uid]
+	set, ok := k.replicaSets[r.uid]
 	k.mu.Unlock()
 	if ok {
-		return above, true, nil
+		return set, nil
 	}
+	if may.left == 0 {
+		may.short = true
+		return above{}, errLater
+	}
+	may.left--
 	m, err := k.metadata.Resource(schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "replicasets"}).
 		Namespace(namespace).Get(ctx, r.name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) || err == nil && m.UID != r.uid {
-		return reference{}, false, nil
+	if err != nil && !apierrors.IsNotFound(err) {
+		return above{}, fmt.Errorf("look up ReplicaSet: %w", err)
 	}
-	if err != nil {
-		return reference{}, false, fmt.Errorf("look up ReplicaSet: %w", err)
+	if err == nil && m.UID == r.uid {
+		set = above{controller: controllerOf(m), exists: true}
 	}
-	above = controllerOf(m)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if len(k.replicaSets) >= maxReplicaSets {
 		clear(k.replicaSets)
 	}
-	k.replicaSets[r.uid] = above
-	return above, true, nil
+	k.replicaSets[r.uid] = set
+	return set, nil
 }
 
 // find returns what is known of the kind of an owner, and begins to watch it where it

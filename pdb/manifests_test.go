@@ -39,7 +39,7 @@ func TestManifestsDecideAsTheControllerDoes(t *testing.T) {
 			t.Errorf("the manifest says more than the budget: %+v", d.Manifest)
 		}
 	}
-	want := []string{": Deployment/single below-two", ": Deployment/web applied: web-evenkeel maxUnavailable=1",
+	want := []string{": Deployment/single below-two", ": Deployment/web applied: web-evenkeel maxUnavailable=10%",
 		"shop: Deployment/api below-two", "shop: Deployment/web other-budget (web)"}
 	if diff := cmp.Diff(want, lines); diff != "" {
 		t.Error(diff)

@@ -16,12 +16,20 @@ type metrics struct {
 	mu     sync.Mutex
 	counts map[string]map[Code]int // workloads by namespace and code
 	depth  func() int
-	leader bool
+	// pending returns how many budgets are held and how many wait for the disruption
+	// controller.
+	pending func() (held, waiting int)
+	leader  bool
 }
 
 var workloadsDescription = prometheus.NewDesc("evenkeel_budget_workloads",
 	"Workloads of opted-in namespaces, by what was decided about their budget: applied, adjusted or skipped, and the code of the reason. Zero where another replica leads.",
 	[]string{"outcome", "code"}, nil)
+
+var pendingDescription = prometheus.NewDesc("evenkeel_budgets_not_in_force",
+	"Budgets that are needed and not in force, by state: held (not written yet, so that the disruption controller can follow) "+
+		"and waiting (written, and the disruption controller has not counted their pods, so that evictions are refused).",
+	[]string{"state"}, nil)
 
 func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
@@ -66,12 +74,21 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 }
 
 // Describe implements prometheus.Collector.
-func (*metrics) Describe(descriptions chan<- *prometheus.Desc) { descriptions <- workloadsDescription }
+func (*metrics) Describe(descriptions chan<- *prometheus.Desc) {
+	descriptions <- workloadsDescription
+	descriptions <- pendingDescription
+}
 
 // Collect implements prometheus.Collector.
 func (m *metrics) Collect(samples chan<- prometheus.Metric) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	held, waiting := 0, 0
+	if m.pending != nil {
+		held, waiting = m.pending()
+	}
+	samples <- prometheus.MustNewConstMetric(pendingDescription, prometheus.GaugeValue, float64(held), "held")
+	samples <- prometheus.MustNewConstMetric(pendingDescription, prometheus.GaugeValue, float64(waiting), "waiting")
 	sums := map[Code]int{}
 	for _, namespace := range m.counts {
 		for code, n := range namespace {
@@ -98,11 +115,11 @@ func (m *metrics) decided(namespace string, decisions []Decision) {
 	m.counts[namespace] = counts
 }
 
-// lead records that budgets are kept from now on, with the depth of the queue, or
-// not any more, with nil.
-func (m *metrics) lead(depth func() int) {
+// lead records that budgets are kept from now on, with the depth of the queue and what
+// is not in force, or not any more, with nil.
+func (m *metrics) lead(depth func() int, pending func() (held, waiting int)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.leader, m.depth = depth != nil, depth
+	m.leader, m.depth, m.pending = depth != nil, depth, pending
 	clear(m.counts)
 }

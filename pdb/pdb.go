@@ -17,7 +17,6 @@ package pdb
 import (
 	"cmp"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"slices"
 	"strings"
@@ -37,6 +36,10 @@ const (
 
 	// Manager is the value of ManagedByLabel, and the field manager of our writes.
 	Manager = "evenkeel"
+
+	// InstanceLabel says which installation a budget of ours belongs to: the namespace
+	// that it runs in.
+	InstanceLabel = policy.Prefix + "instance"
 
 	// suffix ends the name of a budget, after that of its workload.
 	suffix = "-evenkeel"
@@ -92,6 +95,8 @@ type Budget struct {
 	Name string
 	// Ours is set by the label ManagedByLabel with the value Manager.
 	Ours bool
+	// Instance is the label InstanceLabel, or "".
+	Instance string
 	// Selector as policy/v1 reads it: nil selects nothing, the empty one everything.
 	Selector                     *metav1.LabelSelector
 	MinAvailable, MaxUnavailable *intstr.IntOrString
@@ -138,12 +143,23 @@ type Namespace struct {
 	Budgets []Budget
 	// Pods need not be complete: the labels of the pod templates count too.
 	Pods []Pods
+	// Room is how many budgets the quotas of the namespace still admit; nil means any number.
+	Room *int
+	// Refused are the names of budgets that the API server has refused lately.
+	Refused map[string]bool
 }
 
 // Rules are what the operator says.
 type Rules struct {
 	Base   policy.Policy // built-in defaults and flags
 	Bounds policy.Bounds
+	// Instance is what budgets of ours are labelled with; "" leaves the label out.
+	Instance string
+}
+
+// owns reports whether a budget of an instance is ours.
+func (r *Rules) owns(instance string) bool {
+	return r.Instance == "" || instance == "" || instance == r.Instance
 }
 
 // Decision is what a workload gets, and why.
@@ -173,10 +189,13 @@ type Decision struct {
 //	selector nil or invalid                                     SkipNoSelector
 //	another's budget selects a pod, or template, it selects     SkipForeign
 //	another's budget has the name                               SkipNameTaken
+//	its selector has to be compared with too many               SkipCrowded
 //	one of the remaining workloads selects the same pod         SkipOverlap for all but one
 //	selects pods without scale, asks for what needs it          AdjustedUnscalable
 //	value can't be parsed                                       AdjustedValue
 //	value can't be used at the floor                            see refusal
+//	does not exist, and the API server has refused it           SkipRefused
+//	does not exist, and would take the last of a quota          SkipQuota
 //	refuses evictions for longer than its patience              SteppedAside
 //	otherwise                                                   Applied
 func Desired(n Namespace, rules Rules) []Decision {
@@ -225,6 +244,8 @@ func Desired(n Namespace, rules Rules) []Decision {
 			d.Code, d.Other = SkipForeign, o.foreign[i]
 		case names[name] != "":
 			d.Code, d.Other = SkipNameTaken, name
+		case o.crowded[i]:
+			d.skip(SkipCrowded)
 		default:
 			d.Budget = &Budget{Name: name}
 		}
@@ -244,11 +265,45 @@ func Desired(n Namespace, rules Rules) []Decision {
 			d.Code, d.Asked = AdjustedUnscalable, ""
 		}
 		a := write(chosen[i], floor[i], o.unscalable[i])
-		*d.Budget = Budget{Name: d.Budget.Name, Ours: true, Selector: d.Workload.Selector, AlwaysAllow: true,
-			MinAvailable: a.minAvailable, MaxUnavailable: a.maxUnavailable, Owners: []metav1.OwnerReference{owner(d.Workload)}}
+		*d.Budget = Budget{Name: d.Budget.Name, Ours: true, Instance: rules.Instance, Selector: d.Workload.Selector,
+			AlwaysAllow: true, MinAvailable: a.minAvailable, MaxUnavailable: a.maxUnavailable, Owners: []metav1.OwnerReference{owner(d.Workload)}}
 		d.stepAside(ours[d.Budget.Name], chosen[i], patience[i], o.unscalable[i], n.Now)
 	}
+	n.admit(decisions, ours)
 	return decisions
+}
+
+// admit takes back the budgets that are missing and can't be made: those that the API
+// server has refused, and those that would take the last place of a quota. The places
+// before it go to the workloads with the most replicas.
+func (n *Namespace) admit(decisions []Decision, existing map[string]*Budget) {
+	if n.Room == nil && len(n.Refused) == 0 {
+		return
+	}
+	var missing []*Decision
+	for i := range decisions {
+		switch d := &decisions[i]; {
+		case d.Budget == nil || existing[d.Budget.Name] != nil:
+		case n.Refused[d.Budget.Name]:
+			d.skip(SkipRefused)
+		default:
+			missing = append(missing, d)
+		}
+	}
+	if n.Room == nil {
+		return
+	}
+	slices.SortStableFunc(missing, func(a, b *Decision) int {
+		return cmp.Compare(b.Workload.Replicas, a.Workload.Replicas)
+	})
+	for _, d := range missing[min(len(missing), max(0, *n.Room-1)):] {
+		d.skip(SkipQuota)
+	}
+}
+
+// skip takes the budget of a decision back.
+func (d *Decision) skip(code Code) {
+	d.Code, d.Asked, d.Other, d.Budget, d.Next = code, "", "", nil, time.Time{}
 }
 
 // first sets the code as far as the workload alone decides it, and returns the
@@ -398,111 +453,4 @@ func shortened(name, end string) string {
 		end = suffix // the hash tells the kind apart
 	}
 	return strings.TrimRight(name[:maxName-len(hash)-len(end)], "-.") + hash + end
-}
-
-// overlap is which pods candidates share, by number of the candidate.
-type overlap struct {
-	foreign    []string // the name of another's budget that selects a pod of it, or ""
-	unscalable []bool   // whether it selects pods without scale
-	covers     []int    // how many pod templates it selects
-	groups     [][]int  // numbers of the groups that it is in
-	winners    []int    // by group, of candidates that select the same pods: the one with the budget, or -1
-}
-
-// overlaps compares selectors over the labels of pods and of the pod templates of
-// workloads that are to have pods, so that it holds before pods exist.
-func overlaps(n Namespace, candidates []*Decision) *overlap {
-	o := &overlap{foreign: make([]string, len(candidates)), unscalable: make([]bool, len(candidates)),
-		covers: make([]int, len(candidates)), groups: make([][]int, len(candidates))}
-	selectors := make([]*metav1.LabelSelector, len(candidates))
-	for i, d := range candidates {
-		selectors[i] = d.Workload.Selector
-	}
-	ours := newSelectorIndex(selectors)
-	var foreign []*metav1.LabelSelector
-	var names []string
-	for _, b := range n.Budgets {
-		if !b.Ours {
-			foreign, names = append(foreign, b.Selector), append(names, b.Name)
-		}
-	}
-	theirs := newSelectorIndex(foreign)
-
-	known := map[string]bool{} // groups, by their members
-	look := func(set map[string]string, template, unscalable bool) {
-		selecting := ours.matching(set)
-		if len(selecting) == 0 {
-			return
-		}
-		other := ""
-		for _, j := range theirs.matching(set) {
-			if other == "" || names[j] < other {
-				other = names[j]
-			}
-		}
-		for _, i := range selecting {
-			if other != "" && (o.foreign[i] == "" || other < o.foreign[i]) {
-				o.foreign[i] = other
-			}
-			o.unscalable[i] = o.unscalable[i] || unscalable
-			if template {
-				o.covers[i]++
-			}
-		}
-		if len(selecting) == 1 {
-			return
-		}
-		slices.Sort(selecting)
-		var key []byte
-		for _, i := range selecting {
-			key = binary.AppendUvarint(key, uint64(i))
-		}
-		if known[string(key)] {
-			return
-		}
-		known[string(key)] = true
-		for _, i := range selecting {
-			o.groups[i] = append(o.groups[i], len(o.winners))
-		}
-		o.winners = append(o.winners, -1)
-	}
-	for i := range n.Workloads {
-		if w := &n.Workloads[i]; w.Replicas > 0 && w.TemplateLabels != nil {
-			look(w.TemplateLabels, true, false)
-		}
-	}
-	for _, p := range n.Pods {
-		look(p.Labels, false, p.Unscalable)
-	}
-	return o
-}
-
-// order returns the candidates in the order in which they get budgets: those that
-// select the most workloads first, since their budget protects the others' pods too.
-func (o *overlap) order() []int {
-	order := make([]int, len(o.covers))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(o.covers[b], o.covers[a]) })
-	return order
-}
-
-// winner returns the first candidate with a budget that shares a pod with candidate
-// i, or -1.
-func (o *overlap) winner(i int) int {
-	first := -1
-	for _, g := range o.groups[i] {
-		if w := o.winners[g]; w >= 0 && (first < 0 || w < first) {
-			first = w
-		}
-	}
-	return first
-}
-
-// win records that candidate i has a budget.
-func (o *overlap) win(i int) {
-	for _, g := range o.groups[i] {
-		o.winners[g] = i
-	}
 }

@@ -33,7 +33,7 @@ func TestDefaultIsWhatTheDesignSays(t *testing.T) {
 		TopologyKeys:     []string{"kubernetes.io/hostname", "topology.kubernetes.io/zone"},
 		PreStopSleep:     10 * time.Second,
 		ReadinessProbe:   Probe{Kind: ProbeAuto},
-		DisruptionBudget: Budget{Kind: BudgetMaxUnavailable, Value: 1},
+		DisruptionBudget: Budget{Kind: BudgetMaxUnavailable, Value: 10, Percent: true},
 		BudgetPatience:   10 * time.Minute,
 	}
 	if diff := cmp.Diff(want, Default(), fields); diff != "" {

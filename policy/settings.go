@@ -96,7 +96,7 @@ var settings = [...]Setting{
 	{
 		Name: SettingDisruptionBudget, Flag: true,
 		Values:  "`maxUnavailable=N`, `maxUnavailable=P%`, `minAvailable=N`, `minAvailable=P%`, `quorum`, `off`",
-		Default: "maxUnavailable=1",
+		Default: "maxUnavailable=10%",
 		Effect:  "How many pods of the workload a drain may evict at once.",
 		parse:   parseDisruptionBudget,
 	},

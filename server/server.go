@@ -161,7 +161,7 @@ func assemble(ctx context.Context, config Config) (*server, error) {
 	if err := s.addReviews(injector); err != nil {
 		return nil, err
 	}
-	if err := s.addLeader(client, injector); err != nil {
+	if err := s.addLeader(clients{client, objects, changes}, injector); err != nil {
 		return nil, err
 	}
 	registerState(s.registry, config.Version, s.ready)
@@ -227,12 +227,20 @@ func (s *server) addReviews(injector *patches.Injector) error {
 	return nil
 }
 
+// clients reach the API server.
+type clients struct {
+	typed    kubernetes.Interface
+	metadata metadata.Interface
+	dynamic  dynamic.Interface
+}
+
 // addLeader sets up the work of the leader and the election.
-func (s *server) addLeader(client kubernetes.Interface, injector *patches.Injector) error {
+func (s *server) addLeader(reach clients, injector *patches.Injector) error {
 	c := s.config
 	except := []string{metav1.NamespaceSystem, c.Namespace} // as in the webhook configuration
 	if c.Budgets {
-		budgets, err := pdb.New(pdb.Config{REST: c.REST, Base: c.Policy.Base, Bounds: c.Policy.Bounds,
+		budgets, err := pdb.New(pdb.Config{Client: reach.typed, Metadata: reach.metadata, Dynamic: reach.dynamic,
+			Instance: c.Namespace, Base: c.Policy.Base, Bounds: c.Policy.Bounds,
 			NamespaceSelector: c.NamespaceSelector, Except: except, Log: c.Log, Registerer: s.registry})
 		if err != nil {
 			return fmt.Errorf("keep budgets: %w", err)
@@ -240,7 +248,7 @@ func (s *server) addLeader(client kubernetes.Interface, injector *patches.Inject
 		s.lead = append(s.lead, budgets.Lead)
 	}
 	if c.ScanInterval != 0 {
-		scan, err := audit.NewScan(audit.ScanConfig{Client: client, Injector: injector, Ready: s.facts.Ready,
+		scan, err := audit.NewScan(audit.ScanConfig{Client: reach.typed, Injector: injector, Ready: s.facts.Ready,
 			Cluster: s.facts.Cluster, OptedOut: s.facts.OptedOut, NamespaceSelector: c.NamespaceSelector,
 			Except: except, Interval: c.ScanInterval, Log: c.Log, Registerer: s.registry})
 		if err != nil {
@@ -252,7 +260,7 @@ func (s *server) addLeader(client kubernetes.Interface, injector *patches.Inject
 	if err != nil {
 		return fmt.Errorf("find own name for leader election: %w", err)
 	}
-	s.election, err = lease.New(lease.Config{Client: client, Namespace: c.Namespace, Name: leaseName,
+	s.election, err = lease.New(lease.Config{Client: reach.typed, Namespace: c.Namespace, Name: leaseName,
 		Identity: fmt.Sprintf("%s-%d", hostname, os.Getpid()), Duration: c.LeaseDuration, Log: c.Log})
 	if err != nil {
 		return InvalidError{err}

@@ -23,8 +23,8 @@ func TestServeKeepsBudgets(t *testing.T) {
 	budgets := shared.Client.PolicyV1().PodDisruptionBudgets(namespace)
 	check.Eventually(t, "the budget of the Deployment with two replicas", func() error {
 		b, err := budgets.Get(ctx, "two-evenkeel", metav1.GetOptions{})
-		if err == nil && b.Spec.MaxUnavailable.IntValue() != 1 {
-			t.Fatalf("maxUnavailable %v, want 1", b.Spec.MaxUnavailable)
+		if err == nil && b.Spec.MaxUnavailable.String() != "10%" {
+			t.Fatalf("maxUnavailable %v, want 10%%", b.Spec.MaxUnavailable)
 		}
 		return err
 	})

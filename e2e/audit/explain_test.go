@@ -39,7 +39,7 @@ func TestExplainSaysWhy(t *testing.T) {
 			in + "/Deployment/web: evenkeel added anti-affinity, pre-stop-sleep; it has disruption-budget; evenkeel leaves out readiness-probe",
 			"yes: the webhook looks after namespace " + in, "workloads.evenkeel.dev is called for deployments, failurePolicy Ignore",
 			"off: The setting is off for this workload.", "annotation of the workload", "annotation of the pod template", "built-in",
-			"web-evenkeel: maxUnavailable 1", "Nothing: it has all that evenkeel would add."}},
+			"web-evenkeel: maxUnavailable 10%", "Nothing: it has all that evenkeel would add."}},
 		"one that opted out": {[]string{"deployment", "refuser", "-n", in}, 0, []string{"no: the workload or its pod template carries the label",
 			"not called: no webhook selects it", "It opted out by the label"}},
 		"one in a namespace that is not opted in": {[]string{"deployments.apps/web", "-n", out}, 0, []string{"it lacks anti-affinity, pre-stop-sleep, readiness-probe, disruption-budget",

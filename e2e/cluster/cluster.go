@@ -33,6 +33,11 @@ import (
 // adding fake nodes to it, letting it call a webhook on this machine.
 var ErrEmbeddedOnly = errors.New("only the embedded control plane can do this, and KUBECONFIG names an existing cluster; unset it")
 
+// FastControllers are flags with which the controller manager makes and deletes objects as fast as the API server takes
+// them. Without them it runs with its defaults, as on other people's clusters: 20 calls a second of each controller,
+// bursts of 30. A test that uses them says why.
+func FastControllers() []string { return []string{"--kube-api-qps=500", "--kube-api-burst=1000"} }
+
 // Config says what to start. Its zero value is a whole cluster without nodes.
 type Config struct {
 	// Components beside etcd and the API server, which always run: any of ControllerManager, Scheduler and Kwok. Nil
@@ -81,6 +86,8 @@ type Cluster struct {
 	reaper        *reaper
 	apiServerPath string
 	apiServer     []string // its flags, for a restart
+	// controllerManager are its flags without those of Config, likewise.
+	controllerManager []string
 
 	mu        sync.Mutex
 	processes map[string]*process
@@ -233,8 +240,9 @@ func (c *Cluster) startOthers() error {
 				"--bind-address=127.0.0.1", "--secure-port=" + c.ports.take(), "--cert-dir=" + c.path("certs-controller-manager"),
 				"--leader-elect=false", "--use-service-account-credentials=true", "--root-ca-file=" + c.CAFile,
 				"--cluster-signing-cert-file=" + c.CAFile, "--cluster-signing-key-file=" + c.path("ca.key"),
-				"--service-account-private-key-file=" + c.path("sa.key"), "--kube-api-qps=500", "--kube-api-burst=1000",
+				"--service-account-private-key-file=" + c.path("sa.key"),
 			}
+			c.controllerManager = flags
 		case Scheduler:
 			flags = []string{
 				"--config=" + c.path("scheduler.yaml"), "--authentication-kubeconfig=" + config, "--authorization-kubeconfig=" + config,
@@ -318,6 +326,17 @@ func (c *Cluster) stopProcess(name string, signal syscall.Signal, grace time.Dur
 	if p != nil {
 		p.stop(signal, grace)
 	}
+}
+
+// RestartControllerManager ends the controller manager and starts it again with these flags beside its own: a test may
+// need many objects at once, and then a controller manager with its defaults.
+func (c *Cluster) RestartControllerManager(flags ...string) error {
+	if c.reaper == nil {
+		return fmt.Errorf("restart %s: %w", ControllerManager, ErrEmbeddedOnly)
+	}
+	c.stopProcess(ControllerManager, syscall.SIGTERM, 10*time.Second)
+	program := filepath.Join(c.BinDir, ControllerManager)
+	return c.StartProgram(ControllerManager, slices.Concat([]string{program}, c.controllerManager, flags)...)
 }
 
 // StopProgram sends the signal to a program that StartProgram started, waits, and kills it after grace. It does nothing

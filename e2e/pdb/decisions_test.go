@@ -162,7 +162,7 @@ func TestDecisions(t *testing.T) {
 		for n := range int32(6) {
 			create(t, ns, deployment(fmt.Sprint("web", n), n))
 		}
-		stand(t, ns, "web2-evenkeel max 1", "web3-evenkeel max 1", "web4-evenkeel max 1", "web5-evenkeel max 1")
+		stand(t, ns, "web2-evenkeel max 10%", "web3-evenkeel max 10%", "web4-evenkeel max 10%", "web5-evenkeel max 10%")
 		for n := range 6 {
 			if n > 0 {
 				canEvict(t, ns, fmt.Sprint("web", n), n)
@@ -171,25 +171,25 @@ func TestDecisions(t *testing.T) {
 		patch(t, ns, "deployments", "web5", `{"spec":{"replicas":1}}`)
 		patch(t, ns, "deployments", "web1", `{"spec":{"replicas":2}}`)
 		patch(t, ns, "deployments", "web2", `{"spec":{"replicas":0}}`)
-		stand(t, ns, "web1-evenkeel max 1", "web3-evenkeel max 1", "web4-evenkeel max 1")
+		stand(t, ns, "web1-evenkeel max 10%", "web3-evenkeel max 10%", "web4-evenkeel max 10%")
 		check.Must(t, shared.Client.AppsV1().Deployments(ns).Delete(t.Context(), "web3", metav1.DeleteOptions{}))
-		stand(t, ns, "web1-evenkeel max 1", "web4-evenkeel max 1")
+		stand(t, ns, "web1-evenkeel max 10%", "web4-evenkeel max 10%")
 	})
 
 	t.Run("autoscalers", func(t *testing.T) {
 		t.Parallel()
 		ns := namespace(t, nil)
 		create(t, ns, deployment("web", 3))
-		stand(t, ns, "web-evenkeel max 1")
+		stand(t, ns, "web-evenkeel max 10%")
 		autoscaler(t, ns, "web", 1)
 		stand(t, ns)
 		canEvict(t, ns, "web", 3)
 		patch(t, ns, "horizontalpodautoscalers", "web", `{"spec":{"minReplicas":2}}`)
-		stand(t, ns, "web-evenkeel max 1")
+		stand(t, ns, "web-evenkeel max 10%")
 		patch(t, ns, "horizontalpodautoscalers", "web", `{"spec":{"minReplicas":0}}`)
 		stand(t, ns)
 		check.Must(t, shared.Client.AutoscalingV2().HorizontalPodAutoscalers(ns).Delete(t.Context(), "web", metav1.DeleteOptions{}))
-		stand(t, ns, "web-evenkeel max 1")
+		stand(t, ns, "web-evenkeel max 10%")
 	})
 
 	t.Run("values", func(t *testing.T) {
@@ -203,7 +203,7 @@ func TestDecisions(t *testing.T) {
 		}
 		_, err := shared.Client.AppsV1().StatefulSets(ns).Create(t.Context(), statefulSet("db", 5, map[string]string{"evenkeel.dev/disruption-budget": "quorum"}), metav1.CreateOptions{})
 		check.Must(t, err)
-		stand(t, ns, "a-evenkeel max 1%", "b-evenkeel max 50%", "c-evenkeel min 50%", "d-evenkeel max 1", "db-evenkeel max 2", "e-evenkeel max 1", "f-evenkeel max 1", "g-evenkeel min 2", "i-evenkeel max 1")
+		stand(t, ns, "a-evenkeel max 1%", "b-evenkeel max 50%", "c-evenkeel min 50%", "d-evenkeel max 10%", "db-evenkeel max 2", "e-evenkeel max 10%", "f-evenkeel max 10%", "g-evenkeel min 2", "i-evenkeel max 10%")
 		for _, name := range []string{"a", "b", "c", "d", "e", "f", "g", "h", "i"} {
 			canEvict(t, ns, name, 4)
 		}
@@ -219,7 +219,7 @@ func TestDecisions(t *testing.T) {
 		}
 		patch(t, ns, "deployments", "d", `{"metadata":{"annotations":{"evenkeel.dev/disruption-budget":"minAvailable=3"}}}`)
 		patch(t, ns, "deployments", "h", `{"metadata":{"annotations":{"evenkeel.dev/disruption-budget":null}}}`)
-		stand(t, ns, "a-evenkeel max 1%", "b-evenkeel max 50%", "c-evenkeel min 50%", "d-evenkeel min 3", "db-evenkeel max 2", "e-evenkeel max 1", "f-evenkeel max 1", "g-evenkeel min 2", "h-evenkeel max 1", "i-evenkeel max 1")
+		stand(t, ns, "a-evenkeel max 1%", "b-evenkeel max 50%", "c-evenkeel min 50%", "d-evenkeel min 3", "db-evenkeel max 2", "e-evenkeel max 10%", "f-evenkeel max 10%", "g-evenkeel min 2", "h-evenkeel max 10%", "i-evenkeel max 10%")
 	})
 
 	t.Run("budgets of others", func(t *testing.T) {
@@ -231,10 +231,10 @@ func TestDecisions(t *testing.T) {
 		for _, name := range []string{"web", "api", "taken"} {
 			create(t, ns, deployment(name, 2))
 		}
-		stand(t, ns, "api-evenkeel max 1")
+		stand(t, ns, "api-evenkeel max 10%")
 		canEvict(t, ns, "web", 2)
 		check.Must(t, shared.Client.PolicyV1().PodDisruptionBudgets(ns).Delete(t.Context(), "before", metav1.DeleteOptions{}))
-		stand(t, ns, "api-evenkeel max 1", "web-evenkeel max 1")
+		stand(t, ns, "api-evenkeel max 10%", "web-evenkeel max 10%")
 		foreignBudget(t, ns, "everything", &metav1.LabelSelector{})
 		stand(t, ns)
 		for _, name := range []string{"web", "api", "taken"} {
@@ -242,7 +242,7 @@ func TestDecisions(t *testing.T) {
 			t.Logf("%s: %d evicted under the budget of somebody else", name, n)
 		}
 		check.Must(t, shared.Client.PolicyV1().PodDisruptionBudgets(ns).Delete(t.Context(), "everything", metav1.DeleteOptions{}))
-		stand(t, ns, "api-evenkeel max 1", "web-evenkeel max 1")
+		stand(t, ns, "api-evenkeel max 10%", "web-evenkeel max 10%")
 		b, err := shared.Client.PolicyV1().PodDisruptionBudgets(ns).Get(t.Context(), "taken-evenkeel", metav1.GetOptions{})
 		check.Must(t, err)
 		if b.Generation != 1 || len(b.OwnerReferences) > 0 || len(b.Labels) > 0 {
@@ -256,16 +256,16 @@ func TestDecisions(t *testing.T) {
 		for _, name := range []string{"web", "api", "db"} {
 			create(t, ns, deployment(name, 3))
 		}
-		stand(t, ns, "api-evenkeel max 1", "db-evenkeel max 1", "web-evenkeel max 1")
+		stand(t, ns, "api-evenkeel max 10%", "db-evenkeel max 10%", "web-evenkeel max 10%")
 		patch(t, ns, "poddisruptionbudgets", "web-evenkeel", `{"spec":{"maxUnavailable":3}}`)
 		patch(t, ns, "poddisruptionbudgets", "api-evenkeel", `{"spec":{"maxUnavailable":null,"minAvailable":3}}`)
 		check.Must(t, shared.Client.PolicyV1().PodDisruptionBudgets(ns).Delete(t.Context(), "db-evenkeel", metav1.DeleteOptions{}))
-		stand(t, ns, "api-evenkeel max 1", "db-evenkeel max 1", "web-evenkeel max 1")
+		stand(t, ns, "api-evenkeel max 10%", "db-evenkeel max 10%", "web-evenkeel max 10%")
 		patch(t, ns, "poddisruptionbudgets", "web-evenkeel", `{"metadata":{"labels":{"app.kubernetes.io/managed-by":null}},"spec":{"maxUnavailable":2}}`)
-		stand(t, ns, "api-evenkeel max 1", "db-evenkeel max 1")
+		stand(t, ns, "api-evenkeel max 10%", "db-evenkeel max 10%")
 		patch(t, ns, "deployments", "web", `{"spec":{"replicas":1}}`)
 		patch(t, ns, "deployments", "db", `{"spec":{"replicas":1}}`)
-		stand(t, ns, "api-evenkeel max 1")
+		stand(t, ns, "api-evenkeel max 10%")
 		b, err := shared.Client.PolicyV1().PodDisruptionBudgets(ns).Get(t.Context(), "web-evenkeel", metav1.GetOptions{})
 		check.Must(t, err)
 		if b.Spec.MaxUnavailable.IntValue() != 2 {
@@ -282,7 +282,7 @@ func TestDecisions(t *testing.T) {
 			d.Spec.Selector.MatchLabels["track"] = "canary"
 			d.Spec.Template.Labels = d.Spec.Selector.MatchLabels
 		}))
-		stand(t, ns, "web-evenkeel max 1")
+		stand(t, ns, "web-evenkeel max 10%")
 		canEvict(t, ns, "web", 4)
 		for _, name := range []string{"web", "canary"} {
 			check.Eventually(t, "event on "+name, func() error {
@@ -294,10 +294,10 @@ func TestDecisions(t *testing.T) {
 			})
 		}
 		check.Must(t, shared.Client.AppsV1().Deployments(ns).Delete(t.Context(), "web", metav1.DeleteOptions{}))
-		stand(t, ns, "canary-evenkeel max 1")
+		stand(t, ns, "canary-evenkeel max 10%")
 		_, err := shared.Client.AppsV1().StatefulSets(ns).Create(t.Context(), statefulSet("canary", 2, nil), metav1.CreateOptions{})
 		check.Must(t, err)
-		stand(t, ns, "canary-evenkeel max 1", "canary-evenkeel-statefulset.apps max 1")
+		stand(t, ns, "canary-evenkeel max 10%", "canary-evenkeel-statefulset.apps max 10%")
 	})
 
 	t.Run("pods of a job", func(t *testing.T) {
@@ -324,16 +324,48 @@ func TestDecisions(t *testing.T) {
 		ns := namespace(t, nil)
 		create(t, ns, deployment("web", 2))
 		create(t, ns, deployment("api", 2, func(d *appsv1.Deployment) { d.Spec.Template.Labels["evenkeel.dev/inject"] = "disabled" }))
-		stand(t, ns, "web-evenkeel max 1")
+		stand(t, ns, "web-evenkeel max 10%")
 		canEvict(t, ns, "api", 2)
 		patch(t, ns, "deployments", "web", `{"metadata":{"labels":{"evenkeel.dev/inject":"disabled"}}}`)
 		stand(t, ns)
 		patch(t, ns, "deployments", "web", `{"metadata":{"labels":{"evenkeel.dev/inject":null}}}`)
-		stand(t, ns, "web-evenkeel max 1")
+		stand(t, ns, "web-evenkeel max 10%")
 		patch(t, "", "namespaces", ns, `{"metadata":{"labels":{"evenkeel.dev/inject":null}}}`)
 		stand(t, ns)
 		patch(t, "", "namespaces", ns, `{"metadata":{"labels":{"evenkeel.dev/inject":"enabled"},"annotations":{"evenkeel.dev/disruption-budget":"minAvailable=1"}}}`)
 		stand(t, ns, "web-evenkeel min 1")
+	})
+
+	t.Run("quotas", func(t *testing.T) {
+		t.Parallel()
+		ns := namespace(t, nil)
+		const counted = "count/poddisruptionbudgets.policy"
+		allow := func(n string) {
+			q := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "budgets"},
+				Spec: corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{counted: resource.MustParse(n)}}}
+			_, err := shared.Client.CoreV1().ResourceQuotas(ns).Update(t.Context(), q, metav1.UpdateOptions{})
+			if apierrors.IsNotFound(err) {
+				_, err = shared.Client.CoreV1().ResourceQuotas(ns).Create(t.Context(), q, metav1.CreateOptions{})
+			}
+			check.Must(t, err)
+			check.Eventually(t, "quota that is counted", func() error {
+				q, err := shared.Client.CoreV1().ResourceQuotas(ns).Get(t.Context(), "budgets", metav1.GetOptions{})
+				if hard := q.Status.Hard[counted]; err != nil || hard.String() != n {
+					return fmt.Errorf("%s, %v", hard.String(), err)
+				}
+				return nil
+			})
+		}
+		allow("3")
+		for i := range int32(4) {
+			create(t, ns, deployment(fmt.Sprint("web", 3-i), 5-i))
+		}
+		stand(t, ns, "web2-evenkeel max 10%", "web3-evenkeel max 10%")
+		foreignBudget(t, ns, "theirs", &metav1.LabelSelector{MatchLabels: map[string]string{"app": "theirs"}}) // takes the last
+		allow("5")
+		stand(t, ns, "web1-evenkeel max 10%", "web2-evenkeel max 10%", "web3-evenkeel max 10%")
+		allow("9")
+		stand(t, ns, "web0-evenkeel max 10%", "web1-evenkeel max 10%", "web2-evenkeel max 10%", "web3-evenkeel max 10%")
 	})
 
 	t.Run("long names", func(t *testing.T) {
@@ -401,7 +433,7 @@ func rollouts(t *testing.T) {
 	rollout.Object["status"] = map[string]any{"selector": "app=web", "HPAReplicas": int64(3)}
 	rollout, err = resource.UpdateStatus(t.Context(), rollout, metav1.UpdateOptions{})
 	check.Must(t, err)
-	stand(t, ns, "web-evenkeel max 1")
+	stand(t, ns, "web-evenkeel max 10%")
 	canEvict(t, ns, "web", 3)
 
 	scale := func(n int64) {
@@ -414,7 +446,7 @@ func rollouts(t *testing.T) {
 	scale(1)
 	stand(t, ns)
 	scale(4)
-	stand(t, ns, "web-evenkeel max 1")
+	stand(t, ns, "web-evenkeel max 10%")
 	check.Must(t, resource.Delete(t.Context(), "web", metav1.DeleteOptions{}))
 	stand(t, ns)
 }

@@ -9,6 +9,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/evenkeel/evenkeel/e2e/check"
 )
@@ -35,7 +36,7 @@ func disorder(t *testing.T) string {
 // touched.
 func order(t *testing.T, ns string) {
 	t.Helper()
-	stand(t, ns, "api-evenkeel max 1", "web-evenkeel max 1")
+	stand(t, ns, "api-evenkeel max 10%", "web-evenkeel max 10%")
 	b, err := shared.Client.PolicyV1().PodDisruptionBudgets(ns).Get(t.Context(), "theirs", metav1.GetOptions{})
 	check.Must(t, err)
 	if b.Generation != 1 || len(b.Labels) > 0 || len(b.OwnerReferences) > 0 {
@@ -73,7 +74,7 @@ func TestLeaderDiesAtEachCall(t *testing.T) {
 		}
 		got, err := ours(t.Context(), ns)
 		check.Must(t, err)
-		if slices.Equal(got, []string{"api-evenkeel max 1", "web-evenkeel max 1"}) && !first.diedWriting() {
+		if slices.Equal(got, []string{"api-evenkeel max 10%", "web-evenkeel max 10%"}) && !first.diedWriting() {
 			late++
 		} else {
 			late = 0
@@ -93,7 +94,7 @@ func TestAPIServerRestarts(t *testing.T) {
 	check.Must(t, shared.StopAPIServer(t.Context()))
 	check.Must(t, shared.StartAPIServer(t.Context()))
 	patch(t, ns, "deployments", "web", `{"spec":{"replicas":1}}`)
-	stand(t, ns, "api-evenkeel max 1")
+	stand(t, ns, "api-evenkeel max 10%")
 	patch(t, ns, "deployments", "web", `{"spec":{"replicas":2}}`)
 	order(t, ns)
 	check.Eventually(t, "caches", settled(c))
@@ -110,7 +111,7 @@ func TestWatchesAreDropped(t *testing.T) {
 		}
 		patch(t, ns, "deployments", "web", fmt.Sprintf(`{"spec":{"replicas":%d}}`, i%2+1))
 		if i%2 == 0 {
-			stand(t, ns, "api-evenkeel max 1")
+			stand(t, ns, "api-evenkeel max 10%")
 		} else {
 			order(t, ns)
 		}
@@ -157,7 +158,7 @@ func TestLeaseClockJumps(t *testing.T) {
 			_, err = shared.Client.CoordinationV1().Leases("default").Update(t.Context(), lease, metav1.UpdateOptions{})
 			if err == nil { // else the leader was faster, which it may be
 				patch(t, ns, "deployments", "web", `{"spec":{"replicas":1}}`)
-				stand(t, ns, "api-evenkeel max 1")
+				stand(t, ns, "api-evenkeel max 10%")
 			}
 			if a.writes() > 0 && b.writes() > 0 {
 				t.Errorf("both have written: %d and %d", a.writes(), b.writes())
@@ -176,7 +177,7 @@ func TestOneOfTwoReplicasWrites(t *testing.T) {
 	for i := range 6 {
 		patch(t, ns, "deployments", "web", fmt.Sprintf(`{"spec":{"replicas":%d}}`, i%2+1))
 		if i%2 == 0 {
-			stand(t, ns, "api-evenkeel max 1")
+			stand(t, ns, "api-evenkeel max 10%")
 		} else {
 			order(t, ns)
 		}
@@ -187,9 +188,43 @@ func TestOneOfTwoReplicasWrites(t *testing.T) {
 	before := a.writes()
 	first.stop()
 	patch(t, ns, "deployments", "web", `{"spec":{"replicas":1}}`)
-	stand(t, ns, "api-evenkeel max 1")
+	stand(t, ns, "api-evenkeel max 10%")
 	if a.writes() != before || b.writes() == 0 {
 		t.Errorf("after the change of leaders the first wrote %d times, the second %d times", a.writes()-before, b.writes())
+	}
+}
+
+// TestTwoInstallationsLeaveEachOtherAlone runs two installations that look after different namespaces.
+// Without a label that says whose a budget is, each deletes the other's again and again.
+func TestTwoInstallationsLeaveEachOtherAlone(t *testing.T) {
+	a, b := &transport{}, &transport{}
+	namespaces := map[string]*transport{}
+	for team, tr := range map[string]*transport{"a": a, "b": b} {
+		ns := namespace(t, nil)
+		namespaces[ns] = tr
+		patch(t, "", "namespaces", ns, fmt.Sprintf(`{"metadata":{"labels":{"team":%q}}}`, team))
+		create(t, ns, deployment("web", 2))
+		start(t, func(c *settings) {
+			c.Instance, c.NamespaceSelector = "evenkeel-"+team, labels.SelectorFromSet(labels.Set{"team": team})
+			tr.through(c)
+		})
+	}
+	for ns := range namespaces {
+		stand(t, ns, "web-evenkeel max 10%")
+	}
+	writes := func() (n int) { // what earlier tests left behind aside
+		for ns := range namespaces {
+			for _, tr := range []*transport{a, b} {
+				n += tr.count("PATCH ", ns, "/poddisruptionbudgets/") + tr.count("DELETE ", ns, "/poddisruptionbudgets/")
+			}
+		}
+		return n
+	}
+	for range 50 { // 190 writes in ten seconds without the label
+		time.Sleep(100 * time.Millisecond)
+		if n := writes(); n != 2 {
+			t.Fatalf("%d writes for two budgets", n)
+		}
 	}
 }
 
@@ -202,39 +237,39 @@ func TestSomebodyElseIsFaster(t *testing.T) {
 		}}
 		start(t, tr.through)
 		create(t, ns, deployment("web", 2))
-		untouched(t, ns, tr)
+		untouched(t, ns, tr, "1")
 	})
 	t.Run("taking over what we change", func(t *testing.T) {
 		ns := namespace(t, nil)
 		first := start(t, nil)
 		create(t, ns, deployment("web", 2))
-		stand(t, ns, "web-evenkeel max 1")
+		stand(t, ns, "web-evenkeel max 10%")
 		first.stop()
 		patch(t, ns, "deployments", "web", `{"spec":{"replicas":4},"metadata":{"annotations":{"evenkeel.dev/disruption-budget":"maxUnavailable=2"}}}`)
 		tr := &transport{before: func() {
 			patch(t, ns, "poddisruptionbudgets", "web-evenkeel", `{"metadata":{"labels":null,"ownerReferences":null}}`)
 		}}
 		start(t, tr.through)
-		untouched(t, ns, tr)
+		untouched(t, ns, tr, "10%")
 	})
 	t.Run("taking over what we delete", func(t *testing.T) {
 		ns := namespace(t, nil)
 		first := start(t, nil)
 		create(t, ns, deployment("web", 2))
-		stand(t, ns, "web-evenkeel max 1")
+		stand(t, ns, "web-evenkeel max 10%")
 		first.stop()
 		patch(t, ns, "deployments", "web", `{"spec":{"replicas":1}}`)
 		tr := &transport{before: func() {
 			patch(t, ns, "poddisruptionbudgets", "web-evenkeel", `{"metadata":{"labels":null,"ownerReferences":null}}`)
 		}}
 		start(t, tr.through)
-		untouched(t, ns, tr)
+		untouched(t, ns, tr, "10%")
 	})
 }
 
 // untouched waits for the first write and a while longer, and checks that web-evenkeel
 // is somebody else's and as it was.
-func untouched(t *testing.T, ns string, tr *transport) {
+func untouched(t *testing.T, ns string, tr *transport, amount string) {
 	t.Helper()
 	check.Eventually(t, "a write", func() error {
 		tr.mu.Lock()
@@ -246,7 +281,7 @@ func untouched(t *testing.T, ns string, tr *transport) {
 	})
 	b, err := shared.Client.PolicyV1().PodDisruptionBudgets(ns).Get(t.Context(), "web-evenkeel", metav1.GetOptions{})
 	check.Must(t, err)
-	if b.Generation != 1 || len(b.Labels) > 0 || len(b.OwnerReferences) > 0 || b.Spec.MaxUnavailable.IntValue() != 1 {
+	if b.Generation != 1 || len(b.Labels) > 0 || len(b.OwnerReferences) > 0 || b.Spec.MaxUnavailable.String() != amount {
 		t.Errorf("the budget of somebody else was touched: %+v", b)
 	}
 }

@@ -18,7 +18,10 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
 
 	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/cluster"
@@ -67,6 +70,7 @@ func (c *controller) stop() {
 // settings are those of a controller, and of the election that it takes part in.
 type settings struct {
 	budgets.Config
+	REST                *rest.Config
 	LeaseName, Identity string
 	LeaseDuration       time.Duration
 }
@@ -80,16 +84,18 @@ func start(t *testing.T, change func(*settings)) *controller {
 	if testing.Verbose() {
 		log.SetOutput(os.Stderr)
 	}
-	config := settings{Config: budgets.Config{REST: shared.RESTConfig(), Base: policy.Default(), Bounds: policy.DefaultBounds(), Log: logrus.NewEntry(log)},
+	config := settings{REST: shared.RESTConfig(), Config: budgets.Config{Base: policy.Default(), Bounds: policy.DefaultBounds(), Log: logrus.NewEntry(log)},
 		LeaseName: fmt.Sprintf("lease-%d", time.Now().UnixNano()), Identity: "a", LeaseDuration: time.Second}
 	if change != nil {
 		change(&config)
 	}
 	config.REST.ContentType = "application/vnd.kubernetes.protobuf" // as serve has it
 	config.REST.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
+	config.Client, config.Metadata = kubernetes.NewForConfigOrDie(config.REST), metadata.NewForConfigOrDie(config.REST)
+	config.Dynamic = dynamic.NewForConfigOrDie(config.REST)
 	c, err := budgets.New(config.Config)
 	check.Must(t, err)
-	election, err := lease.New(lease.Config{Client: kubernetes.NewForConfigOrDie(config.REST), Namespace: "default", Name: config.LeaseName, Identity: config.Identity,
+	election, err := lease.New(lease.Config{Client: config.Client, Namespace: "default", Name: config.LeaseName, Identity: config.Identity,
 		Duration: config.LeaseDuration, Log: config.Log})
 	check.Must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -38,7 +38,8 @@ func TestScale(t *testing.T) {
 
 // scale returns the bytes of memory per Deployment.
 func scale(t *testing.T, n int) float64 {
-	c, err := cluster.Start(t.Context(), cluster.Config{Log: os.Stderr, Components: []string{}})
+	c, err := cluster.Start(t.Context(), cluster.Config{Log: os.Stderr, Components: []string{cluster.ControllerManager},
+		Flags: map[string][]string{cluster.ControllerManager: {"--controllers=disruption-controller,serviceaccount-controller"}}})
 	check.Must(t, err)
 	defer func() { check.Must(t, c.Stop()) }()
 	const namespaces = 20
@@ -74,12 +75,25 @@ func scale(t *testing.T, n int) float64 {
 		}
 		return left
 	}
-	for deadline := time.Now().Add(5 * time.Minute); remaining() < n; {
+	for deadline := time.Now().Add(time.Minute + time.Duration(n)*time.Second/10); remaining() < n; {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d of %d budgets", remaining(), n)
 		}
 		time.Sleep(200 * time.Millisecond) // between two looks
 	}
+	written := time.Since(began)
+	check.Eventually(t, "budgets in force", func() error {
+		list, err := c.Client.PolicyV1().PodDisruptionBudgets("").List(t.Context(), metav1.ListOptions{ResourceVersion: "0"})
+		if err != nil {
+			return err
+		}
+		for i := range list.Items {
+			if b := &list.Items[i]; b.Status.ObservedGeneration < b.Generation {
+				return fmt.Errorf("%s is not", b.Name)
+			}
+		}
+		return nil
+	})
 	took := time.Since(began)
 	writes := tr.writes()
 	events := func() int { return tr.count("POST ", "/events") }
@@ -101,8 +115,8 @@ func scale(t *testing.T, n int) float64 {
 	tr.calls = nil
 	tr.mu.Unlock()
 	used := live() - before
-	t.Logf("%d Deployments: all budgets after %.1f s, %d writes of budgets, %d other calls per minute beside %d for the Lease, %d watches, %.1f MiB live",
-		n, took.Seconds(), writes, (calls-leases)*6, leases*6, watches, used/(1<<20))
+	t.Logf("%d Deployments: all budgets written after %.1f s and in force after %.1f s, %d writes of budgets, %d other calls per minute beside %d for the Lease, %d watches, %.1f MiB live",
+		n, written.Seconds(), took.Seconds(), writes, (calls-leases)*6, leases*6, watches, used/(1<<20))
 	if writes != n {
 		t.Errorf("%d writes for %d budgets", writes, n)
 	}

@@ -133,29 +133,29 @@ func exercise(ctx context.Context, c *cluster.Cluster, limit time.Duration) erro
 		Spec: appsv1.DeploymentSpec{Replicas: &three, Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template}}, metav1.CreateOptions{}); err != nil {
 		return err
 	}
-	budget := func(workload string, want int) func() error {
+	budget := func(workload, want string) func() error {
 		return func() error {
 			b, err := client.PolicyV1().PodDisruptionBudgets(name).Get(ctx, workload+"-evenkeel", metav1.GetOptions{})
-			if want < 0 && apierrors.IsNotFound(err) {
+			if want == "" && apierrors.IsNotFound(err) {
 				return nil
 			}
 			if err != nil {
 				return err
 			}
-			if got := b.Spec.MaxUnavailable.IntValue(); got != want {
-				return fmt.Errorf("maxUnavailable %d, want %d", got, want)
+			if got := b.Spec.MaxUnavailable.String(); got != want {
+				return fmt.Errorf("maxUnavailable %s, want %s", got, want)
 			}
 			return nil
 		}
 	}
-	if err := until(limit, budget("web", 1)); err != nil {
+	if err := until(limit, budget("web", "10%")); err != nil {
 		return fmt.Errorf("budget created: %w", err)
 	}
 	if _, err := client.AppsV1().Deployments(name).Patch(ctx, "web", types.MergePatchType,
 		[]byte(`{"metadata":{"annotations":{"evenkeel.dev/disruption-budget":"maxUnavailable=2"}}}`), metav1.PatchOptions{}); err != nil {
 		return err
 	}
-	if err := until(limit, budget("web", 2)); err != nil {
+	if err := until(limit, budget("web", "2")); err != nil {
 		return fmt.Errorf("budget changed: %w", err)
 	}
 	if err := until(limit, func() error {
@@ -178,10 +178,10 @@ func exercise(ctx context.Context, c *cluster.Cluster, limit time.Duration) erro
 		Spec: autoscalingv2.HorizontalPodAutoscalerSpec{MinReplicas: &one, MaxReplicas: 3, ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "web"}}}, metav1.CreateOptions{}); err != nil {
 		return err
 	}
-	if err := until(limit, budget("web", -1)); err != nil {
+	if err := until(limit, budget("web", "")); err != nil {
 		return fmt.Errorf("budget removed: %w", err)
 	}
-	return rollout(ctx, c, name, limit, budget("canary", 1))
+	return rollout(ctx, c, name, limit, budget("canary", "10%"))
 }
 
 // rollout makes what Argo's controller would, and waits for the budget.
