@@ -156,8 +156,8 @@ func TestExplainTellsWhatStandsFromWhatIsWanted(t *testing.T) {
 				"arrives with the next change of the pod template"}, []string{"Nothing: it has all"}},
 		{"what somebody wrote is theirs", kept("shop", enabled), serving("shop", "web", func(d *appsv1.Deployment) {
 			d.Spec.Template.Spec.Containers[0].ReadinessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(80)}}}
-			d.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "helm", Operation: "Update", FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{
-				Raw: []byte(`{"f:spec":{"f:template":{"f:spec":{"f:containers":{"k:{\"name\":\"web\"}":{"f:readinessProbe":{}}}}}}}`)}}}
+			d.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "helm", Operation: "Update", FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(
+				`{"f:spec":{"f:template":{"f:spec":{"f:containers":{"k:{\"name\":\"web\"}":{"f:readinessProbe":{}}}}}}}`)}}
 		}), installed(enabled), nil, nil,
 			[]string{`readiness-probe web stands {"tcpSocket":{"port":80}}, by helm`, "wanted what stands, since it is not evenkeel's"}, nil},
 		{"a flag of the evenkeel in the cluster is a source", kept("shop", enabled), serving("shop", "web"), installed(enabled, "--readiness-probe=off"),
