@@ -37,9 +37,9 @@ const (
 	// DefaultedLabel marks a pod or pod template that defaults were added to, with
 	// the value "true", for the Pod webhook's objectSelector and nothing else.
 	DefaultedLabel = Prefix + "defaulted"
-	// TemplateHash and RevisionHash are labels that a Deployment puts on its pods, and a
-	// StatefulSet or DaemonSet on theirs.
+	// TemplateHash is the label that a Deployment puts on its pods.
 	TemplateHash = "pod-template-hash"
+	// RevisionHash is the label that a StatefulSet or DaemonSet puts on its pods.
 	RevisionHash = "controller-revision-hash"
 )
 
