@@ -73,6 +73,55 @@ func toolTable() map[string]tool {
 	}
 }
 
+// asset returns the path of a program in a directory of such, or "" where it isn't there.
+func asset(directory, name string) string {
+	if directory == "" {
+		return ""
+	}
+	path := filepath.Join(directory, name)
+	if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
+		return ""
+	}
+	return path
+}
+
+// Unbuilt returns those of the tools that the directory of assets, if there is one, doesn't hold.
+func Unbuilt(assets string, tools ...string) []string {
+	return slices.DeleteFunc(slices.Clone(tools), func(name string) bool { return asset(assets, name) != "" })
+}
+
+// Stale returns those of the tools that Build would build now.
+func Stale(tools ...string) ([]string, error) {
+	e2e, err := ModuleDir()
+	if err != nil {
+		return nil, err
+	}
+	var stale []string
+	for _, name := range tools {
+		have, err := toolTable()[name].built(e2e, name)
+		if err != nil {
+			return nil, err
+		}
+		if !have {
+			stale = append(stale, name)
+		}
+	}
+	return stale, nil
+}
+
+// left says how far the first builds of the tools are, and how long those from number i on take.
+func left(tools []string, i int) string {
+	var rest time.Duration
+	for _, name := range tools[i:] {
+		rest += toolTable()[name].cold
+	}
+	long := fmt.Sprintf("%d minutes", (rest+30*time.Second)/time.Minute)
+	if rest < 90*time.Second {
+		long = "a minute"
+	}
+	return fmt.Sprintf("%d of %d, about %s left", i+1, len(tools), long)
+}
+
 // Build makes the named tools (Etcd, APIServer, … ) from Go modules into e2e/bin and returns that directory. A tool
 // whose module versions, flags and Go version are the ones of the last build isn't built again. Progress goes to log. Two
 // processes don't build at once: the second waits, and then finds the work done. The first build of everything takes
@@ -105,41 +154,65 @@ func Build(ctx context.Context, log io.Writer, tools ...string) (string, error) 
 		return "", err
 	}
 	defer unlock()
-	for _, name := range tools {
-		if err := buildTool(ctx, log, e2e, name, table[name]); err != nil {
+	stale, err := Stale(tools...)
+	if err != nil {
+		return "", err
+	}
+	for i, name := range stale {
+		if err := buildTool(ctx, log, e2e, name, left(stale, i), table[name]); err != nil {
 			return "", fmt.Errorf("build %s: %w", name, err)
 		}
 	}
 	return bin, nil
 }
 
-// buildTool builds one tool unless its stamp says that nothing it is made from has changed. All its sources come from
-// the module cache, so the stamp needs no more than go.mod, the flags and the Go version.
-func buildTool(ctx context.Context, log io.Writer, e2e, name string, t tool) error {
-	module := filepath.Join(e2e, t.module)
+// arguments are those of go, but for where the program goes.
+func (t tool) arguments() []string {
 	args := []string{"build", "-ldflags", t.ldflags}
 	if t.update {
 		args = append(args, "-mod=mod")
 	}
+	return args
+}
+
+// stamp returns the file that says what a tool was built from, and what it says if nothing has changed. All sources come
+// from the module cache, so the stamp needs no more than go.mod, the flags and the Go version.
+func (t tool) stamp(e2e, name string) (file, want string, err error) {
 	hash := sha256.New()
-	fmt.Fprintln(hash, runtime.Version(), runtime.GOOS, runtime.GOARCH, t.pkg, args)
+	fmt.Fprintln(hash, runtime.Version(), runtime.GOOS, runtime.GOARCH, t.pkg, t.arguments())
 	if !t.update { // or else pkg and ldflags say all
-		versions, err := os.ReadFile(filepath.Join(module, "go.mod"))
+		versions, err := os.ReadFile(filepath.Join(e2e, t.module, "go.mod"))
 		if err != nil {
-			return err
+			return "", "", err
 		}
 		hash.Write(versions)
 	}
-	want := hex.EncodeToString(hash.Sum(nil))
-	binary, stamp := filepath.Join(e2e, "bin", name), filepath.Join(e2e, "bin", "."+name+".stamp")
-	if have, err := os.ReadFile(stamp); err == nil && string(have) == want {
-		if _, err := os.Stat(binary); err == nil {
-			return nil
-		}
-	}
+	return filepath.Join(e2e, "bin", "."+name+".stamp"), hex.EncodeToString(hash.Sum(nil)), nil
+}
 
+// built reports whether a tool is there, and nothing that it is made from has changed.
+func (t tool) built(e2e, name string) (bool, error) {
+	file, want, err := t.stamp(e2e, name)
+	if err != nil {
+		return false, err
+	}
+	have, err := os.ReadFile(file)
+	if err != nil || string(have) != want {
+		return false, nil //nolint:nilerr // a stamp that can't be read is none
+	}
+	_, err = os.Stat(filepath.Join(e2e, "bin", name))
+	return err == nil, nil //nolint:nilerr // nor is there a tool
+}
+
+// buildTool builds one tool, and says where in the list it is.
+func buildTool(ctx context.Context, log io.Writer, e2e, name, where string, t tool) error {
+	stamp, want, err := t.stamp(e2e, name)
+	if err != nil {
+		return err
+	}
+	module, args, binary := filepath.Join(e2e, t.module), t.arguments(), filepath.Join(e2e, "bin", name)
 	started := time.Now()
-	fmt.Fprintf(log, "building %s (about %s the first time) …\n", name, t.cold)
+	fmt.Fprintf(log, "building %s: %s …\n", name, where)
 	var output tail
 	fresh := binary + ".new" // renamed over the old one, which may be running
 	cmd := exec.CommandContext(ctx, "go", append(args, "-o", fresh, t.pkg)...)
@@ -163,7 +236,7 @@ func buildTool(ctx context.Context, log io.Writer, e2e, name string, t tool) err
 			}
 		}
 	}()
-	err := cmd.Run()
+	err = cmd.Run()
 	close(done)
 	<-stopped
 	if err != nil {
@@ -230,7 +303,10 @@ func buildAPIServer(ctx context.Context, log io.Writer, version string) (string,
 	name := APIServer + "-" + version
 	t := tool{module: filepath.Join("bin", "kubernetes-"+version), pkg: "k8s.io/kubernetes/cmd/" + APIServer,
 		ldflags: versionFlags(version), cold: 6 * time.Minute, update: true}
-	if err := buildTool(ctx, log, e2e, name, t); err != nil {
+	if have, err := t.built(e2e, name); err != nil || have {
+		return filepath.Join(e2e, "bin", name), err
+	}
+	if err := buildTool(ctx, log, e2e, name, "about 6 minutes the first time", t); err != nil {
 		return "", fmt.Errorf("build %s: %w", name, err)
 	}
 	return filepath.Join(e2e, "bin", name), nil

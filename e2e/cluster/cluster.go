@@ -6,6 +6,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -65,6 +66,10 @@ type Config struct {
 	// LogDir is where each component's output goes, as NAME.log; it is made if necessary and kept. Empty means a
 	// directory that Stop removes.
 	LogDir string
+
+	// Assets is a directory with programs that are taken as they are, by their names, instead of being built: that of
+	// KUBEBUILDER_ASSETS holds etcd, kube-apiserver and kubectl. Their version is then whatever it is. Empty means none.
+	Assets string
 
 	// Log gets the progress of builds and the news that a component ended by itself. Nil discards it.
 	Log io.Writer
@@ -126,12 +131,12 @@ func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 			return nil, fmt.Errorf("flags for %q: not among the components %s", name, strings.Join(names, ", "))
 		}
 	}
-	bin, err := Build(ctx, config.Log, names...)
+	bin, err := Build(ctx, config.Log, Unbuilt(config.Assets, names...)...)
 	if err != nil {
 		return nil, err
 	}
 
-	apiServer := filepath.Join(bin, APIServer)
+	apiServer := cmp.Or(asset(config.Assets, APIServer), filepath.Join(bin, APIServer))
 	if v := config.APIServerVersion; v != "" && v != Version {
 		if apiServer, err = buildAPIServer(ctx, config.Log, v); err != nil {
 			return nil, err
@@ -269,7 +274,7 @@ func (c *Cluster) startOthers() error {
 
 // start starts one component with these flags and those of the Config, and watches over it.
 func (c *Cluster) start(name string, flags ...string) error {
-	program := filepath.Join(c.BinDir, name)
+	program := cmp.Or(asset(c.config.Assets, name), filepath.Join(c.BinDir, name))
 	if name == APIServer {
 		program = c.apiServerPath
 	}
@@ -415,11 +420,15 @@ func (c *Cluster) Stop() error {
 // KubectlCommand returns a kubectl command for the cluster, of the same version as the embedded control plane, with
 // caches of its own; the caller sets its input and output and runs it. It builds kubectl if necessary.
 func (c *Cluster) KubectlCommand(ctx context.Context, args ...string) (*exec.Cmd, error) {
-	bin, err := Build(ctx, c.config.Log, Kubectl)
-	if err != nil {
-		return nil, err
+	kubectl := asset(c.config.Assets, Kubectl)
+	if kubectl == "" {
+		bin, err := Build(ctx, c.config.Log, Kubectl)
+		if err != nil {
+			return nil, err
+		}
+		kubectl = filepath.Join(bin, Kubectl)
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(bin, Kubectl), args...)
+	cmd := exec.CommandContext(ctx, kubectl, args...)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig, "KUBECACHEDIR="+c.path("kubectl-cache"))
 	return cmd, nil
 }

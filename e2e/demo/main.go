@@ -1,9 +1,8 @@
 // Command demo shows what evenkeel does, on a real control plane with fake nodes that it starts and ends itself: the
-// manifests of examples/ in a plain namespace and in one with evenkeel's label, side by side.
+// loss of a zone without and with it, what it adds and why, and what happens while it is away.
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,15 +23,18 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"sigs.k8s.io/yaml"
 
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 	"github.com/evenkeel/evenkeel/e2e/installation"
 )
 
-// The namespaces that are compared, and one for what filled the nodes before.
+// The namespaces that are compared: two with the Deployments that lose a zone, one with examples/, and one for what filled
+// the nodes before.
 const (
 	plain   = "plain"
 	optedIn = "opted-in"
+	shop    = "shop" // opted in, too
 	others  = "others"
 )
 
@@ -40,9 +42,11 @@ const (
 const (
 	busyNodes   = 9  // in three zones, four fifths full
 	freshNodes  = 3  // in the last zone, empty
-	deployments = 60 // of two and three replicas in turn, beside examples/
-	dryRuns     = 200
+	deployments = 60 // of two and three replicas in turn
 )
+
+// assetsVariable names a directory with etcd, kube-apiserver and others that are there already, as setup-envtest has it.
+const assetsVariable = "KUBEBUILDER_ASSETS"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
@@ -61,7 +65,8 @@ func main() {
 type demo struct {
 	cluster  *cluster.Cluster
 	evenkeel *installation.Installation
-	examples string // directory
+	program  string // evenkeel
+	root     string // directory of the repository
 	page     page
 }
 
@@ -71,39 +76,90 @@ func run(ctx context.Context, stdout, stderr io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	d := &demo{examples: filepath.Join(root, "examples"), page: newPage(stdout)}
-	d.page.title("evenkeel on a real Kubernetes %s control plane, started on this machine", cluster.Version)
-	fmt.Fprintln(stderr, "The first time, the control plane is built from source, which takes about 12 minutes on two cores.")
-
-	if d.cluster, err = cluster.Start(ctx, cluster.Config{Log: stderr}); err != nil {
+	d := &demo{root: root, page: newPage(stdout)}
+	dir, err := os.MkdirTemp("", "evenkeel-demo-")
+	if err != nil {
+		return fmt.Errorf("make directory: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	fmt.Fprintln(stderr, "building evenkeel …")
+	if d.program, err = installation.Build(ctx, dir); err != nil {
+		return err
+	}
+	if err := d.whileItBuilds(ctx); err != nil {
+		return err
+	}
+	if d.cluster, err = cluster.Start(ctx, cluster.Config{Log: stderr, Assets: os.Getenv(assetsVariable)}); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.cluster.Stop()) }()
 	if err := d.fillNodes(ctx); err != nil {
 		return err
 	}
-	fmt.Fprintln(stderr, "building evenkeel …")
-	if d.evenkeel, err = installation.Install(ctx, d.cluster, installation.Options{}); err != nil {
+	options := installation.Options{Program: d.program, Flags: []string{"--scan-interval=1s"}}
+	if d.evenkeel, err = installation.Install(ctx, d.cluster, options); err != nil {
 		return err
 	}
-
-	for _, step := range []func(context.Context) error{d.apply, d.showAdded, d.showReasons, d.showBudgets, d.showPlacement, d.showTime} {
+	for _, step := range []func(context.Context) error{d.showLoss, d.showAdded, d.showReasons, d.breakIt} {
 		if err := step(ctx); err != nil {
 			return err
 		}
 	}
 	d.page.title("What next")
 	d.page.text("make cluster        a control plane like this one, to try things with kubectl\n" +
-		"make build          then: bin/evenkeel inject -o diff -f YOUR-MANIFESTS/\n" +
+		"make build          then: bin/evenkeel inject -o diff YOUR-MANIFESTS/\n" +
 		"README.md           how to install it")
+	return nil
+}
+
+// whileItBuilds shows what needs no cluster, where there is one to be built first.
+func (d *demo) whileItBuilds(ctx context.Context) error {
+	wanted := cluster.Unbuilt(os.Getenv(assetsVariable), cluster.Etcd, cluster.APIServer, cluster.ControllerManager, cluster.Scheduler,
+		cluster.Kwok, cluster.Kubectl)
+	stale, err := cluster.Stale(wanted...)
+	if err != nil || len(stale) == 0 {
+		return err
+	}
+	d.page.text("A real Kubernetes is built now: %s. This needs none:", strings.Join(stale, ", "))
+	return d.run(ctx, "inject", "-q", "-o", "diff", "examples/nginx.yaml")
+}
+
+// run runs evenkeel as a user would, in the directory of the repository, and shows what it writes.
+func (d *demo) run(ctx context.Context, args ...string) error {
+	command := exec.CommandContext(ctx, d.program, args...)
+	command.Dir = d.root
+	command.Env = append(os.Environ(), "NO_COLOR=1")
+	if d.cluster != nil {
+		command.Env = append(command.Env, "KUBECONFIG="+d.cluster.Kubeconfig)
+	}
+	return d.show("evenkeel "+strings.Join(args, " "), command)
+}
+
+// kubectl does the same with kubectl.
+func (d *demo) kubectl(ctx context.Context, args ...string) error {
+	command, err := d.cluster.KubectlCommand(ctx, args...)
+	if err != nil {
+		return err
+	}
+	command.Dir = d.root
+	return d.show("kubectl "+strings.Join(args, " "), command)
+}
+
+func (d *demo) show(title string, command *exec.Cmd) error {
+	d.page.command("%s", title)
+	out, err := command.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %w\n%s", title, err, out)
+	}
+	d.page.text("%s", strings.TrimSpace(string(out)))
 	return nil
 }
 
 // fillNodes makes a cluster in which spread matters: busy nodes in all zones, and fresh ones in one.
 func (d *demo) fillNodes(ctx context.Context) error {
-	for _, name := range []string{plain, optedIn, others} {
+	for _, name := range []string{plain, optedIn, shop, others} {
 		namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
-		if name == optedIn {
+		if name == optedIn || name == shop {
 			namespace.Labels = map[string]string{"evenkeel.dev/inject": "enabled"}
 		}
 		if _, err := d.cluster.Client.CoreV1().Namespaces().Create(ctx, namespace, metav1.CreateOptions{}); err != nil {
@@ -135,89 +191,12 @@ func (d *demo) fillNodes(ctx context.Context) error {
 	return err
 }
 
-// apply applies examples/ to both namespaces as a user would, and shows the warnings.
-func (d *demo) apply(ctx context.Context) error {
-	d.page.title("1. The same manifests in two namespaces")
-	d.page.text("%d nodes in three zones are four fifths full, and %d empty ones were just added to zone-c.\n"+
-		"The namespaces differ in one label, evenkeel.dev/inject=enabled:", busyNodes, freshNodes)
-	for _, namespace := range []string{plain, optedIn} {
-		d.page.command("kubectl apply -n %s -f examples/", namespace)
-		kubectl, err := d.cluster.KubectlCommand(ctx, "apply", "-n", namespace, "-f", d.examples)
-		if err != nil {
-			return err
-		}
-		var stdout, stderr bytes.Buffer
-		kubectl.Stdout, kubectl.Stderr = &stdout, &stderr
-		if err := kubectl.Run(); err != nil {
-			return fmt.Errorf("apply examples: %w\n%s", err, stderr.String())
-		}
-		d.page.text("%s", strings.TrimSpace(fmt.Sprintf("%d objects created\n%s", strings.Count(stdout.String(), " created"), stderr.String())))
-	}
-	return nil
-}
-
-// showAdded compares what the API server stored in the two namespaces.
-func (d *demo) showAdded(ctx context.Context) error {
-	d.page.title("2. What evenkeel added to the nginx Deployment")
-	d.page.text("Its pod template as the API server stored it, in %s compared with %s:", optedIn, plain)
-	var templates [2]corev1.PodTemplateSpec
-	for i, namespace := range []string{plain, optedIn} {
-		deployment, err := d.cluster.Client.AppsV1().Deployments(namespace).Get(ctx, "nginx", metav1.GetOptions{})
-		if err != nil {
-			return fmt.Errorf("read nginx: %w", err)
-		}
-		templates[i] = deployment.Spec.Template
-	}
-	return d.page.diff(templates[0], templates[1])
-}
-
-// showReasons shows what the others got, and the offline report on what they did not get.
-func (d *demo) showReasons(ctx context.Context) error {
-	d.page.title("3. What the others got, and why not more")
-	d.page.command("evenkeel inject -f examples/")
-	inject := exec.CommandContext(ctx, d.evenkeel.Program, "inject", "-f", filepath.Base(d.examples))
-	inject.Dir = filepath.Dir(d.examples)
-	inject.Env = append(os.Environ(), "NO_COLOR=1")
-	var report bytes.Buffer
-	inject.Stderr = &report
-	if err := inject.Run(); err != nil {
-		return fmt.Errorf("inject examples: %w\n%s", err, report.String())
-	}
-	d.page.text("%s", strings.TrimSpace(strings.ReplaceAll(report.String(), "examples/", "")))
-	return nil
-}
-
-// showBudgets shows the budgets that evenkeel keeps beside the workloads, once Kubernetes has counted their pods.
-func (d *demo) showBudgets(ctx context.Context) error {
-	d.page.title("4. How many of their pods a drain may take at once")
-	err := wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
-		budgets, err := d.cluster.Client.PolicyV1().PodDisruptionBudgets(optedIn).List(ctx, metav1.ListOptions{})
-		if err != nil || len(budgets.Items) < 5 { // of the examples that say nothing against it
-			return false, err
-		}
-		return !slices.ContainsFunc(budgets.Items, func(b policyv1.PodDisruptionBudget) bool { return b.Status.DisruptionsAllowed == 0 }), nil
-	})
+// showLoss shows how many workloads the loss of a zone would end, without and with evenkeel.
+func (d *demo) showLoss(ctx context.Context) error {
+	version, err := d.cluster.Client.Discovery().ServerVersion()
 	if err != nil {
-		return fmt.Errorf("wait for disruption budgets: %w", err)
+		return fmt.Errorf("ask for the version: %w", err)
 	}
-	for _, namespace := range []string{plain, optedIn} {
-		d.page.command("kubectl get pdb -n %s", namespace)
-		kubectl, err := d.cluster.KubectlCommand(ctx, "get", "pdb", "-n", namespace)
-		if err != nil {
-			return err
-		}
-		out, err := kubectl.CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("list disruption budgets: %w\n%s", err, out)
-		}
-		d.page.text("%s", strings.TrimSpace(string(out)))
-	}
-	return nil
-}
-
-// showPlacement shows where pods run, and how many workloads the loss of a zone or a node would end.
-func (d *demo) showPlacement(ctx context.Context) error {
-	d.page.title("5. Where the pods went")
 	small := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("50m"), corev1.ResourceMemory: resource.MustParse("64Mi")}
 	for i := range deployments {
 		for _, namespace := range []string{plain, optedIn} {
@@ -232,38 +211,109 @@ func (d *demo) showPlacement(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var rows [][]string
-	var lost []string
+	lost := map[string]int{}
 	for _, namespace := range []string{plain, optedIn} {
 		placed, err := d.placement(ctx, namespace)
 		if err != nil {
 			return err
 		}
-		rows = append(rows, d.placementRow(namespace, placed["nginx"], zones))
-		perZone, perNode := 0, 0
-		for name, nodes := range placed {
-			if !strings.HasPrefix(name, "app-") {
-				continue
-			}
-			inZones := map[string]bool{}
+		for _, nodes := range placed {
+			in := map[string]bool{}
 			for _, node := range nodes {
-				inZones[zones[node]] = true
+				in[zones[node]] = true
 			}
-			slices.Sort(nodes)
-			if len(inZones) == 1 {
-				perZone++
-			}
-			if len(slices.Compact(nodes)) == 1 {
-				perNode++
+			if len(in) == 1 {
+				lost[namespace]++
 			}
 		}
-		lost = append(lost, fmt.Sprintf("%-9s %2d to the loss of one zone, %d to the loss of one node", namespace, perZone, perNode))
 	}
-	d.page.table([]string{"nginx in", "zone-a", "zone-b", "zone-c"}, rows)
-	d.page.text("Of %d more Deployments of two or three replicas, how many would lose all of them at once:\n%s", deployments, strings.Join(lost, "\n"))
-	d.page.text("Fresh nodes beside busy ones, as after a scale-out or an upgrade, are where it matters most. While all nodes\n" +
-		"are equally busy, the scheduler spreads by itself.")
+	d.page.title("1. What the loss of one zone would take down (Kubernetes %s, started on this machine)", version.GitVersion)
+	d.page.text("without evenkeel   %2d of %d Deployments\nwith evenkeel      %2d of %d Deployments",
+		lost[plain], deployments, lost[optedIn], deployments)
+	d.page.text("The same Deployments of two or three replicas stand in two namespaces, which differ in one label,\n"+
+		"evenkeel.dev/inject=enabled. %d nodes in three zones were four fifths full, and %d fresh ones had just come to one\n"+
+		"zone, as after a scale-out or an upgrade. While all nodes are equally busy, the scheduler spreads by itself.",
+		busyNodes, freshNodes)
 	return nil
+}
+
+// showAdded applies examples/ as a user would, and compares one of them with what the API server stored.
+func (d *demo) showAdded(ctx context.Context) error {
+	d.page.title("2. What evenkeel added")
+	if err := d.kubectl(ctx, "apply", "-n", shop, "-f", "examples/"); err != nil {
+		return err
+	}
+	var templates [2]corev1.PodTemplateSpec
+	deployments := d.cluster.Client.AppsV1()
+	stored, err := deployments.Deployments(shop).Get(ctx, "nginx", metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("read nginx: %w", err)
+	}
+	file, err := os.ReadFile(filepath.Join(d.root, "examples", "nginx.yaml"))
+	if err != nil {
+		return err
+	}
+	var written appsv1.Deployment
+	first, _, _ := strings.Cut(string(file), "\n---\n")
+	if err := yaml.Unmarshal([]byte(first), &written); err != nil {
+		return fmt.Errorf("read examples/nginx.yaml: %w", err)
+	}
+	bare, err := deployments.Deployments(plain).Create(ctx, &written, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	if err != nil {
+		return fmt.Errorf("create nginx without evenkeel (a dry run): %w", err)
+	}
+	templates[0], templates[1] = bare.Spec.Template, stored.Spec.Template
+	d.page.text("The pod template of nginx as the API server stores it, in %s compared with %s:", shop, plain)
+	if err := d.page.diff(templates[0], templates[1]); err != nil {
+		return err
+	}
+	d.page.text("And a budget for each workload that never has fewer than two replicas:")
+	err = wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+		budgets, err := d.cluster.Client.PolicyV1().PodDisruptionBudgets(shop).List(ctx, metav1.ListOptions{})
+		if err != nil || len(budgets.Items) < 5 { // of the examples that say nothing against it
+			return false, err
+		}
+		return !slices.ContainsFunc(budgets.Items, func(b policyv1.PodDisruptionBudget) bool { return b.Status.DisruptionsAllowed == 0 }), nil
+	})
+	if err != nil {
+		return fmt.Errorf("wait for disruption budgets: %w", err)
+	}
+	return d.kubectl(ctx, "get", "pdb", "-n", shop)
+}
+
+// showReasons shows how well the workloads are protected, and why.
+func (d *demo) showReasons(ctx context.Context) error {
+	d.page.title("3. How well they are protected, and why")
+	if err := d.run(ctx, "audit", "-n", shop); err != nil {
+		return err
+	}
+	return d.run(ctx, "explain", "deploy/checkout", "-n", shop)
+}
+
+// breakIt ends evenkeel, creates a workload, and lets evenkeel find what it has missed.
+func (d *demo) breakIt(ctx context.Context) error {
+	d.page.title("4. Now I break it")
+	d.page.text("evenkeel is ended. Nobody is kept from deploying, and this Deployment gets nothing:")
+	d.evenkeel.Stop()
+	if err := d.kubectl(ctx, "create", "deployment", "late", "-n", shop, "--image=example.com/late:1", "--port=8080", "--replicas=2"); err != nil {
+		return err
+	}
+	d.page.text("evenkeel is started again. Its scan finds what it has missed, and touches nothing:")
+	if err := d.evenkeel.Start(ctx); err != nil {
+		return err
+	}
+	err := wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+		events, err := d.cluster.Client.CoreV1().Events(shop).List(ctx, metav1.ListOptions{FieldSelector: "reason=InjectionMissed"})
+		return err == nil && len(events.Items) > 0, err
+	})
+	if err != nil {
+		return fmt.Errorf("wait for the scan: %w", err)
+	}
+	if err := d.kubectl(ctx, "get", "events", "-n", shop, "--field-selector=reason=InjectionMissed", "-o=custom-columns=OBJECT:.involvedObject.name,REASON:.reason,MESSAGE:.message"); err != nil {
+		return err
+	}
+	d.page.text("A restart, whenever you like, adds what is missing:")
+	return d.kubectl(ctx, "rollout", "restart", "deployment/late", "-n", shop)
 }
 
 // zones returns the zone of each node.
@@ -307,61 +357,6 @@ func (d *demo) placement(ctx context.Context, namespace string) (map[string][]st
 		return nil, fmt.Errorf("wait for pods in %s: %w", namespace, err)
 	}
 	return placed, nil
-}
-
-func (d *demo) placementRow(namespace string, nodes []string, zones map[string]string) []string {
-	row := []string{namespace, "", "", ""}
-	slices.Sort(nodes)
-	for _, node := range nodes {
-		column := 1 + slices.Index([]string{"zone-a", "zone-b", "zone-c"}, zones[node])
-		row[column] = strings.TrimSpace(row[column] + " " + node)
-	}
-	return row
-}
-
-// showTime counts the calls so far, and times creations with and without evenkeel.
-func (d *demo) showTime(ctx context.Context) error {
-	d.page.title("6. What it cost")
-	forWorkloads, err := d.evenkeel.Metric(ctx, "evenkeel_admission_reviews_total", `operation="CREATE"`)
-	if err != nil {
-		return err
-	}
-	forPods, err := d.evenkeel.Metric(ctx, "evenkeel_admission_reviews_total", `operation="CREATE"`, `kind="Pod"`)
-	if err != nil {
-		return err
-	}
-	pods, err := d.cluster.Client.CoreV1().Pods(optedIn).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return fmt.Errorf("list pods: %w", err)
-	}
-	d.page.text("In %s the API server called evenkeel for %.0f new workloads, and for %.0f of their %d pods.\n"+
-		"Those belong to the DaemonSet and to the Deployment that opted out; the others carry the label\n"+
-		"evenkeel.dev/defaulted, which says that their template was done.", optedIn, forWorkloads-forPods, forPods, len(pods.Items))
-
-	took := map[string][]time.Duration{}
-	small := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("50m")}
-	for range dryRuns {
-		for _, namespace := range []string{plain, optedIn} {
-			start := time.Now()
-			_, err := d.cluster.Client.AppsV1().Deployments(namespace).Create(ctx, deployment("timed", 2, small),
-				metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
-			if err != nil {
-				return fmt.Errorf("time a creation: %w", err)
-			}
-			took[namespace] = append(took[namespace], time.Since(start))
-		}
-	}
-	var rows [][]string
-	for _, namespace := range []string{plain, optedIn} {
-		slices.Sort(took[namespace])
-		at := func(percent int) string {
-			return fmt.Sprintf("%.1f ms", took[namespace][(len(took[namespace])-1)*percent/100].Seconds()*1000)
-		}
-		rows = append(rows, []string{namespace, at(50), at(99)})
-	}
-	d.page.text("Time to create a Deployment, as kubectl would see it, %d dry runs each in turn:", dryRuns)
-	d.page.table([]string{"", "median", "99 %"}, rows)
-	return nil
 }
 
 // deployment returns a Deployment that says nothing about high availability.

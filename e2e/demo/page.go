@@ -60,27 +60,6 @@ func (p page) command(format string, args ...any) {
 	fmt.Fprintf(p.out, "  %s\n", p.color(bold, "$ "+fmt.Sprintf(format, args...)))
 }
 
-// table writes columns of equal width under their headings.
-func (p page) table(head []string, rows [][]string) {
-	widths := make([]int, len(head))
-	for _, row := range append([][]string{head}, rows...) {
-		for i, cell := range row {
-			widths[i] = max(widths[i], len(cell))
-		}
-	}
-	for _, row := range append([][]string{head}, rows...) {
-		line := " "
-		for i, cell := range row {
-			if cell == "" && i > 0 {
-				cell = "-"
-			}
-			line += fmt.Sprintf(" %-*s ", widths[i], cell)
-		}
-		fmt.Fprintln(p.out, strings.TrimRight(line, " "))
-	}
-	fmt.Fprintln(p.out)
-}
-
 // diff writes what differs between two objects as YAML, with two lines of context.
 func (p page) diff(before, after any) error {
 	var texts [2]string
