@@ -11,6 +11,8 @@ RUN go mod download
 COPY *.go ./
 COPY audit audit
 COPY certs certs
+COPY check check
+COPY findings findings
 COPY inject inject
 COPY internal internal
 COPY lease lease

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/evenkeel/evenkeel/audit"
+	"github.com/evenkeel/evenkeel/findings"
 	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/pdb"
 )
@@ -33,6 +34,7 @@ Output formats (-o):
   table  for people
   json   for machines; members are added, never renamed
   html   one page that needs nothing else, for people who decide
+  github, sarif, junit  the findings, for CI
 
 Codes for --fail-on, or "any" for all of them:
 `
@@ -52,6 +54,8 @@ type auditOptions struct {
 	files       []string
 	output      string
 	failOn      []string
+	baseline    string
+	ignore      []string
 	all         bool
 	kubeVersion string
 	cluster     clusterFlags
@@ -59,7 +63,7 @@ type auditOptions struct {
 }
 
 // auditFormats are the values of --output.
-var auditFormats = []string{"table", "json", "html"}
+var auditFormats = slices.Concat([]string{"table", "json", "html"}, findings.Formats)
 
 func newAuditCommand(program string) *cobra.Command {
 	o := &auditOptions{}
@@ -81,6 +85,8 @@ func newAuditCommand(program string) *cobra.Command {
 	fs.StringArrayVarP(&o.files, "filename", "f", nil, "`FILE` or directory of manifests to look at instead of a cluster, or - for standard input; may be repeated.")
 	fs.StringVarP(&o.output, "output", "o", "table", "`FORMAT` of the output: "+strings.Join(auditFormats, ", ")+".")
 	fs.StringSliceVar(&o.failOn, "fail-on", nil, "Exit with 1 when one of these `CODES`, comma-separated, is found.")
+	fs.StringVar(&o.baseline, "baseline", "", "With --fail-on, count only what this `FILE`, a report of -o json, doesn't have.")
+	fs.StringArrayVar(&o.ignore, "ignore", nil, "`GLOB` of manifests or directories to pass over; may be repeated.")
 	fs.StringVar(&o.kubeVersion, "kube-version", defaultKubeVersion, "Kubernetes `VERSION` of the oldest API server or node that the manifests are for.")
 	o.cluster.register(fs)
 	o.cluster.instead = ", or name manifests with -f"
@@ -110,6 +116,12 @@ func (o *auditOptions) run(command *cobra.Command, _ []string) error {
 	}
 	if len(o.files) > 0 && o.all {
 		return usageError{errors.New("--all-namespaces is about a cluster, and -f about manifests; give one of them")}
+	}
+	if len(o.files) == 0 && slices.Contains(findings.Formats, o.output) {
+		return usageError{fmt.Errorf("--output=%s is about lines of manifests; name some with -f", o.output)}
+	}
+	if o.baseline != "" && len(o.failOn) == 0 {
+		return usageError{errors.New("--baseline says what --fail-on doesn't count; give --fail-on as well")}
 	}
 	var report *audit.Report
 	var err error
@@ -144,6 +156,9 @@ func (o *auditOptions) manifests(ctx context.Context, stdin io.Reader) (*audit.R
 	rules.Flags.Given = o.policy.given()
 	files, err := readManifests(ctx, o.files, stdin)
 	if err != nil {
+		return nil, err
+	}
+	if files, err = without(files, o.ignore); err != nil {
 		return nil, err
 	}
 	state, err := audit.Manifests(ctx, files, audit.ManifestScope{Cluster: cluster,
@@ -186,6 +201,12 @@ func (o *auditOptions) write(command *cobra.Command, report *audit.Report) error
 	if err := writeReport(stdout, o.output, report); err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
+	if o.baseline != "" {
+		var err error
+		if report, err = sinceBaseline(o.baseline, report); err != nil {
+			return err
+		}
+	}
 	var found []string
 	for _, e := range audit.Codes() {
 		if n := report.Summary.Findings[e.Code]; n > 0 && (slices.Contains(o.failOn, "any") || slices.Contains(o.failOn, string(e.Code))) {
@@ -204,6 +225,8 @@ func writeReport(w io.Writer, format string, report *audit.Report) error {
 	var text []byte
 	var err error
 	switch format {
+	case "github", "sarif", "junit":
+		return writeFindings(w, auditFindings(report), format)
 	case "json":
 		text, err = json.MarshalIndent(report, "", "  ")
 		text = append(text, '\n')

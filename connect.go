@@ -28,9 +28,8 @@ type connection struct {
 	rules        audit.Rules
 }
 
-// connect reaches the cluster, and finds out by what flags evenkeel runs there; those
-// of own that were given on the command line win.
-func (c *clusterFlags) connect(ctx context.Context, own *policyFlags) (*connection, error) {
+// client returns a connection of which only the client, the source and the namespace are known.
+func (c *clusterFlags) client() (*connection, error) {
 	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(c.rules, &c.overrides)
 	config, err := loader.ClientConfig()
 	if err != nil {
@@ -53,7 +52,17 @@ func (c *clusterFlags) connect(ctx context.Context, own *policyFlags) (*connecti
 			result.source = "context " + raw.CurrentContext
 		}
 	}
-	if result.installation, err = audit.Installed(ctx, client); err != nil {
+	return result, nil
+}
+
+// connect reaches the cluster, and finds out by what flags evenkeel runs there; those
+// of own that were given on the command line win.
+func (c *clusterFlags) connect(ctx context.Context, own *policyFlags) (*connection, error) {
+	result, err := c.client()
+	if err != nil {
+		return nil, err
+	}
+	if result.installation, err = audit.Installed(ctx, result.client); err != nil {
 		return nil, result.explained(ctx, "", err)
 	}
 	if err := own.adopt(result.installation); err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
+	"github.com/evenkeel/evenkeel/findings"
 	"github.com/evenkeel/evenkeel/inject"
 	"github.com/evenkeel/evenkeel/internal/words"
 	"github.com/evenkeel/evenkeel/manifest"
@@ -58,6 +59,9 @@ const injectExamples = `  # What would be added?
   # Fail a pipeline when a manifest lacks a default.
   {{program}} inject --check manifests/
 
+  # Write it into the files.
+  {{program}} inject --write manifests/
+
   # As the cluster at hand would have it.
   {{program}} inject --kube-version 1.31 --pre-stop-sleep 15s -f deploy.yaml`
 
@@ -74,6 +78,8 @@ type injectOptions struct {
 	kubeVersion string
 	namespace   string
 	withBudgets bool
+	write       bool
+	ignore      []string
 	policy      policyFlags
 }
 
@@ -99,7 +105,11 @@ func newInjectCommand(program string) *cobra.Command {
 	fs.StringVarP(&o.namespace, "namespace", "n", "", "`NAMESPACE` of objects that name none.")
 	fs.BoolVar(&o.withBudgets, "with-budgets", false,
 		"Print a PodDisruptionBudget for each Deployment and StatefulSet that lacks one, behind the input.")
+	fs.BoolVarP(&o.write, "write", "w", false, "Write the files that change, instead of printing all.")
+	fs.StringArrayVar(&o.ignore, "ignore", nil,
+		"`GLOB` of files or directories to pass over, by path or name; may be repeated.")
 	o.policy.register(fs)
+	fs.Lookup("output").Usage += " With --check also " + strings.Join(findings.Formats, ", ") + "."
 	completeFormats(command)
 	return command
 }
@@ -126,12 +136,15 @@ func checkFormat(output string) error {
 }
 
 func (o *injectOptions) run(command *cobra.Command, args []string) error {
-	config, err := o.config()
+	config, err := o.config(args)
 	if err != nil {
 		return err
 	}
 	files, err := readManifests(command.Context(), append(slices.Clone(o.files), args...), command.InOrStdin())
 	if err != nil {
+		return err
+	}
+	if files, err = without(files, o.ignore); err != nil {
 		return err
 	}
 	result, err := inject.Run(command.Context(), files, config)
@@ -146,10 +159,19 @@ func (o *injectOptions) run(command *cobra.Command, args []string) error {
 	if _, err := stderr.Write(report); err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
-	if !o.check || command.Flags().Changed("output") {
-		if err := writeResult(stdout, result, o.output); err != nil {
-			return err
-		}
+	switch {
+	case slices.Contains(findings.Formats, o.output):
+		err = writeFindings(stdout, injectFindings(result), o.output)
+	case o.write:
+		err = writeInPlace(stderr, result)
+	case !o.check || command.Flags().Changed("output"):
+		err = writeResult(stdout, result, o.output)
+	}
+	if err != nil {
+		return err
+	}
+	if o.check && len(result.Workloads)+result.Others+result.Foreign == 0 {
+		return usageError{errors.New("--check was given nothing to check: the input is empty")}
 	}
 	if o.check && result.Missing() {
 		return errMissing
@@ -173,10 +195,20 @@ func writeResult(stdout io.Writer, result *inject.Result, format string) error {
 }
 
 // config checks the flags.
-func (o *injectOptions) config() (inject.Config, error) {
+func (o *injectOptions) config(args []string) (inject.Config, error) {
 	c := inject.Config{Namespace: o.namespace, WithBudgets: o.withBudgets}
-	if err := checkFormat(o.output); err != nil {
-		return c, err
+	if !o.check || !slices.Contains(findings.Formats, o.output) {
+		if err := checkFormat(o.output); err != nil {
+			return c, err
+		}
+	}
+	switch {
+	case o.write && o.check:
+		return c, usageError{errors.New("--check changes nothing, and --write changes files; give one of them")}
+	case o.write && (o.withBudgets || o.output != "yaml"):
+		return c, usageError{errors.New("--write changes files in place; it goes with neither --output nor --with-budgets")}
+	case o.write && (slices.Contains(o.files, "-") || slices.Contains(args, "-")):
+		return c, usageError{errors.New("--write changes files in place, and standard input has none")}
 	}
 	if o.withBudgets && (o.output == "patch" || o.output == "diff") {
 		return c, usageError{fmt.Errorf("--with-budgets adds objects, which --output=%s has no place for; allowed: yaml, json", o.output)}

@@ -2,7 +2,7 @@
 // admission webhook (evenkeel serve) and over manifests (evenkeel inject); and says
 // how well they are protected (evenkeel audit).
 //
-// Exit codes: 0, all is well; 1, "inject --check" or "audit --fail-on" found
+// Exit codes: 0, all is well; 1, "inject --check", "audit --fail-on" or "check" found
 // something; 2, the command line or the input can't be used, or a command failed.
 package main
 
@@ -31,7 +31,7 @@ var version, commit string
 // The exit codes, for scripts.
 const (
 	exitDone    = 0
-	exitMissing = 1 // "inject --check" or "audit --fail-on" found something
+	exitMissing = 1 // "inject --check", "audit --fail-on" or "check" found something
 	exitFailed  = 2 // wrong usage, unusable input, or a failure
 )
 
@@ -57,6 +57,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return exitDone
 	case errors.Is(err, errMissing):
 		return exitMissing
+	case errors.Is(err, errUnknown):
+		return exitFailed
 	}
 	for _, failure := range separate(err) {
 		fmt.Fprintf(stderr, "Error: %s\n", words.Lines(strings.TrimSpace(failure.Error())))
@@ -110,8 +112,8 @@ To see what it would add to your manifests, without any cluster:
 In a cluster it runs as an admission webhook ("serve") and looks after every
 workload of the namespaces with the label evenkeel.dev/inject=enabled.
 
-Exit codes: 0 all is well, 1 "inject --check" or "audit --fail-on" found something,
-2 the command line or the input can't be used, or the command failed.`
+Exit codes: 0 all is well, 1 "inject --check", "audit --fail-on" or "check" found
+something, 2 the command line or the input can't be used, or the command failed.`
 
 // newRootCommand returns the whole command tree for a program of that name or
 // path. A name such as kubectl-evenkeel is shown as kubectl does: kubectl evenkeel.
@@ -136,6 +138,7 @@ func newRootCommand(program string) *cobra.Command {
 		newUninjectCommand(name),
 		newAuditCommand(name),
 		newExplainCommand(name),
+		newCheckCommand(name),
 		newVersionCommand(),
 	)
 	return root
@@ -241,6 +244,9 @@ func noArguments(command *cobra.Command, args []string) error {
 	return usageError{fmt.Errorf("unexpected argument %q: %s takes none%s", args[0], command.CommandPath(), hint)}
 }
 
-// errMissing is the outcome of "inject --check" when something is missing, and of
-// "audit --fail-on" when something is found.
+// errMissing is the outcome of "inject --check" when something is missing, of
+// "audit --fail-on" when something is found, and of "check" when something fails.
 var errMissing = errors.New("something is missing")
+
+// errUnknown is the outcome of "check" when something could not be looked at.
+var errUnknown = errors.New("something could not be looked at")

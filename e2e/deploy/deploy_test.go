@@ -189,6 +189,7 @@ func TestTheREADMEsCommandsInstallUpgradeAndUninstall(t *testing.T) {
 	if web := read(ctx, t, c, "web"); sleepOf(web) != 20 || !probed(web) {
 		t.Errorf("after the change deploy/web sleeps %d s and has a probe: %t, want 20 and true", sleepOf(web), probed(web))
 	}
+	time.Sleep(time.Second + 100*time.Millisecond) // kubectl refuses a second restart within the same second
 	u.run(t, commandsOf(t, "docs/how-to/take-back-a-default.md", "take back"))
 	if web := read(ctx, t, c, "web"); sleepOf(web) != 20 || probed(web) {
 		t.Errorf("after taking back deploy/web sleeps %d s and has a probe: %t, want 20 and false", sleepOf(web), probed(web))
