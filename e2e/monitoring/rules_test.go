@@ -130,7 +130,7 @@ func TestEveryAlertHasARowOfWhatToDo(t *testing.T) {
 		t.Fatal("docs/operations/README.md has no table between <!-- alerts --> and <!-- /alerts -->")
 	}
 	var rows, want []string
-	for _, row := range regexp.MustCompile("(?m)^\\| `(\\w+)` \\|").FindAllStringSubmatch(table, -1) {
+	for _, row := range regexp.MustCompile("(?m)^\\| \\[`(\\w+)`\\]").FindAllStringSubmatch(table, -1) {
 		rows = append(rows, row[1])
 	}
 	_, alerts := rules(t)
@@ -139,5 +139,14 @@ func TestEveryAlertHasARowOfWhatToDo(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, rows); diff != "" {
 		t.Errorf("alerts in docs/operations/README.md (-deploy/monitoring/rules.yaml +document):\n%s", diff)
+	}
+	for _, alert := range alerts {
+		page := filepath.Join("docs", "operations", "runbooks", alert.Alert+".md")
+		if url := alert.Annotations["runbook_url"]; !strings.HasSuffix(url, "/"+filepath.ToSlash(page)) {
+			t.Errorf("%s has the runbook_url %q, want one that ends with %s", alert.Alert, url, page)
+		}
+		if _, err := os.Stat(filepath.Join(root, page)); err != nil {
+			t.Errorf("%s has no runbook: %v", alert.Alert, err)
+		}
 	}
 }
