@@ -21,6 +21,7 @@ COPY patches patches
 COPY pdb pdb
 COPY policy policy
 COPY recycle recycle
+COPY scalein scalein
 COPY server server
 COPY webhook webhook
 ARG TARGETOS

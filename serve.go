@@ -24,6 +24,7 @@ type serveOptions struct {
 	policy            policyFlags
 	kubeconfig        string
 	namespaceSelector string
+	scaleIn           string
 	logLevel          string
 }
 
@@ -76,6 +77,9 @@ standard variables of OpenTelemetry apply.`,
 		"Age at which a connection is closed. 0 is no limit.")
 	fs.BoolVar(&o.Budgets, "budgets", true,
 		"Keep a PodDisruptionBudget for each workload that can have one. One replica works, by leader election.")
+	fs.StringVar(&o.scaleIn, "scale-in", "off",
+		"What decides over the pods that go when a workload is scaled in. With keep-zones one ready pod of each zone "+
+			"goes last, by an annotation on pods, for which evenkeel needs a right of its own. Allowed: keep-zones, off.")
 	fs.DurationVar(&o.ScanInterval, "scan-interval", 20*time.Second,
 		"Time between two scans for workloads and pods that admission has missed. 0 is none.")
 	fs.StringVar(&o.Namespace, "namespace", "evenkeel-system",
@@ -109,6 +113,12 @@ func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
 	}
 	if o.NamespaceSelector, err = labels.Parse(o.namespaceSelector); err != nil {
 		return usageError{fmt.Errorf("--namespace-selector=%q is no label selector: %w", o.namespaceSelector, err)}
+	}
+	switch o.scaleIn {
+	case "off", "keep-zones":
+		o.KeepZones = o.scaleIn == "keep-zones"
+	default:
+		return usageError{fmt.Errorf("--scale-in=%q is not known; allowed: keep-zones, off", o.scaleIn)}
 	}
 	if o.Policy, err = o.policy.config(); err != nil {
 		return err

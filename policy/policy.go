@@ -34,6 +34,9 @@ const (
 	// added to it: their names, comma-separated.
 	InjectedAnnotation = Prefix + "injected"
 
+	// DeletionCostAnnotation notes on a pod which deletion cost evenkeel gave it.
+	DeletionCostAnnotation = Prefix + "deletion-cost"
+
 	// DefaultedLabel marks a pod or pod template that defaults were added to, with
 	// the value "true", for the Pod webhook's objectSelector and nothing else.
 	DefaultedLabel = Prefix + "defaulted"
@@ -307,7 +310,7 @@ func first(values map[string]string, match func(key string) bool) []string {
 
 // known reports whether key is an annotation that we read or write.
 func known(key string) bool {
-	if key == InjectedAnnotation {
+	if key == InjectedAnnotation || key == DeletionCostAnnotation {
 		return true
 	}
 	for i := range settings {

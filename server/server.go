@@ -31,6 +31,7 @@ import (
 	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/pdb"
 	"github.com/evenkeel/evenkeel/recycle"
+	"github.com/evenkeel/evenkeel/scalein"
 	"github.com/evenkeel/evenkeel/webhook"
 )
 
@@ -68,6 +69,8 @@ type Config struct {
 
 	// Budgets turns the budget controller on.
 	Budgets bool
+	// KeepZones turns on the controller that keeps the zones of workloads that are scaled in.
+	KeepZones bool
 	// ScanInterval is the time between two scans; 0 turns them off.
 	ScanInterval time.Duration
 	// LeaseDuration is how long a leader that died holds the others up.
@@ -246,6 +249,14 @@ func (s *server) addLeader(reach clients, injector *patches.Injector) error {
 			return fmt.Errorf("keep budgets: %w", err)
 		}
 		s.lead = append(s.lead, budgets.Lead)
+	}
+	if c.KeepZones {
+		zones, err := scalein.New(scalein.Config{Client: reach.typed, Metadata: reach.metadata, NamespaceSelector: c.NamespaceSelector,
+			Except: except, OptedOut: s.facts.OptedOut, Log: c.Log, Registerer: s.registry})
+		if err != nil {
+			return fmt.Errorf("keep zones: %w", err)
+		}
+		s.lead = append(s.lead, zones.Lead)
 	}
 	if c.ScanInterval != 0 {
 		scan, err := audit.NewScan(audit.ScanConfig{Client: reach.typed, Injector: injector, Ready: s.facts.Ready,

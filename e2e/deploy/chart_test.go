@@ -95,6 +95,7 @@ func TestTheChartIsWhatTheKustomizationsAre(t *testing.T) {
 		{"with cert-manager", []string{"--set=certificates.source=cert-manager"}, "deploy/cert-manager", ""},
 		{"in opt-out mode", []string{"--set=namespaces.mode=opt-out"}, "deploy/opt-out", ""},
 		{"with failurePolicy Fail", []string{"--set=failurePolicy=Fail"}, "deploy/fail", ""},
+		{"with scale-in", []string{"--set=scaleIn=keep-zones"}, "deploy/scale-in", ""},
 		{"with monitoring", []string{"--set=monitoring.podMonitor.enabled=true,monitoring.rules.enabled=true"}, "deploy", "deploy/monitoring"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -139,6 +140,7 @@ func TestValuesReachWhereTheyBelong(t *testing.T) {
 		"settings.pre-stop-sleep=15s":                    `"--pre-stop-sleep=15s"`,
 		"settings.allow-exec-sleep=true":                 `"--allow-exec-sleep=true"`,
 		"budgets=false":                                  "- --budgets=false",
+		"scaleIn=keep-zones":                             "- --scale-in=keep-zones",
 		"scanInterval=1m":                                "- --scan-interval=1m",
 		"extraArgs={--recycle-age=1m}":                   `- "--recycle-age=1m"`,
 		"extraEnv[0].name=A,extraEnv[0].value=b":         "- name: A\n              value: b\n",
@@ -189,6 +191,7 @@ func TestAValueThatCannotBeIsRefusedByItsName(t *testing.T) {
 		"settings.pre-stop-sleep=soon":          "pre-stop-sleep",
 		"budgets=perhaps":                       "budgets",
 		"logLevel=loud":                         "logLevel",
+		"scaleIn=yes":                           "scaleIn",
 		"scanInterval=often":                    "scanInterval",
 		"extraArgs={recycle-age}":               "extraArgs",
 		"extraEnv[0].value=e":                   "extraEnv",

@@ -4,6 +4,7 @@ package installation
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/x509"
@@ -72,6 +73,8 @@ type Options struct {
 	Name  string   // of the process, among others of the cluster; "" means evenkeel
 	Tags  []string // build tags
 	Flags []string // of evenkeel serve, added to those that it needs here
+	// Deploy is the directory of the repository whose rights and webhooks it gets; "" means deploy.
+	Deploy string
 	// Program is the path of a built evenkeel; "" means to build it with the Tags.
 	Program string
 	// Wrapper is a command that the process is run by, such as one that limits its memory.
@@ -349,7 +352,7 @@ func Register(ctx context.Context, c *cluster.Cluster, configuration *admissionr
 }
 
 func (i *Installation) configuration(ctx context.Context) (*admissionregistrationv1.MutatingWebhookConfiguration, error) {
-	configuration, err := Configuration(ctx, i.cluster)
+	configuration, err := configurationOf(ctx, i.cluster, i.options.Deploy)
 	if err == nil && i.options.Configure != nil {
 		i.options.Configure(configuration)
 	}
@@ -358,7 +361,11 @@ func (i *Installation) configuration(ctx context.Context) (*admissionregistratio
 
 // Configuration returns the webhook configuration that deploy/ holds.
 func Configuration(ctx context.Context, c *cluster.Cluster) (*admissionregistrationv1.MutatingWebhookConfiguration, error) {
-	documents, err := deployed(ctx, c, "MutatingWebhookConfiguration")
+	return configurationOf(ctx, c, "")
+}
+
+func configurationOf(ctx context.Context, c *cluster.Cluster, dir string) (*admissionregistrationv1.MutatingWebhookConfiguration, error) {
+	documents, err := deployed(ctx, c, dir, "MutatingWebhookConfiguration")
 	if err != nil {
 		return nil, err
 	}
@@ -372,13 +379,13 @@ func Configuration(ctx context.Context, c *cluster.Cluster) (*admissionregistrat
 	return &configuration, nil
 }
 
-// deployed returns the documents of deploy/ of the kinds.
-func deployed(ctx context.Context, c *cluster.Cluster, kinds ...string) ([]string, error) {
+// deployed returns the documents of a directory, deploy/ if "", of the kinds.
+func deployed(ctx context.Context, c *cluster.Cluster, dir string, kinds ...string) ([]string, error) {
 	root, err := Root()
 	if err != nil {
 		return nil, err
 	}
-	cmd, err := c.KubectlCommand(ctx, "kustomize", filepath.Join(root, "deploy"))
+	cmd, err := c.KubectlCommand(ctx, "kustomize", filepath.Join(root, cmp.Or(dir, "deploy")))
 	if err != nil {
 		return nil, err
 	}
@@ -401,7 +408,7 @@ func deployed(ctx context.Context, c *cluster.Cluster, kinds ...string) ([]strin
 
 // grant makes the service account of deploy/ with its rights and no others, and a kubeconfig file for it.
 func (i *Installation) grant(ctx context.Context) error {
-	documents, err := deployed(ctx, i.cluster, "Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
+	documents, err := deployed(ctx, i.cluster, i.options.Deploy, "Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -50,9 +52,11 @@ type situation struct {
 	then     string
 	thenDo   func(*world)
 	replicas func(i int) int32
-	// none is set where no workload may be in one place with evenkeel, byChance where it makes no difference, and always where
-	// some have to be in one zone without it, or else the situation shows nothing.
-	none, byChance, always bool
+	// with says how evenkeel runs.
+	with installation.Options
+	// none is set where no workload may be in one place with evenkeel, and always where some have to be in one zone without it,
+	// or else the situation shows nothing.
+	none, always bool
 }
 
 // world is the cluster of one situation.
@@ -61,6 +65,7 @@ type world struct {
 	*cluster.Cluster
 	nodes     []string // in three zones in turn
 	namespace string
+	evenkeel  *installation.Installation // nil without
 }
 
 func TestSpread(t *testing.T) {
@@ -71,7 +76,8 @@ func TestSpread(t *testing.T) {
 		{name: "29 nodes four fifths full, one that came back empty", prepare: func(w *world) { fillBut(w, 1) }, replicas: twoToFive, none: true},
 		{name: "a scheduler profile that packs nodes (MostAllocated, weight 3)", scheduler: packing, prepare: uneven, replicas: twoToFive},
 		{name: "two zones' Spot nodes gone, fresh ones in one of them", prepare: func(w *world) { fillBut(w, 0) }, then: "the loss", thenDo: replaceZones, replicas: twoToFive},
-		{name: "scaled in from 10 replicas to 2", prepare: func(*world) {}, then: "scaling in", thenDo: scaleIn, replicas: func(int) int32 { return 10 }, byChance: true},
+		{name: "scaled in from 10 replicas to 2", prepare: func(*world) {}, then: "scaling in", thenDo: scaleIn, replicas: func(int) int32 { return 10 }, none: true,
+			with: installation.Options{Deploy: "deploy/scale-in", Flags: []string{"--scale-in=keep-zones"}}},
 	} {
 		if !s.always && !*all {
 			continue
@@ -93,7 +99,7 @@ func TestSpread(t *testing.T) {
 				t.Error("without evenkeel no zone holds a workload entirely on creation: this situation shows nothing")
 			}
 			for i, c := range lost[true] {
-				if !s.byChance && (c.node > lost[false][i].node || c.zone > lost[false][i].zone) {
+				if c.node > lost[false][i].node || c.zone > lost[false][i].zone {
 					t.Errorf("evenkeel made it worse: %+v without, %+v with", lost[false][i], c)
 				}
 				if s.none && (c.zone > 0 || c.node > 0) {
@@ -118,7 +124,7 @@ func (s *situation) run(t *testing.T, with bool) (lost [2]count) {
 	check.Must(t, err)
 	labels := map[string]string{}
 	if with {
-		_, err = installation.Install(ctx, c, installation.Options{})
+		w.evenkeel, err = installation.Install(ctx, c, s.with)
 		check.Must(t, err)
 		labels["evenkeel.dev/inject"] = "enabled"
 	}
@@ -179,9 +185,102 @@ func replaceZones(w *world) {
 	}
 }
 
-// scaleIn has the ReplicaSet controller choose which pods go: it looks at their age and at how many share a node, never at
-// zones or affinity.
-func scaleIn(w *world) { w.each(`{"spec":{"replicas":2}}`) }
+// scaleIn has the ReplicaSet controller choose which pods go: it looks at their deletion cost, at how many share a node and at their
+// age, never at zones or affinity. One half is scaled in by hand, the other by an autoscaler.
+func scaleIn(w *world) {
+	ctx := w.Context()
+	if w.evenkeel != nil {
+		defer w.foreignCost()()
+		w.waitMarked(w.namespace, workloads, 3)
+	}
+	for i := range workloads {
+		name := fmt.Sprintf("w-%d", i)
+		if i%2 == 0 {
+			_, err := w.Client.AppsV1().Deployments(w.namespace).UpdateScale(ctx, name, &autoscalingv1.Scale{
+				ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: w.namespace}, Spec: autoscalingv1.ScaleSpec{Replicas: 2}}, metav1.UpdateOptions{})
+			check.Must(w, err)
+			continue
+		}
+		one := int32(1) // what is above the most comes down without a metric
+		_, err := w.Client.AutoscalingV2().HorizontalPodAutoscalers(w.namespace).Create(ctx, &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Name: name},
+			Spec: autoscalingv2.HorizontalPodAutoscalerSpec{MinReplicas: &one, MaxReplicas: 2,
+				ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: name}}}, metav1.CreateOptions{})
+		check.Must(w, err)
+	}
+	check.Eventually(w, "every Deployment is scaled in", func() error {
+		list, err := w.Client.AppsV1().Deployments(w.namespace).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		for _, d := range list.Items {
+			if *d.Spec.Replicas != 2 {
+				return fmt.Errorf("%s is to have %d replicas", d.Name, *d.Spec.Replicas)
+			}
+		}
+		return nil
+	})
+}
+
+// costOf is what the ReplicaSet controller reads.
+const costOf = "controller.kubernetes.io/pod-deletion-cost"
+
+// waitMarked waits until so many Deployments have so many pods each that go last.
+func (w *world) waitMarked(namespace string, deployments, each int) {
+	w.Helper()
+	check.Eventually(w, "a pod of each zone is marked", func() error {
+		pods, err := w.Client.CoreV1().Pods(namespace).List(w.Context(), metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		marked, whole := map[string]int{}, 0
+		for _, p := range pods.Items {
+			if marked[p.Labels["app"]] += len(p.Annotations[costOf]); p.Annotations[costOf] != "" && marked[p.Labels["app"]] == each {
+				whole++
+			}
+		}
+		if whole != deployments {
+			return fmt.Errorf("%d of %d Deployments are marked", whole, deployments)
+		}
+		return nil
+	})
+	writes, err := w.evenkeel.Metric(w.Context(), "evenkeel_scale_in_writes_total", `result="ok"`)
+	check.Must(w, err)
+	w.Logf("%.0f pods written for %d Deployments", writes, deployments)
+	if most := float64(2 * deployments * each); writes > most {
+		w.Errorf("%.0f pods written, want %.0f at most", writes, most)
+	}
+}
+
+// foreignCost makes a Deployment of which somebody else gives a pod a cost. The function that it returns checks that evenkeel has left
+// it alone since.
+func (w *world) foreignCost() (verify func()) {
+	w.Helper()
+	ctx, own := w.Context(), *w
+	own.namespace = "costs"
+	w.makeNamespace(own.namespace, map[string]string{"evenkeel.dev/inject": "enabled"})
+	own.create("own", 6)
+	own.waitReady()
+	pods, err := w.Client.CoreV1().Pods(own.namespace).List(ctx, metav1.ListOptions{})
+	check.Must(w, err)
+	mine := pods.Items[0].Name
+	_, err = w.Client.CoreV1().Pods(own.namespace).Patch(ctx, mine, types.MergePatchType, []byte(`{"metadata":{"annotations":{"`+costOf+`":"7"}}}`), metav1.PatchOptions{})
+	check.Must(w, err)
+	return func() {
+		check.Eventually(w, "the Deployment with a cost of somebody else has no other", func() error {
+			pods, err := w.Client.CoreV1().Pods(own.namespace).List(ctx, metav1.ListOptions{})
+			if err != nil {
+				return err
+			}
+			for _, p := range pods.Items {
+				want := map[bool]string{true: "7"}[p.Name == mine]
+				if got := p.Annotations[costOf]; got != want {
+					return fmt.Errorf("pod %s costs %q, want %q", p.Name, got, want)
+				}
+			}
+			return nil
+		})
+	}
+}
 
 func (w *world) makeNamespace(name string, labels map[string]string) {
 	w.Helper()
