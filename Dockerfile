@@ -23,6 +23,7 @@ COPY policy policy
 COPY recycle recycle
 COPY scalein scalein
 COPY server server
+COPY surge surge
 COPY webhook webhook
 ARG TARGETOS
 ARG TARGETARCH

@@ -35,7 +35,8 @@ func newServeCommand() *cobra.Command {
 		Short: "Run the admission webhook and the budget controller",
 		Long: `Run the admission webhook and the controller of disruption budgets.
 
-Reviews are answered over HTTPS at /mutate. /livez, /readyz and /metrics are
+Reviews are answered over HTTPS at /mutate, and with --surge those of evictions at
+/evict. /livez, /readyz and /metrics are
 answered over plain HTTP on a port of their own. On SIGTERM the server reports
 that it is not ready, goes on answering, asks its clients to go, and exits when no
 connection is left.
@@ -77,9 +78,14 @@ standard variables of OpenTelemetry apply.`,
 		"Age at which a connection is closed. 0 is no limit.")
 	fs.BoolVar(&o.Budgets, "budgets", true,
 		"Keep a PodDisruptionBudget for each workload that can have one. One replica works, by leader election.")
+	fs.BoolVar(&o.Surge, "surge", false,
+		"Answer reviews of evictions at /evict, for the setting drain. evenkeel needs rights of its own for it.")
+	fs.DurationVar(&o.SurgePatience, "surge-patience", 10*time.Minute,
+		"How long a drain may be held for one pod, with --surge. At least 1s.")
 	fs.StringVar(&o.scaleIn, "scale-in", "off",
-		"What decides over the pods that go when a workload is scaled in. With keep-zones one ready pod of each zone "+
-			"goes last, by an annotation on pods, for which evenkeel needs a right of its own. Allowed: keep-zones, off.")
+		"What decides over the pods that go when a workload is scaled in. With keep-zones one ready pod of each "+
+			"zone goes last, by an annotation on pods, for which evenkeel needs a right of its own. "+
+			"Allowed: keep-zones, off.")
 	fs.DurationVar(&o.ScanInterval, "scan-interval", 20*time.Second,
 		"Time between two scans for workloads and pods that admission has missed. 0 is none.")
 	fs.StringVar(&o.Namespace, "namespace", "evenkeel-system",

@@ -17,8 +17,8 @@ const DefaultNodeLoss = policy.SettingNodeLoss
 // NoExecute (https://kubernetes.io/docs/reference/labels-annotations-taints/).
 var lostTaints = [...]string{"node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"}
 
-// addNodeLoss tolerates a lost node for as long as the setting says. Without tolerations of its own,
-// a pod gets some of 300 s (plugin/pkg/admission/defaulttolerationseconds in Kubernetes).
+// addNodeLoss tolerates a lost node for as long as the setting says. Without tolerations of its
+// own, a pod gets some of 300 s (plugin/pkg/admission/defaulttolerationseconds in Kubernetes).
 //
 // It writes the whole list or nothing: the API keeps tolerations as one value, so that a manifest
 // with some of its own would take ours out each time that it is sent again.
@@ -86,8 +86,8 @@ func appendTolerations(b []byte, seconds string) []byte {
 	return append(b, ']')
 }
 
-// splitTolerations takes the tolerations out of o that the record says are ours, unless somebody has
-// written them since.
+// splitTolerations takes the tolerations out of o that the record says are ours, unless somebody
+// has written them since.
 func (o *object) splitTolerations(seconds string) {
 	p := &o.pod
 	var room [256]byte

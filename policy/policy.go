@@ -34,6 +34,9 @@ const (
 	// added to it: their names, comma-separated.
 	InjectedAnnotation = Prefix + "injected"
 
+	// SurgeAnnotation notes on a Deployment the surge that evenkeel began last.
+	SurgeAnnotation = Prefix + "surged"
+
 	// DeletionCostAnnotation notes on a pod which deletion cost evenkeel gave it.
 	DeletionCostAnnotation = Prefix + "deletion-cost"
 
@@ -143,6 +146,8 @@ type Policy struct {
 	// BudgetPatience is how long a budget may let nothing be evicted before it steps
 	// aside; zero means for ever.
 	BudgetPatience time.Duration
+	// DrainSurge replaces the only pod of a Deployment before a drain takes it.
+	DrainSurge bool
 	// NodeLoss is how long pods stay on a lost node, in whole seconds; 0 leaves that to Kubernetes.
 	NodeLoss time.Duration
 	// Containers are the names of the only containers that get probe and hook, or
@@ -310,7 +315,7 @@ func first(values map[string]string, match func(key string) bool) []string {
 
 // known reports whether key is an annotation that we read or write.
 func known(key string) bool {
-	if key == InjectedAnnotation || key == DeletionCostAnnotation {
+	if key == InjectedAnnotation || key == DeletionCostAnnotation || key == SurgeAnnotation {
 		return true
 	}
 	for i := range settings {

@@ -129,6 +129,8 @@ var allowed = []struct {
 	{SettingDisruptionBudget, "minAvailable=2147483647", func(p *Policy) {
 		p.DisruptionBudget = Budget{Kind: BudgetMinAvailable, Value: 2147483647}
 	}},
+	{SettingDrain, "off", func(p *Policy) { p.DrainSurge = false }},
+	{SettingDrain, "surge", func(p *Policy) { p.DrainSurge = true }},
 	{SettingNodeLoss, "off", func(p *Policy) { p.NodeLoss = 0 }},
 	{SettingNodeLoss, "1s", func(p *Policy) { p.NodeLoss = time.Second }},
 	{SettingNodeLoss, "30s", func(p *Policy) { p.NodeLoss = 30 * time.Second }},
@@ -158,6 +160,7 @@ var refused = map[string][]string{
 		"maxUnavailable=101%", "maxUnavailable=1%%", "maxUnavailable= 1", "maxUnavailable=1 ", "maxunavailable=1", "maxUnavailable=+1", "maxUnavailable=0x1",
 		"maxUnavailable=2147483648", "minAvailable=100%", "minAvailable=", "maxUnavailable==1", "Quorum", "quorum=1", "off=1", "both=1", strings.Repeat("9", 1<<20),
 	},
+	SettingDrain: {"", " ", "Surge", "surge ", "on", "true", "off\x00", strings.Repeat("x", 1<<20)},
 	SettingNodeLoss: {
 		"", " ", "30", "30 s", "-1s", "0", "0s", "1.5s", "1ns", "on", "Off", "24h1s", "99999999h", "1s\x00", strings.Repeat("1", 1<<20) + "s",
 	},

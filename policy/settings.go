@@ -21,6 +21,7 @@ const (
 	SettingReadinessProbe   = "readiness-probe"
 	SettingDisruptionBudget = "disruption-budget"
 	SettingBudgetPatience   = "budget-patience"
+	SettingDrain            = "drain"
 	SettingNodeLoss         = "node-loss"
 	SettingContainers       = "containers"
 )
@@ -106,6 +107,13 @@ var settings = [...]Setting{
 		Default: "10m",
 		Effect:  "How long the budget may let nothing be evicted before it steps aside until all replicas are ready.",
 		parse:   parseBudgetPatience,
+	},
+	{
+		Name: SettingDrain, Flag: true,
+		Values:  "`surge`, `off`",
+		Default: "off",
+		Effect:  "Whether a drain that wants the only ready pod of a Deployment waits until another is ready; evenkeel needs rights for it that deploy/surge brings.",
+		parse:   parseDrain,
 	},
 	{
 		Name: SettingNodeLoss, Flag: true,
@@ -320,6 +328,14 @@ func parseBudgetPatience(p *Policy, value string, _ Bounds) (string, error) {
 		return "", err
 	}
 	p.BudgetPatience = patience
+	return "", nil
+}
+
+func parseDrain(p *Policy, value string, _ Bounds) (string, error) {
+	if value != "surge" && value != "off" {
+		return "", errors.New("is none of these")
+	}
+	p.DrainSurge = value == "surge"
 	return "", nil
 }
 

@@ -72,9 +72,12 @@ func New(config Config) (*Controller, error) {
 		config.Log == nil || config.Registerer == nil {
 		return nil, errors.New("scale-in controller: the configuration is incomplete")
 	}
-	c := &Controller{config: config, settle: settle, again: again, limiter: rate.NewLimiter(perSecond, perSecond), now: time.Now,
-		writes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "evenkeel_scale_in_writes_total",
-			Help: "Pods whose deletion cost was written, by what became of the request: ok, conflict or error."}, []string{"result"})}
+	c := &Controller{config: config, settle: settle, again: again, now: time.Now,
+		limiter: rate.NewLimiter(perSecond, perSecond),
+		writes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "evenkeel_scale_in_writes_total",
+			Help: "Pods whose deletion cost was written, by what became of the request: ok, conflict or error.",
+		}, []string{"result"})}
 	if err := config.Registerer.Register(c.writes); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
@@ -105,9 +108,11 @@ func trimPod(object any) (any, error) {
 		return object, nil
 	}
 	short := func(s string) string { return strings.Clone(s[:min(len(s), maxCost)]) }
-	p := &podFacts{namespace: unique.Make(pod.Namespace).Value(), name: pod.Name, resourceVersion: pod.ResourceVersion,
-		uid: pod.UID, created: pod.CreationTimestamp.Unix(), node: unique.Make(pod.Spec.NodeName).Value(),
-		active:   pod.DeletionTimestamp == nil && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed,
+	p := &podFacts{namespace: unique.Make(pod.Namespace).Value(), name: pod.Name,
+		resourceVersion: pod.ResourceVersion, uid: pod.UID, created: pod.CreationTimestamp.Unix(),
+		node: unique.Make(pod.Spec.NodeName).Value(),
+		active: pod.DeletionTimestamp == nil &&
+			pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed,
 		disabled: pod.Labels[policy.InjectLabel] == policy.Disabled,
 		cost:     short(pod.Annotations[CostAnnotation]), mark: short(pod.Annotations[MarkAnnotation])}
 	for _, condition := range pod.Status.Conditions {
@@ -148,8 +153,9 @@ type term struct {
 
 // Lead marks pods until ctx ends, and returns when the last write is over.
 func (c *Controller) Lead(ctx context.Context) error {
+	slower := workqueue.NewTypedItemExponentialFailureRateLimiter[string](c.settle, time.Minute)
 	t := &term{Controller: c, wrote: make(chan map[string]time.Time, 1),
-		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](c.settle, time.Minute))}
+		queue: workqueue.NewTypedRateLimitingQueue(slower)}
 	t.wrote <- map[string]time.Time{}
 	defer t.queue.ShutDown()
 	var group errgroup.Group
@@ -176,8 +182,9 @@ func (c *Controller) Lead(ctx context.Context) error {
 // watch makes the informers.
 func (t *term) watch() error {
 	partial := func(resource string, selector labels.Selector) cache.SharedIndexInformer {
-		return metadatainformer.NewFilteredMetadataInformer(t.config.Metadata, corev1.SchemeGroupVersion.WithResource(resource), metav1.NamespaceAll, 0,
-			cache.Indexers{}, func(o *metav1.ListOptions) { o.LabelSelector = selector.String() }).Informer()
+		return metadatainformer.NewFilteredMetadataInformer(t.config.Metadata,
+			corev1.SchemeGroupVersion.WithResource(resource), metav1.NamespaceAll, 0, cache.Indexers{},
+			func(o *metav1.ListOptions) { o.LabelSelector = selector.String() }).Informer()
 	}
 	t.namespaces = partial("namespaces", t.config.NamespaceSelector)
 	t.nodes = partial("nodes", labels.Everything())
@@ -217,7 +224,7 @@ func index(of func(*podFacts) string) cache.IndexFunc {
 
 // handler calls changed for each object that comes, goes, or changes in what is kept of it.
 func handler[T any](changed func(*T)) cache.ResourceEventHandlerFuncs {
-	any := func(object any) {
+	look := func(object any) {
 		if tombstone, ok := object.(cache.DeletedFinalStateUnknown); ok {
 			object = tombstone.Obj
 		}
@@ -225,14 +232,15 @@ func handler[T any](changed func(*T)) cache.ResourceEventHandlerFuncs {
 			changed(o)
 		}
 	}
-	return cache.ResourceEventHandlerFuncs{AddFunc: any, DeleteFunc: any, UpdateFunc: func(before, after interface{}) {
+	return cache.ResourceEventHandlerFuncs{AddFunc: look, DeleteFunc: look, UpdateFunc: func(before, after any) {
 		if !reflect.DeepEqual(plain(before), plain(after)) {
-			any(after)
+			look(after)
 		}
 	}}
 }
 
-// plain returns what is kept of an object without its resource version, which changes with anything.
+// plain returns what is kept of an object without its resource version, which changes with
+// anything.
 func plain(object any) any {
 	if p, ok := object.(*podFacts); ok {
 		without := *p
@@ -310,7 +318,8 @@ func (t *term) reconcile(ctx context.Context, key string) (wait time.Duration, e
 			continue
 		}
 		facts[p.name] = p
-		pods = append(pods, Pod{Name: p.name, Zone: t.zone(p.node), Ready: p.ready, Created: time.Unix(p.created, 0), Cost: p.cost, Mark: p.mark})
+		pods = append(pods, Pod{Name: p.name, Zone: t.zone(p.node), Ready: p.ready, Created: time.Unix(p.created, 0),
+			Cost: p.cost, Mark: p.mark})
 		optedIn = optedIn && !p.disabled && t.optedIn(p)
 	}
 	changes, outcome := Changes(pods, optedIn)
@@ -337,8 +346,9 @@ func (t *term) reconcile(ctx context.Context, key string) (wait time.Duration, e
 			return 0, err
 		}
 	}
-	t.config.Log.WithFields(logrus.Fields{"namespace": facts[changes[0].Pod].namespace, "replicaSet": facts[changes[0].Pod].set,
-		"pods": len(changes), "outcome": string(outcome)}).Debug("deletion cost written")
+	first := facts[changes[0].Pod]
+	t.config.Log.WithFields(logrus.Fields{"namespace": first.namespace, "replicaSet": first.set, "pods": len(changes),
+		"outcome": string(outcome)}).Debug("deletion cost written")
 	return 0, nil
 }
 
@@ -354,7 +364,8 @@ func (t *term) zone(node string) string {
 // optedIn reports whether the namespace of a pod is opted in, and its workload not opted out.
 func (t *term) optedIn(p *podFacts) bool {
 	_, exists, err := t.namespaces.GetIndexer().GetByKey(p.namespace)
-	if err != nil || !exists || slices.Contains(t.config.Except, p.namespace) || t.config.OptedOut(p.namespace, "ReplicaSet", p.set) {
+	if err != nil || !exists || slices.Contains(t.config.Except, p.namespace) ||
+		t.config.OptedOut(p.namespace, "ReplicaSet", p.set) {
 		return false
 	}
 	deployment, ok := strings.CutSuffix(p.set, "-"+p.hash)
@@ -375,7 +386,8 @@ func (t *term) write(ctx context.Context, p *podFacts, mark bool) error {
 	if err != nil {
 		return fmt.Errorf("encode patch: %w", err)
 	}
-	_, err = t.config.Client.CoreV1().Pods(p.namespace).Patch(ctx, p.name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: "evenkeel-scale-in"})
+	_, err = t.config.Client.CoreV1().Pods(p.namespace).Patch(ctx, p.name, types.MergePatchType, patch,
+		metav1.PatchOptions{FieldManager: "evenkeel-scale-in"})
 	result := "ok"
 	switch {
 	case apierrors.IsNotFound(err): // it is gone, which the cache will show

@@ -42,7 +42,8 @@ type world struct {
 	refuse int // so many writes with a conflict
 }
 
-// newWorld makes a cluster with a node in each of three zones, and the namespaces shop, which is opted in, and other, which isn't.
+// newWorld makes a cluster with a node in each of three zones, and the namespaces shop, which is
+// opted in, and other, which isn't.
 func newWorld(t *testing.T, pods ...runtime.Object) *world {
 	t.Helper()
 	var nodes []runtime.Object
@@ -58,7 +59,8 @@ func newWorld(t *testing.T, pods ...runtime.Object) *world {
 	if err := metav1.AddMetaToScheme(scheme); err != nil {
 		t.Fatal(err)
 	}
-	// The tracker that fake.NewClientset makes also works out managed fields, which takes minutes of thousands of pods.
+	// The tracker that fake.NewClientset makes also works out managed fields, which takes minutes
+	// of thousands of pods.
 	w := &world{client: &fake.Clientset{}, tracker: clienttesting.NewObjectTracker(clientscheme.Scheme, clientscheme.Codecs.UniversalDecoder()), metadata: metadatafake.NewSimpleMetadataClient(scheme, nodes...), optedOut: map[string]bool{}}
 	for _, p := range pods {
 		if err := w.tracker.Add(p); err != nil {
@@ -216,8 +218,8 @@ func TestTheControllerWritesWhatChangesSays(t *testing.T) {
 	}
 }
 
-// TestAWorkloadIsWrittenToOnceAMinuteAtMost takes the readiness of the pod that is marked, and gives the others theirs, every ten
-// seconds for half an hour.
+// TestAWorkloadIsWrittenToOnceAMinuteAtMost takes the readiness of the pod that is marked, and
+// gives the others theirs, every ten seconds for half an hour.
 func TestAWorkloadIsWrittenToOnceAMinuteAtMost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, four("shop")...)
@@ -246,7 +248,8 @@ func TestAWorkloadIsWrittenToOnceAMinuteAtMost(t *testing.T) {
 	})
 }
 
-// TestAThousandWorkloadsAreWrittenInTheirTime has 1,000 workloads in three zones: 3,000 writes, 20 in a second, and none in the hour after.
+// TestAThousandWorkloadsAreWrittenInTheirTime has 1,000 workloads in three zones: 3,000 writes, 20
+// in a second, and none in the hour after.
 func TestAThousandWorkloadsAreWrittenInTheirTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var pods []runtime.Object

@@ -1,9 +1,9 @@
 // Package scalein lets a workload keep its zones when it is scaled in.
 //
 // The ReplicaSet controller chooses the pods that go by readiness, the annotation
-// controller.kubernetes.io/pod-deletion-cost, how many share a node, and age
-// (ActivePodsWithRanks in k8s.io/kubernetes/pkg/controller). It knows nothing of zones. So the leader
-// gives one ready pod of each zone a cost, and those pods go last.
+// controller.kubernetes.io/pod-deletion-cost, how many share a node, and age (ActivePodsWithRanks
+// in k8s.io/kubernetes/pkg/controller). It knows nothing of zones. So the leader gives one ready
+// pod of each zone a cost, and those pods go last.
 //
 // Changes decides, and is pure. controller.go watches and writes.
 package scalein
@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// CostAnnotation is what the ReplicaSet controller reads: pods of a lower cost go first, and 0 is
-	// the cost of pods without one.
+	// CostAnnotation is what the ReplicaSet controller reads: pods of a lower cost go first, and 0
+	// is the cost of pods without one.
 	CostAnnotation = "controller.kubernetes.io/pod-deletion-cost"
 	// MarkAnnotation notes the cost that evenkeel wrote. Any other cost is somebody else's.
 	MarkAnnotation = policy.DeletionCostAnnotation

@@ -76,7 +76,8 @@ func apply(pods []Pod, changes []Change) {
 	}
 }
 
-// scaleIn takes the pods away that the ReplicaSet controller would: those that are not ready, then those of a lower cost, and then any.
+// scaleIn takes the pods away that the ReplicaSet controller would: those that are not ready, then
+// those of a lower cost, and then any.
 func scaleIn(pods []Pod, replicas int, random *rand.Rand) []Pod {
 	random.Shuffle(len(pods), func(i, j int) { pods[i], pods[j] = pods[j], pods[i] })
 	rank := func(p Pod) int {
@@ -90,8 +91,9 @@ func scaleIn(pods []Pod, replicas int, random *rand.Rand) []Pod {
 	return pods[:min(replicas, len(pods))]
 }
 
-// TestEveryScaleInKeepsAsManyZonesAsItCan makes pods at random, marks them, and scales them in to any number. Afterwards they are in as
-// many zones as their number and the zones allow. Changes are made once: a second look writes nothing.
+// TestEveryScaleInKeepsAsManyZonesAsItCan makes pods at random, marks them, and scales them in to
+// any number. Afterwards they are in as many zones as their number and the zones allow. Changes are
+// made once: a second look writes nothing.
 func TestEveryScaleInKeepsAsManyZonesAsItCan(t *testing.T) {
 	for seed := range uint64(500) {
 		random := rand.New(rand.NewPCG(seed, 0))

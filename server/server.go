@@ -32,6 +32,7 @@ import (
 	"github.com/evenkeel/evenkeel/pdb"
 	"github.com/evenkeel/evenkeel/recycle"
 	"github.com/evenkeel/evenkeel/scalein"
+	"github.com/evenkeel/evenkeel/surge"
 	"github.com/evenkeel/evenkeel/webhook"
 )
 
@@ -69,6 +70,9 @@ type Config struct {
 
 	// Budgets turns the budget controller on.
 	Budgets bool
+	// Surge answers reviews of evictions at /evict; SurgePatience is how long a drain may be held.
+	Surge         bool
+	SurgePatience time.Duration
 	// KeepZones turns on the controller that keeps the zones of workloads that are scaled in.
 	KeepZones bool
 	// ScanInterval is the time between two scans; 0 turns them off.
@@ -161,7 +165,7 @@ func assemble(ctx context.Context, config Config) (*server, error) {
 	if s.traces, err = newTraces(ctx, config.Version, config.Log); err != nil {
 		return nil, InvalidError{err}
 	}
-	if err := s.addReviews(injector); err != nil {
+	if err := s.addReviews(client, injector); err != nil {
 		return nil, err
 	}
 	if err := s.addLeader(clients{client, objects, changes}, injector); err != nil {
@@ -206,7 +210,7 @@ func (s *server) addCertificates(client kubernetes.Interface) error {
 }
 
 // addReviews sets up the webhook's server.
-func (s *server) addReviews(injector *patches.Injector) error {
+func (s *server) addReviews(client kubernetes.Interface, injector *patches.Injector) error {
 	config := webhook.Config{Injector: injector, Namespace: s.facts.Namespace, OptedOut: s.facts.OptedOut, Ran: s.revisions.Ran,
 		Cluster: s.facts.Cluster, Limits: s.limits, Log: s.config.Log, Registerer: s.registry}
 	if s.traces != nil {
@@ -218,6 +222,14 @@ func (s *server) addReviews(injector *patches.Injector) error {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/mutate", handler)
+	if c := s.config; c.Surge {
+		evictions, err := surge.New(surge.Config{Client: client, Namespace: s.facts.Namespace, Base: c.Policy.Base, Bounds: c.Policy.Bounds,
+			Patience: c.SurgePatience, Log: c.Log, Registerer: s.registry})
+		if err != nil {
+			return InvalidError{err}
+		}
+		mux.Handle("/evict", evictions)
+	}
 	s.reviews = reviewServer(mux, s.serving.Certificate, s.config.Log)
 	if s.clients != nil {
 		s.clients.Require(s.reviews.TLSConfig)

@@ -95,6 +95,7 @@ func TestTheChartIsWhatTheKustomizationsAre(t *testing.T) {
 		{"with cert-manager", []string{"--set=certificates.source=cert-manager"}, "deploy/cert-manager", ""},
 		{"in opt-out mode", []string{"--set=namespaces.mode=opt-out"}, "deploy/opt-out", ""},
 		{"with failurePolicy Fail", []string{"--set=failurePolicy=Fail"}, "deploy/fail", ""},
+		{"with surge", []string{"--set=surge.enabled=true"}, "deploy/surge", ""},
 		{"with scale-in", []string{"--set=scaleIn=keep-zones"}, "deploy/scale-in", ""},
 		{"with monitoring", []string{"--set=monitoring.podMonitor.enabled=true,monitoring.rules.enabled=true"}, "deploy", "deploy/monitoring"},
 	} {
@@ -140,6 +141,7 @@ func TestValuesReachWhereTheyBelong(t *testing.T) {
 		"settings.pre-stop-sleep=15s":                    `"--pre-stop-sleep=15s"`,
 		"settings.allow-exec-sleep=true":                 `"--allow-exec-sleep=true"`,
 		"budgets=false":                                  "- --budgets=false",
+		"surge.enabled=true,surge.patience=5m":           "- --surge-patience=5m",
 		"scaleIn=keep-zones":                             "- --scale-in=keep-zones",
 		"scanInterval=1m":                                "- --scan-interval=1m",
 		"extraArgs={--recycle-age=1m}":                   `- "--recycle-age=1m"`,
@@ -191,6 +193,7 @@ func TestAValueThatCannotBeIsRefusedByItsName(t *testing.T) {
 		"settings.pre-stop-sleep=soon":          "pre-stop-sleep",
 		"budgets=perhaps":                       "budgets",
 		"logLevel=loud":                         "logLevel",
+		"surge.patience=long":                   "patience",
 		"scaleIn=yes":                           "scaleIn",
 		"scanInterval=often":                    "scanInterval",
 		"extraArgs={recycle-age}":               "extraArgs",
