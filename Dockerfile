@@ -25,6 +25,7 @@ COPY scalein scalein
 COPY server server
 COPY surge surge
 COPY webhook webhook
+COPY withdraw withdraw
 ARG TARGETOS
 ARG TARGETARCH
 ARG VERSION=dev

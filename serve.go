@@ -88,8 +88,11 @@ standard variables of OpenTelemetry apply.`,
 			"Allowed: keep-zones, off.")
 	fs.DurationVar(&o.ScanInterval, "scan-interval", 20*time.Second,
 		"Time between two scans for workloads and pods that admission has missed. 0 is none.")
+	fs.DurationVar(&o.ProbePatience, "probe-patience", 2*time.Minute,
+		"How long containers with a guessed readiness probe may run without any pod of the workload ever being ready. "+
+			"Then the probe is withdrawn from the workload. 0 is for ever.")
 	fs.StringVar(&o.Namespace, "namespace", "evenkeel-system",
-		"`NAMESPACE` that evenkeel runs in: that of its Lease, its Service and its Secret.")
+		"`NAMESPACE` that evenkeel runs in: that of its Lease, its Service, its Secret and its notes.")
 	fs.DurationVar(&o.LeaseDuration, "lease-duration", 15*time.Second,
 		"How long a leader that died holds the others up. At least 1s.")
 	o.policy.register(fs)

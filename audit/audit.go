@@ -24,6 +24,7 @@ import (
 	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/pdb"
 	"github.com/evenkeel/evenkeel/policy"
+	"github.com/evenkeel/evenkeel/withdraw"
 )
 
 // Rules are what an audit goes by.
@@ -58,6 +59,10 @@ type State struct {
 	Volumes     map[string]*corev1.NodeSelector
 	Budgets     []policyv1.PodDisruptionBudget
 	Autoscalers []autoscalingv2.HorizontalPodAutoscaler
+	// Services are those of each Namespace.
+	Services patches.ServicesByNamespace
+	// Notes are what evenkeel has noticed of workloads.
+	Notes map[withdraw.Key]withdraw.Note
 	// Warnings say what could not be looked at.
 	Warnings []string
 }

@@ -20,6 +20,8 @@ const (
 	MissingNodeLoss       Code = "missing-node-loss"
 	MissingBudget         Code = "missing-disruption-budget"
 	MissedInjection       Code = "missed-injection"
+	ProbeNeverSucceeds    Code = "probe-never-succeeds"
+	ResetAgain            Code = "reset-again"
 	OneNode               Code = "one-node"
 	OneZone               Code = "one-zone"
 	SingleReplica         Code = "single-replica"
@@ -44,6 +46,7 @@ type Explanation struct {
 // explanations is the table of all codes, the most pressing first. It never changes.
 var explanations = [...]Explanation{
 	{NoneReady, "Pods are wanted and none is ready: it is down already.", "Look at its pods with kubectl describe."},
+	{ProbeNeverSucceeds, "No pod ever got ready with the readiness probe that evenkeel guessed, so it guesses none any more.", "Take the probe out with kubectl rollout restart, or ask for the right one: kubectl annotate KIND/NAME evenkeel.dev/readiness-probe=tcp:PORT."},
 	{OneNode, "All of its ready pods are on one node, whose loss would take it down.", "Spread it: opt the namespace in, and restart the workload with kubectl rollout restart."},
 	{OneZone, "All of its ready pods are in one zone, whose loss would take it down.", "Spread it: opt the namespace in, and restart the workload with kubectl rollout restart."},
 	{DrainBlocked, "Its budget leaves nothing to evict even when all pods are ready, so no drain of their nodes can ever finish.", "Lower minAvailable, raise maxUnavailable, or run more replicas."},
@@ -58,6 +61,7 @@ var explanations = [...]Explanation{
 		"Give it a second node that fits, or a volume that can be used on more than one."},
 	{SingleReplica, "It may run as one replica, so every update, drain and lost node interrupts it.", "Run at least two replicas, or set minReplicas of its HorizontalPodAutoscaler to two."},
 	{BarePod, "The pod has no controller, so nothing puts it back when it is gone.", "Make it a Deployment or a StatefulSet."},
+	{ResetAgain, "It was made anew three times within an hour from a template without evenkeel's additions, so evenkeel leaves it alone.", "Opt it out with the label evenkeel.dev/inject: disabled, or have its operator leave out affinity, hooks and probes of its comparison."},
 	{MissedInjection, "Its namespace is opted in, and yet it lacks what it would get today: it is older than that, or evenkeel was away.", "Restart it with kubectl rollout restart; delete a bare pod and create it again."},
 	{MissingAntiAffinity, "Nothing keeps its replicas apart.", "evenkeel adds it on the next change of the pod template in an opted-in namespace."},
 	{MissingPreStopSleep, "Containers that serve stop at once, while load balancers still send them requests.", "evenkeel adds it on the next change of the pod template in an opted-in namespace."},

@@ -18,13 +18,12 @@ import (
 	"github.com/evenkeel/evenkeel/policy"
 )
 
-// find returns the workload of a name, and the pod where that was asked for and
-// belongs to one.
-func find(report *Report, state *State, kind, name string) (*Workload, string, error) {
+// find returns the workload of a name, or the one that the object of that name belongs to.
+func find(report *Report, state *State, kind, name string) (*Workload, error) {
 	var names []string
 	for _, w := range report.Workloads {
 		if w.Kind == kind && w.Name == name {
-			return w, "", nil
+			return w, nil
 		}
 		if w.Kind == kind {
 			names = append(names, w.Name)
@@ -34,7 +33,7 @@ func find(report *Report, state *State, kind, name string) (*Workload, string, e
 		if kind == "Pod" && slices.Contains(pods, name) {
 			for _, w := range report.Workloads {
 				if w.ID() == id {
-					return w, name, nil
+					return w, nil
 				}
 			}
 		}
@@ -42,13 +41,36 @@ func find(report *Report, state *State, kind, name string) (*Workload, string, e
 			names = append(names, pods...)
 		}
 	}
-	for i := range state.Objects { // a ReplicaSet of a Deployment
-		if o := &state.Objects[i]; o.Kind == kind && o.Metadata.Name == name {
-			return nil, "", fmt.Errorf("%s %q belongs to another workload; ask for that", strings.ToLower(kind), name)
+	if owner := state.ownerOf(kind, name); owner.Kind != "" {
+		for _, w := range report.Workloads {
+			if w.Kind == owner.Kind && w.Name == owner.Name {
+				return w, nil
+			}
 		}
+		return nil, fmt.Errorf("%s %q belongs to %s %q, which has no pods now; its template is left as it is (%s)",
+			strings.ToLower(kind), name, owner.Kind, owner.Name, patches.SkipOwned)
 	}
 	slices.Sort(names)
-	return nil, "", words.NotFound(strings.ToLower(kind), name, slices.Compact(names))
+	return nil, words.NotFound(strings.ToLower(kind), name, slices.Compact(names))
+}
+
+// ownerOf returns what an object belongs to in the end, a Deployment for a ReplicaSet of one.
+func (s *State) ownerOf(kind, name string) Owner {
+	above := Owner{}
+	for range 3 { // ReplicaSet, Deployment, and what owns that
+		found := false
+		for i := range s.Objects {
+			if o := &s.Objects[i]; o.Kind == kind && o.Metadata.Name == name && o.controller().Kind != "" {
+				above = o.controller()
+				found = true
+			}
+		}
+		if !found {
+			break
+		}
+		kind, name = above.Kind, above.Name
+	}
+	return above
 }
 
 // Question asks why a workload has what it has.
@@ -68,7 +90,7 @@ func Explain(q Question) ([]byte, error) {
 	report := Run(*q.State, q.Rules)
 	e := explanation{Question: q}
 	var err error
-	if e.workload, e.pod, err = find(report, q.State, q.Kind, q.Name); err != nil {
+	if e.workload, err = find(report, q.State, q.Kind, q.Name); err != nil {
 		return nil, err
 	}
 	e.pods = report.PodNames[e.workload.ID()]
@@ -84,7 +106,6 @@ func Explain(q Question) ([]byte, error) {
 type explanation struct {
 	Question
 	workload *Workload
-	pod      string   // the one that was asked for, or ""
 	pods     []string // names of those of the workload
 	object   *Object  // nil for a pod and for kinds known by their pods only
 }
@@ -100,8 +121,13 @@ func (e *explanation) text() []byte {
 			advice = append(advice, text)
 		}
 	}
-	if e.pod != "" {
-		say("Pod %s belongs to %s, which this is about.\n\n", words.Printable(e.pod), w.ID())
+	switch e.Kind {
+	case w.Kind:
+	case "Deployment", "StatefulSet":
+		say("%s %s belongs to %s, which would put its template back, so evenkeel leaves that as it is (%s). This is about its pods.\n\n",
+			e.Kind, words.Printable(e.Name), w.ID(), patches.SkipOwned)
+	default:
+		say("%s %s belongs to %s, which this is about.\n\n", e.Kind, words.Printable(e.Name), w.ID())
 	}
 	say("%s: %s\n\n", w.ID(), e.verdict())
 
@@ -119,6 +145,9 @@ func (e *explanation) text() []byte {
 		row("Budgets", text)
 	}
 	row("Cluster", fmt.Sprintf("API server %s, oldest kubelet %s", e.State.Cluster.APIServer, e.State.Cluster.OldestKubelet))
+	if text := e.State.Cluster.Warning(); text != "" {
+		row("", "warning: "+text)
+	}
 	if w.Pods > 0 {
 		row("Pods", fmt.Sprintf("%d running, %d ready, %d lack what they would get today", w.Pods, w.Ready, w.BarePods))
 	}
@@ -410,6 +439,9 @@ func (e *explanation) next(advise func(string, ...any)) {
 			} else {
 				advise("kubectl -n %s rollout restart %s adds what is missing.", w.Namespace, name)
 			}
+		case ProbeNeverSucceeds:
+			advise("kubectl -n %s rollout restart %s takes the probe out.", w.Namespace, name)
+			advise("kubectl -n %s annotate %s %s%s=tcp:PORT asks for the right one.", w.Namespace, name, policy.Prefix, policy.SettingReadinessProbe)
 		case MissingAntiAffinity, MissingPreStopSleep, MissingReadinessProbe, MissingBudget:
 		default:
 			advise("%s", f.Code.Explain().Advice)

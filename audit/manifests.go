@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	policyv1 "k8s.io/api/policy/v1"
@@ -26,7 +28,8 @@ type ManifestScope struct {
 // Manifests returns what an audit looks at in manifests. The error joins a manifest.Remark for every
 // object that can't be used. It returns early when ctx ends.
 func Manifests(ctx context.Context, files []*manifest.File, scope ManifestScope) (*State, error) {
-	s := &State{Source: SourceManifests, Offline: true, Cluster: scope.Cluster, Namespaces: map[string]Namespace{}}
+	s := &State{Source: SourceManifests, Offline: true, Cluster: scope.Cluster, Namespaces: map[string]Namespace{},
+		Services: patches.ServicesByNamespace{}}
 	var failures []error
 	for _, f := range files {
 		for _, o := range f.Objects() {
@@ -41,6 +44,7 @@ func Manifests(ctx context.Context, files []*manifest.File, scope ManifestScope)
 			}
 		}
 	}
+	s.fold()
 	return s, errors.Join(failures...)
 }
 
@@ -70,6 +74,8 @@ func (s *State) addManifest(o *manifest.Object, scope ManifestScope) error {
 		h.Namespace = namespace
 		s.Autoscalers = append(s.Autoscalers, h)
 		return nil
+	case "v1 Service":
+		_ = s.Services.Add(o.Value, scope.Namespace) // what can't be read is no evidence
 	case "v1 Namespace":
 		label := o.Labels()[policy.InjectLabel]
 		s.Namespaces[o.Metadata.Name] = Namespace{OptedIn: label == policy.Enabled, Disabled: label == policy.Disabled,
@@ -94,4 +100,37 @@ func (s *State) addManifest(o *manifest.Object, scope ManifestScope) error {
 	}
 	s.Objects = append(s.Objects, workload)
 	return nil
+}
+
+// fold drops the Pods and ReplicaSets whose controller is among the objects, as in a dump of a
+// namespace, and all but one of the Pods of any other controller: they have one template.
+func (s *State) fold() {
+	there := map[place]bool{}
+	for i := range s.Objects {
+		there[place{s.Objects[i].Namespace, s.Objects[i].owner()}] = true
+	}
+	s.Objects = slices.DeleteFunc(s.Objects, func(o Object) bool {
+		above := o.controller()
+		if above.Kind == "" || o.Kind != "Pod" && o.Kind != "ReplicaSet" {
+			return false
+		}
+		for _, owner := range [...]Owner{above, deploymentOf(above, o.Metadata.Labels)} {
+			at := place{o.Namespace, owner}
+			if there[at] {
+				return true
+			}
+		}
+		there[place{o.Namespace, above}] = o.Kind == "Pod"
+		return false
+	})
+}
+
+// deploymentOf returns the Deployment of a ReplicaSet, which is named after it and the hash of the
+// template, given the labels of one of its pods; the zero value for any other owner.
+func deploymentOf(owner Owner, labels map[string]string) Owner {
+	name, ok := strings.CutSuffix(owner.Name, "-"+labels["pod-template-hash"])
+	if !ok || owner.Kind != "ReplicaSet" || labels["pod-template-hash"] == "" {
+		return Owner{}
+	}
+	return Owner{owner.APIVersion, "Deployment", name}
 }

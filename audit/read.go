@@ -13,6 +13,7 @@ import (
 
 	"github.com/evenkeel/evenkeel/internal/list"
 	"github.com/evenkeel/evenkeel/patches"
+	"github.com/evenkeel/evenkeel/withdraw"
 )
 
 // workloadResources are the kinds whose pods serve.
@@ -98,11 +99,11 @@ func (s *State) readCluster(ctx context.Context, client kubernetes.Interface, sc
 			n := &nodes.Items[i]
 			s.Nodes[n.Name] = Node{Zone: n.Labels["topology.kubernetes.io/zone"], Labels: n.Labels,
 				Taints: n.Spec.Taints, Cordoned: n.Spec.Unschedulable}
-			v, err := patches.ParseVersion(n.Status.NodeInfo.KubeletVersion)
-			if err == nil && (s.Cluster.OldestKubelet == patches.Version{} || v.Major == 1 && !v.AtLeast(s.Cluster.OldestKubelet.Minor)) {
-				s.Cluster.OldestKubelet = v
-			}
+			s.Cluster = s.Cluster.With(n)
 		}
+	}
+	if text := s.Cluster.Warning(); text != "" {
+		s.Warnings = append(s.Warnings, text)
 	}
 	budgets, err2 := client.PolicyV1().PodDisruptionBudgets(scope.Namespace).List(ctx, metav1.ListOptions{})
 	if err2 == nil {
@@ -122,10 +123,35 @@ func (s *State) readCluster(ctx context.Context, client kubernetes.Interface, sc
 		}
 	}
 	return errors.Join(s.readNamespaces(ctx, client, scope, optional),
+		optional("notes of evenkeel", "what it has noticed is not known", s.readNotes(ctx, client, scope.Installation.Namespace)),
+		optional("Services", "none is evidence for a probe", s.readServices(ctx, client, scope.Namespace)),
 		optional("nodes", "zones are not known", err),
 		optional("PodDisruptionBudgets", "blocked drains are not known, and every budget is taken to be missing", err2),
 		optional("HorizontalPodAutoscalers", "how low they go is not known", err3),
 		optional("PersistentVolumes", "pods that their volumes bind to a node are not known", err4))
+}
+
+// readNotes reads what evenkeel, which runs in that namespace, has noticed of workloads.
+func (s *State) readNotes(ctx context.Context, client kubernetes.Interface, namespace string) error {
+	if namespace == "" {
+		return nil
+	}
+	c, err := client.CoreV1().ConfigMaps(namespace).Get(ctx, withdraw.ConfigMap, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err == nil {
+		s.Notes = withdraw.ReadNotes(c)
+	}
+	return err
+}
+
+// readServices reads the Services of a Namespace, of all for "".
+func (s *State) readServices(ctx context.Context, client kubernetes.Interface, namespace string) error {
+	s.Services = patches.ServicesByNamespace{}
+	_, err := list.Listing{Resource: list.Services, Namespace: namespace}.Each(ctx, client,
+		func(raw []byte) error { return s.Services.Add(raw, "") })
+	return err
 }
 
 func (s *State) readNamespaces(ctx context.Context, client kubernetes.Interface, scope Scope, optional func(what, consequence string, err error) error) error {

@@ -108,12 +108,14 @@ func TestExplainFindsAPodByItsWorkload(t *testing.T) {
 	if text := explainIn(t, a, nil, "shop", "Pod", "web-1-x"); !strings.HasPrefix(text, "Pod web-1-x belongs to shop/Deployment/web") {
 		t.Errorf("a pod is explained by: %s", text)
 	}
+	if text := explainIn(t, a, nil, "shop", "ReplicaSet", "web-1"); !strings.HasPrefix(text, "ReplicaSet web-1 belongs to shop/Deployment/web") {
+		t.Errorf("a ReplicaSet is explained by: %s", text)
+	}
 	state, err := Read(t.Context(), a.start(t), Scope{Namespace: "shop", Installation: &Installation{}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ kind, name, want string }{
-		{"ReplicaSet", "web-1", `replicaset "web-1" belongs to another workload; ask for that`},
 		{"Deployment", "wbe", `deployment "wbe" does not exist; did you mean "web"?`},
 		{"Pod", "nothing-like-it", `pod "nothing-like-it" does not exist; there are: web-1-x`},
 	} {

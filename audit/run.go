@@ -11,6 +11,7 @@ import (
 	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/pdb"
 	"github.com/evenkeel/evenkeel/policy"
+	"github.com/evenkeel/evenkeel/withdraw"
 )
 
 // Report is the outcome of an audit. Its JSON is stable: members are added, never
@@ -297,7 +298,12 @@ func (r *run) floor(o *Object, replicas int) int {
 
 // request returns how a workload is reviewed, but for the object.
 func (r *run) request(w *Workload) patches.Request {
-	request := patches.Request{Operation: patches.Create, Namespace: r.Namespaces[w.Namespace].Annotations, Cluster: r.Cluster, Offline: r.Offline}
+	request := patches.Request{Operation: patches.Create, Namespace: r.Namespaces[w.Namespace].Annotations,
+		Services: r.Services[w.Namespace], Cluster: r.Cluster, Offline: r.Offline,
+		Noted: func(kind, name string) (patches.Note, bool) {
+			n, ok := r.Notes[withdraw.Key{Namespace: w.Namespace, Kind: kind, Name: name}]
+			return patches.Note{Code: n.Code, Containers: n.Containers}, ok
+		}}
 	if !r.Offline {
 		request.OptedOut = func(kind, name string) bool {
 			o := r.objects[place{w.Namespace, Owner{"apps/v1", kind, name}}]
@@ -581,6 +587,11 @@ func (r *run) drains() {
 	}
 }
 
+// skips reports whether a default is skipped for a reason.
+func (w *Workload) skips(why patches.Skip) bool {
+	return slices.ContainsFunc(w.Defaults, func(d Default) bool { return d.Code == string(why) })
+}
+
 // findings adds what follows from one workload alone, and counts all.
 func (r *run) findings() {
 	s := &r.report.Summary
@@ -591,6 +602,7 @@ func (r *run) findings() {
 	for _, w := range r.report.Workloads {
 		switch {
 		case w.Kind == "Pod" && len(w.Defaults) > 0 && w.Defaults[0].Code == string(patches.SkipJob):
+		case w.Kind == "Pod" && w.object != nil && w.object.controller().Kind != "":
 		case w.Kind == "Pod":
 			w.find(BarePod, "")
 		case w.Floor == 1, w.Floor < 0 && w.Replicas < 0 && w.Pods == 1 && w.Kind != "DaemonSet":
@@ -605,6 +617,12 @@ func (r *run) findings() {
 				w.find(missing(name), "")
 				injectable = injectable || name != policy.SettingDisruptionBudget
 			}
+		}
+		if w.skips(patches.SkipProbeFailed) {
+			w.find(ProbeNeverSucceeds, "")
+		}
+		if w.skips(patches.SkipResetAgain) {
+			w.find(ResetAgain, "")
 		}
 		if w.OptedIn && !r.Offline && (injectable || w.BarePods > 0) {
 			w.find(MissedInjection, "")

@@ -42,6 +42,8 @@ type ScanConfig struct {
 	Cluster func() patches.Cluster
 	// OptedOut reports whether a workload carries the label that opts it out.
 	OptedOut func(namespace, kind, name string) bool
+	// Services returns the Services of a Namespace, nil where none is known.
+	Services func(namespace string) *patches.Services
 	// NamespaceSelector selects the opted-in Namespaces. Those named in Except are
 	// passed over, as in the webhook configuration.
 	NamespaceSelector labels.Selector
@@ -85,7 +87,8 @@ const (
 // NewScan returns a Scan, or an error that says what config lacks.
 func NewScan(config ScanConfig) (*Scan, error) {
 	switch {
-	case config.Client == nil || config.Injector == nil || config.Ready == nil || config.Cluster == nil || config.OptedOut == nil || config.NamespaceSelector == nil ||
+	case config.Client == nil || config.Injector == nil || config.Ready == nil || config.Cluster == nil || config.OptedOut == nil || config.Services == nil ||
+		config.NamespaceSelector == nil ||
 		config.Log == nil || config.Registerer == nil:
 		return nil, errors.New("scan for missed injections: the configuration is incomplete")
 	case config.Interval < time.Second:
@@ -252,6 +255,7 @@ func (s *Scan) look(m *missedInjections, kind string, raw []byte, namespaces map
 		return nil
 	}
 	result := s.config.Injector.Review(patches.Request{Operation: patches.Create, Object: raw, Namespace: annotations, Cluster: s.config.Cluster(),
+		Services: s.config.Services(meta.Namespace),
 		OptedOut: func(kind, name string) bool { return s.config.OptedOut(meta.Namespace, kind, name) }})
 	if len(result.Operations) == 0 {
 		return nil

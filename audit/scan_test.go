@@ -74,6 +74,7 @@ func scanConfig(t *testing.T, a *api) ScanConfig {
 	return ScanConfig{Client: a.start(t), Injector: rules(t).Injector, Ready: func() error { return nil },
 		Cluster:           func() patches.Cluster { return patches.Cluster{APIServer: version, OldestKubelet: version} },
 		OptedOut:          func(string, string, string) bool { return false },
+		Services:          func(string) *patches.Services { return nil },
 		NamespaceSelector: labels.SelectorFromSet(enabled), Except: []string{"kube-system"},
 		Interval: time.Second, Log: logrus.NewEntry(logger), Registerer: prometheus.NewRegistry()}
 }

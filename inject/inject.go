@@ -87,6 +87,7 @@ type injection struct {
 	*Result
 	injector *patches.Injector
 	known    namespaces
+	services patches.ServicesByNamespace
 }
 
 // Run finds what is missing from the workloads in files, and adds it to the files. The error joins a
@@ -97,14 +98,17 @@ func Run(ctx context.Context, files []*manifest.File, config Config) (*Result, e
 	if err != nil {
 		return nil, InvalidError{err}
 	}
-	i := &injection{config, &Result{Files: files}, injector, namespaces{}}
+	i := &injection{config, &Result{Files: files}, injector, namespaces{}, patches.ServicesByNamespace{}}
 	objects := make([][]*manifest.Object, len(files))
 	for k, f := range files {
 		objects[k] = f.Objects()
 		i.Foreign += f.Foreign()
 		for _, o := range objects[k] {
-			if o.APIVersion == "v1" && o.Kind == "Namespace" {
+			switch o.APIVersion + " " + o.Kind {
+			case "v1 Namespace":
 				i.reviewNamespace(o)
+			case "v1 Service":
+				_ = i.services.Add(o.Value, config.Namespace) // what can't be read is no evidence
 			}
 		}
 	}
@@ -233,9 +237,10 @@ func (i *injection) review(o *manifest.Object) (*Workload, error) {
 	if err := o.Check(); err != nil {
 		return nil, err
 	}
-	n := i.known[cmp.Or(o.Metadata.Namespace, i.Namespace)]
+	namespace := cmp.Or(o.Metadata.Namespace, i.Namespace)
+	n := i.known[namespace]
 	w := &Workload{o, i.injector.Review(patches.Request{Operation: patches.Create, Object: o.Value,
-		Namespace: n.annotations, Cluster: i.Cluster, Offline: true})}
+		Namespace: n.annotations, Services: i.services[namespace], Cluster: i.Cluster, Offline: true})}
 	switch {
 	case w.Result.Err != nil:
 		return nil, o.Remark(o.Line(), w.Result.Err)

@@ -390,6 +390,8 @@ type oracle struct {
 	injector *patches.Injector
 	// namespaces are the Namespaces among the input.
 	namespaces map[string]*manifest.Object
+	// services are the Services among the input.
+	services patches.ServicesByNamespace
 }
 
 func newOracle(t *testing.T, f *manifest.File) *oracle {
@@ -398,10 +400,13 @@ func newOracle(t *testing.T, f *manifest.File) *oracle {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := &oracle{injector, map[string]*manifest.Object{}}
+	o := &oracle{injector, map[string]*manifest.Object{}, patches.ServicesByNamespace{}}
 	for _, object := range f.Objects() {
 		if object.APIVersion == "v1" && object.Kind == "Namespace" {
 			o.namespaces[object.Metadata.Name] = object
+		}
+		if object.APIVersion == "v1" && object.Kind == "Service" {
+			_ = o.services.Add(object.Value, "") // what can't be read is no evidence
 		}
 	}
 	return o
@@ -456,7 +461,7 @@ func (o *oracle) value(t *testing.T, value any, apiVersion, kind string) any {
 	metadata, _ := members["metadata"].(map[string]any)
 	name, _ := metadata["namespace"].(string)
 	version := patches.Version{Major: 1, Minor: 33}
-	request := patches.Request{Operation: patches.Create, Object: raw, Offline: true,
+	request := patches.Request{Operation: patches.Create, Object: raw, Offline: true, Services: o.services[name],
 		Cluster: patches.Cluster{APIServer: version, OldestKubelet: version}}
 	if n := o.namespaces[name]; n != nil {
 		if n.Metadata.Labels[policy.InjectLabel] == policy.Disabled {

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/evenkeel/evenkeel/internal/scan"
 	"github.com/evenkeel/evenkeel/policy"
 )
@@ -16,6 +18,9 @@ const DefaultAntiAffinity = policy.SettingAntiAffinity
 
 // podTemplateHash is the label that a Deployment puts on the pods of one revision.
 const podTemplateHash = policy.TemplateHash
+
+// rolloutsHash is the label that an Argo Rollout puts on the pods of one revision.
+const rolloutsHash = "rollouts-pod-template-hash"
 
 // maxSelector caps the selector that terms repeat, in bytes.
 const maxSelector = 16 << 10
@@ -52,8 +57,8 @@ func addSpread(in *input, out *output) {
 // or the first key as a required term.
 func (in *input) addTerms(out *output, at *slot, selector json.RawMessage) {
 	matchLabelKeys := ""
-	if in.cluster.matchLabelKeys() && in.revisioned() && !mayName(selector, podTemplateHash) {
-		matchLabelKeys = `,"matchLabelKeys":["` + podTemplateHash + `"]`
+	if hash := in.revisionLabel(); in.cluster.matchLabelKeys() && hash != "" && !mayName(selector, hash) {
+		matchLabelKeys = `,"matchLabelKeys":["` + hash + `"]`
 	}
 	term := func(key string) {
 		out.write(`{"labelSelector":`)
@@ -120,15 +125,19 @@ func over(mode string, keys []string) string {
 	return string(text)
 }
 
-// revisioned reports whether the pods carry the label pod-template-hash, so that
-// a term can be scoped to one revision: a rolling update then spreads among the
-// new pods, and a required term can't deadlock it.
-func (in *input) revisioned() bool {
+// revisionLabel returns the label that the pods of one revision have in common, or "": a term can
+// be scoped to one revision by it, so that a rolling update spreads among the new pods, and a required
+// term can't deadlock it.
+func (in *input) revisionLabel() string {
 	if in.object.kind == "Deployment" {
-		return true
+		return podTemplateHash
 	}
-	_, ok := in.pod().meta.label(podTemplateHash)
-	return ok
+	for _, hash := range [...]string{podTemplateHash, rolloutsHash} {
+		if _, ok := in.pod().meta.label(hash); ok {
+			return hash
+		}
+	}
+	return ""
 }
 
 // selector returns the label selector that selects the workload's own pods: its
@@ -147,7 +156,7 @@ func (in *input) selector() (json.RawMessage, Skip) {
 		var room [8]label
 		labels := room[:0]
 		for _, l := range in.pod().meta.labels {
-			if !belongsToOnePod(string(l.key)) {
+			if !in.pod().meta.belongsToOnePod(l) {
 				labels = append(labels, l)
 			}
 		}
@@ -218,14 +227,61 @@ func isEmpty(selector []byte) bool {
 // maxSelectorMembers is how many members a selector may have; the API knows two.
 const maxSelectorMembers = 32
 
-// belongsToOnePod reports whether a label is put on by a controller to tell one
-// pod or one revision from another
-// (https://kubernetes.io/docs/reference/labels-annotations-taints/), or by us.
-func belongsToOnePod(key string) bool {
-	switch key {
-	case podTemplateHash, "controller-revision-hash", "statefulset.kubernetes.io/pod-name",
-		"apps.kubernetes.io/pod-index", "job-name", "controller-uid":
+// belongsToOnePod reports whether a label of the pod m tells it from its siblings, or one revision
+// from another: one that a controller is known to put on for that
+// (https://kubernetes.io/docs/reference/labels-annotations-taints/), one of ours, or one with the
+// pod's name, or with what its name has after that of its controller, such as an ordinal. A term
+// that selects by such a label selects nobody else (strimzi/strimzi-kafka-operator labels each pod
+// of StrimziPodSets so).
+func (m *metadata) belongsToOnePod(l label) bool {
+	switch key := string(l.key); key {
+	case podTemplateHash, rolloutsHash, "controller-revision-hash", "statefulset.kubernetes.io/pod-name",
+		"apps.kubernetes.io/pod-index", "strimzi.io/pod-name", "apps.kruise.io/cloneset-instance-id",
+		"leaderworkerset.sigs.k8s.io/worker-index", "training.kubeflow.org/replica-index",
+		corev1.LabelHostname, corev1.LabelTopologyZone, corev1.LabelTopologyRegion, // of the node that it runs on
+		corev1.LabelFailureDomainBetaZone, corev1.LabelFailureDomainBetaRegion,
+		"job-name", "controller-uid":
+		return true
+	default:
+		if strings.HasPrefix(key, "batch.kubernetes.io/") || strings.HasPrefix(key, policy.Prefix) {
+			return true
+		}
+	}
+	value := string(l.value)
+	switch {
+	case value == "" || value == m.controllerName:
+		return false
+	case value == m.name:
 		return true
 	}
-	return strings.HasPrefix(key, "batch.kubernetes.io/") || strings.HasPrefix(key, policy.Prefix)
+	own := ""
+	if rest, ok := strings.CutPrefix(m.name, m.controllerName+"-"); ok && m.controllerName != "" {
+		own = rest
+	} else if _, after := cutLast(m.name, "-"); isNumber(after) {
+		own = after
+	}
+	if own == "" {
+		return false
+	}
+	before, ends := strings.CutSuffix(value, own)
+	switch {
+	case !ends:
+		return false
+	case isNumber(own): // the 2 of broker-2 and of v2, not that of 12
+		return before == "" || before[len(before)-1] < '0' || before[len(before)-1] > '9'
+	}
+	return before == "" || before[len(before)-1] == '-'
+}
+
+// cutLast cuts text around the last instance of sep; without one, both parts are "".
+func cutLast(text, sep string) (before, after string) {
+	i := strings.LastIndex(text, sep)
+	if i < 0 {
+		return "", ""
+	}
+	return text[:i], text[i+len(sep):]
+}
+
+func isNumber(text string) bool {
+	return text != "" && !strings.ContainsFunc(text, func(r rune) bool { return r < '0' || r > '9' })
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/evenkeel/evenkeel/policy"
@@ -27,6 +28,7 @@ var update = flag.Bool("update", false, "rewrite what the test cases expect; rev
 //
 //	=== with    settings of the operator, the cluster and the request; see setup
 //	=== old     the object before the update, which makes the case an UPDATE
+//	=== service a Service of the Namespace; there may be several
 //	=== expect  operations, decisions and problems; rewritten by -update
 type testCase struct {
 	path string
@@ -59,6 +61,8 @@ type setup struct {
 	Ran bool `json:"ran"`
 	// Late is set where the time for the review is over.
 	Late bool `json:"late"`
+	// Noted is the code of a note about the workload, with these containers.
+	Noted Skip `json:"noted"`
 	// OptedOut are the workloads of the Namespace that carry the label that opts
 	// them out, as KIND/NAME.
 	OptedOut []string `json:"optedOut"`
@@ -99,6 +103,15 @@ func readCase(path string) (*testCase, error) {
 			if c.request.Old, err = readDocument(body); err != nil {
 				return nil, fmt.Errorf("read old object: %w", err)
 			}
+		case "service":
+			var service corev1.Service
+			if err := yaml.UnmarshalStrict([]byte(body), &service); err != nil {
+				return nil, fmt.Errorf("read Service: %w", err)
+			}
+			if c.request.Services == nil {
+				c.request.Services = NewServices()
+			}
+			c.request.Services.Put(&service)
 		default:
 			return nil, fmt.Errorf("has an unknown section %q", name)
 		}
@@ -162,6 +175,13 @@ func (c *testCase) configure(s setup) error {
 	}
 	if s.Late {
 		c.request.Late = func() bool { return true }
+	}
+	if s.Noted != "" {
+		guess, err := (&Injector{}).Guess(c.request.Object, nil)
+		if err != nil {
+			return err
+		}
+		c.request.Noted = func(string, string) (Note, bool) { return Note{s.Noted, guess.Fingerprint}, true }
 	}
 	if len(s.OptedOut) > 0 {
 		c.request.OptedOut = func(kind, name string) bool { return slices.Contains(s.OptedOut, kind+"/"+name) }

@@ -2,8 +2,11 @@ package patches
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // Version is a Kubernetes minor version, 1.33 for example. The zero value means
@@ -46,11 +49,46 @@ func (v Version) Before(other Version) bool {
 type Cluster struct {
 	// APIServer is the oldest API server.
 	APIServer Version
-	// OldestKubelet is the oldest kubelet, zero where it is not known.
+	// OldestKubelet is the oldest kubelet of the nodes that run ordinary pods, zero where it is
+	// not known.
 	OldestKubelet Version
 	// NoZones is set where a node that ordinary pods run on has no label
 	// topology.kubernetes.io/zone.
 	NoZones bool
+	// OldestNode is the name of a node with that kubelet.
+	OldestNode string
+}
+
+// With returns the cluster with a node more. A node that has not reported a version yet doesn't
+// count, and neither does a virtual one.
+func (c Cluster) With(node *corev1.Node) Cluster {
+	v, err := ParseVersion(node.Status.NodeInfo.KubeletVersion)
+	if err != nil || Virtual(node) {
+		return c
+	}
+	known := c.OldestKubelet != Version{}
+	if !known || v.Before(c.OldestKubelet) || v == c.OldestKubelet && node.Name < c.OldestNode {
+		c.OldestKubelet, c.OldestNode = v, node.Name
+	}
+	return c
+}
+
+// Virtual reports whether a node is none that ordinary pods run on: a virtual kubelet, which runs
+// pods elsewhere, and says whatever version it likes
+// (https://github.com/virtual-kubelet/virtual-kubelet).
+func Virtual(node *corev1.Node) bool {
+	return node.Labels["type"] == "virtual-kubelet" || slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool {
+		return t.Key == "virtual-kubelet.io/provider"
+	})
+}
+
+// Warning says what an old node does to the whole cluster, "" for nothing.
+func (c Cluster) Warning() string {
+	if c.nativeSleep() || !c.APIServer.AtLeast(30) || c.OldestKubelet == (Version{}) {
+		return ""
+	}
+	return fmt.Sprintf("the kubelet of node %s is of version %s, which doesn't know preStop.sleep (1.30 does), "+
+		"so no container of the cluster gets a sleep", c.OldestNode, c.OldestKubelet)
 }
 
 // nativeSleep reports whether preStop.sleep (KEP-3960) works everywhere: an old

@@ -20,10 +20,16 @@ type object struct {
 	// selector is the raw spec.selector, nil where the kind has none or it is not
 	// set.
 	selector []byte
+	// serviceName is the name of the governing Service of a StatefulSet.
+	serviceName string
+	// endsFirst is set where an update of a Deployment ends all old pods before new ones are ready.
+	endsFirst bool
 	// template is the raw pod template, nil for a Pod.
 	template []byte
 	// pod is the Pod itself or the pod template.
 	pod podTemplate
+	// note is what was noticed of the workload, SkipNone for nothing; see notice.
+	note Skip
 	// depth is how deeply the document is nested.
 	depth int
 	// offline is set for a manifest, in which the API has defaulted nothing.
@@ -236,7 +242,9 @@ const mirrorAnnotation = "kubernetes.io/config.mirror"
 // The members that are read, by the object that they are members of.
 var (
 	objectMembers   = []string{"apiVersion", "kind", "metadata", "spec"}
-	specMembers     = []string{"selector", "template"}
+	specMembers     = []string{"selector", "serviceName", "strategy", "template"}
+	strategyMembers = []string{"type", "rollingUpdate"}
+	rollingMembers  = []string{"maxUnavailable"}
 	templateMembers = []string{"metadata", "spec"}
 	metadataMembers = []string{"name", "uid", "labels", "annotations", "ownerReferences", "managedFields"}
 	ownerMembers    = []string{"kind", "name", "controller"}
@@ -392,12 +400,15 @@ func (r reader) spec(o *object) error {
 	}
 	o.pod.path = "/spec/template"
 	return r.Members(specMembers, func(name string) error {
-		if name == "selector" {
-			if r.Null() {
-				return nil
-			}
-			var err error
-			o.selector, err = r.Skip()
+		switch {
+		case name == "selector":
+			return r.set(&o.selector)
+		case name == "serviceName" && o.kind == "StatefulSet":
+			return r.text(&o.serviceName)
+		case name == "strategy" && o.kind == "Deployment":
+			return r.strategy(o)
+		case name != "template":
+			_, err := r.Skip()
 			return err
 		}
 		r.Next()
@@ -409,6 +420,22 @@ func (r reader) spec(o *object) error {
 			return r.podSpec(o)
 		})
 		o.template = r.From(start)
+		return err
+	})
+}
+
+// strategy reads how a Deployment is updated.
+func (r reader) strategy(o *object) error {
+	return r.Members(strategyMembers, func(name string) error {
+		if name == "rollingUpdate" {
+			return r.Members(rollingMembers, func(string) error {
+				raw, err := r.Skip()
+				o.endsFirst = o.endsFirst || string(raw) == `"100%"`
+				return err
+			})
+		}
+		text, err := r.Text()
+		o.endsFirst = o.endsFirst || string(text) == "Recreate"
 		return err
 	})
 }

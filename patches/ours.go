@@ -257,15 +257,9 @@ func (p *podTemplate) standing() bool {
 	return false
 }
 
-// theirs returns the fingerprint of a pod template, after split, without what is ours. A grace
-// period that nobody wrote is one thing, whether the API has defaulted it or not; one that somebody
-// wrote is another, also where it is as long.
-func (o *object) theirs() (uint64, error) {
-	s, err := scan.New(o.template)
-	if err != nil {
-		return 0, err
-	}
-	p, pod := printer{&s}, &o.pod
+// containers returns the fingerprint of the containers of pod, which are next, without what is ours.
+func (p printer) containers(pod *podTemplate) (uint64, error) {
+	print := mix(printArray)
 	index := -1
 	inContainer := func(key []byte) (uint64, bool, error) {
 		c := &pod.containers[index]
@@ -291,6 +285,28 @@ func (o *object) theirs() (uint64, error) {
 		}
 		return p.member(key)
 	}
+	err := p.Elements(func(i int) error {
+		if index = i; p.Next() != '{' {
+			element, err := p.value()
+			print = mix(print ^ element)
+			return err
+		}
+		element, _, err := p.object(inContainer)
+		print = mix(print ^ element)
+		return err
+	})
+	return print, err
+}
+
+// theirs returns the fingerprint of a pod template, after split, without what is ours. A grace
+// period that nobody wrote is one thing, whether the API has defaulted it or not; one that somebody
+// wrote is another, also where it is as long.
+func (o *object) theirs() (uint64, error) {
+	s, err := scan.New(o.template)
+	if err != nil {
+		return 0, err
+	}
+	p, pod := printer{&s}, &o.pod
 	inSpec := func(key []byte) (uint64, bool, error) {
 		switch {
 		case string(key) == "terminationGracePeriodSeconds":
@@ -306,18 +322,7 @@ func (o *object) theirs() (uint64, error) {
 		case string(key) == "topologySpreadConstraints" && pod.ours.constraintParts != nil:
 			return p.list(pod.ours.constraintParts)
 		case string(key) == "containers" && p.Next() == '[':
-			print := mix(printArray)
-			index = -1
-			err := p.Elements(func(i int) error {
-				if index = i; p.Next() != '{' {
-					element, err := p.value()
-					print = mix(print ^ element)
-					return err
-				}
-				element, _, err := p.object(inContainer)
-				print = mix(print ^ element)
-				return err
-			})
+			print, err := p.containers(pod)
 			return print, true, err
 		}
 		return p.member(key)

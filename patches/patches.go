@@ -92,6 +92,11 @@ type Request struct {
 	// that opts it out, by kind and name. Its pods need not carry it. Nil means that
 	// none does.
 	OptedOut func(kind, name string) bool
+	// Noted returns what was noticed of a workload of the object's Namespace, by kind and name; nil
+	// means nothing.
+	Noted func(kind, name string) (Note, bool)
+	// Services are those of the object's Namespace; nil means that none is known.
+	Services *Services
 	Cluster  Cluster
 	// Offline is set for a manifest: every kind with a pod template is looked at,
 	// rather than those that the webhook is called for.
@@ -180,6 +185,8 @@ type input struct {
 	final bool
 	// sources are the annotations that policy came from.
 	sources      [3]policy.Annotations
+	evidence     evidence
+	services     *Services
 	selectorRoom [512]byte
 }
 
@@ -551,7 +558,15 @@ func (i *Injector) Review(req Request) (result Result) {
 	if skip != SkipNone {
 		return nothing(result, skip, nil)
 	}
+	if o.note == SkipResetAgain {
+		return nothing(result, SkipResetAgain, nil)
+	}
+	if o.owned() && round != roundKeep {
+		return nothing(result, SkipOwned, nil)
+	}
 	in.resolve(req.Namespace, &result)
+	in.services = req.Services
+	in.findEvidence(req.Services)
 	out.sources = in.sources[:]
 	out.reset()
 	switch round {
@@ -618,13 +633,9 @@ func (o *object) passOver(req Request) Skip {
 		o.pod.restartPolicy != "" && o.pod.restartPolicy != "Always":
 		return SkipJob
 	}
-	if req.Offline {
-		if o.kind != "Pod" && o.meta.controller != "" {
-			return SkipOwned
-		}
-		return SkipNone
-	}
 	switch {
+	case req.Offline:
+		return SkipNone
 	case o.kind == "Pod" && req.Operation != Create:
 		return SkipOperation
 	case o.kind != "Pod" && o.kind != "Deployment" && o.kind != "StatefulSet":
@@ -632,6 +643,10 @@ func (o *object) passOver(req Request) Skip {
 	}
 	return SkipNone
 }
+
+// owned reports whether another object has made the template, and puts it back when it changes. What
+// evenkeel added to such a template before stays as long as that object sends the same again.
+func (o *object) owned() bool { return o.kind != "Pod" && o.meta.controller != "" }
 
 // ownerOptedOut reports whether the workload that a Pod belongs to is opted out: its
 // controller or, for the ReplicaSet of a Deployment, which is named after it and

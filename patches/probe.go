@@ -1,9 +1,9 @@
 package patches
 
 import (
-	"bytes"
 	"slices"
 	"strconv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -29,9 +29,32 @@ const (
 )
 
 // addReadinessProbe adds a readiness probe to the containers that have none: the
-// handler of the container's own startup or liveness probe, which is proven to
-// work, or a TCP probe on its only, or obvious, TCP port. A probe that would be a
-// guess is not added, and never a liveness probe: it kills.
+// handler of the container's own liveness or startup probe, which is proven to
+// work, or a TCP probe on the port that a Service leads to, else on its only, or
+// obvious, TCP port. A probe that would be a guess is not added, and never a liveness
+// probe: it kills.
+//
+// An explicit probe of the settings goes to the container that it names. Else:
+//
+//	Services that select the pod      | liveness, startup | declared TCP ports   | probe
+//	any                               | either            | any                  | its handler
+//	lead to one main port of it       | none              | any                  | that port
+//	lead to several                   | none              | any                  | the obvious one, or
+//	                                  |                   |                      | ambiguous-port
+//	lead to ports beside the main job | none              | any                  | side-port
+//	lead elsewhere                    | none              | some                 | service-elsewhere
+//	none that waits for readiness     | none              | one main, or obvious | that port, or where updates
+//	                                  |                   |                      | end old pods first,
+//	                                  |                   |                      | ends-first
+//	none that waits for readiness     | none              | several              | ambiguous-port
+//	any                               | none              | none, no lead either | no-port
+//
+// A workload of which no pod ever got ready with such a probe gets none any more (notes.go).
+// Two kinds of pods get none of these, unless their own annotations ask: a pod whose
+// template evenkeel left as it was, since its siblings run without one; and a
+// StatefulSet whose governing Service doesn't publish the names of pods that aren't
+// ready, or isn't known: a peer that waits for the others would never get ready
+// (vllm-project/aibrix#1441, nats-io/k8s#441).
 func addReadinessProbe(in *input, out *output) {
 	pod := in.pod()
 	target, skip := in.probeTarget(out)
@@ -72,6 +95,8 @@ func (in *input) probeTarget(out *output) (int, Skip) {
 		return -1, SkipDaemonSet
 	case in.policy.ReadinessProbe.Kind == policy.ProbeOff:
 		return -1, SkipOff
+	case in.object.kind == "Pod" && in.object.meta.controller != "" && !in.policy.Asked(policy.SettingReadinessProbe):
+		return -1, SkipUntouchedTemplate
 	case in.policy.ReadinessProbe.Kind == policy.ProbeAuto:
 		return -1, SkipNone
 	}
@@ -98,7 +123,15 @@ func (in *input) probeOf(c *container, target, i int) (handler, Skip) {
 	case target >= 0:
 		return asked(in.policy.ReadinessProbe, c), SkipNone
 	}
-	return obvious(c)
+	h, skip := in.obvious(i)
+	if skip == SkipNone && in.object.note == SkipProbeFailed {
+		return handler{}, SkipProbeFailed
+	}
+	if skip == SkipNone && in.object.kind == "StatefulSet" && !in.policy.Asked(policy.SettingReadinessProbe) &&
+		!in.services.publishesUnready(in.object.serviceName) {
+		return handler{}, SkipPeers
+	}
+	return h, skip
 }
 
 // timings returns timeout, period and failures of the readiness probe with handler h, in seconds and
@@ -200,14 +233,17 @@ func asked(probe policy.Probe, c *container) handler {
 	return handler{kind: "grpc", raw: marshal(corev1.GRPCAction{Port: int32(number), Service: &probe.Service})}
 }
 
-// obvious returns the handler that the container's own probes or ports suggest.
-func obvious(c *container) (handler, Skip) {
-	for _, own := range [...]handler{c.startupHandler, c.livenessHandler} {
+// obvious returns the handler that the i-th container's own probes, the Services or its ports
+// suggest. The startup handler counts only where it goes on as the liveness handler: another one asks
+// whether the start is over.
+func (in *input) obvious(i int) (handler, Skip) {
+	c := &in.pod().containers[i]
+	for _, own := range [...]handler{c.livenessHandler, c.startupHandler} {
 		if own.kind != "" {
 			return own, SkipNone
 		}
 	}
-	number, skip := mainPort(c)
+	number, skip := in.mainPort(i)
 	if skip != SkipNone {
 		return handler{}, skip
 	}
@@ -215,34 +251,72 @@ func obvious(c *container) (handler, Skip) {
 	return handler{kind: "tcpSocket", raw: append(strconv.AppendInt(raw, number, 10), '}')}, SkipNone
 }
 
-// mainPort returns the number of the TCP port that stands for the container: the only
-// one that is not named for something beside the main job, else the one named http, web,
-// grpc, app, main or after the container. A port beside the main job is never it: a
-// debugger takes the first connection for its client, and a metrics port that is off by
-// default never opens. Nor is https beside another one: nothing shows that it is on.
-func mainPort(c *container) (int64, Skip) {
-	var allRoom, mainRoom [8]port
-	all, main := allRoom[:0], mainRoom[:0]
+// candidate is a port that may stand for a container.
+type candidate struct {
+	number  int64
+	name    []byte // of the port of the container
+	service string // name of the port of a Service
+}
+
+// mainPort returns the number of the TCP port that stands for the i-th container: of those that
+// Services lead to, or that are declared where no Service selects the pod.
+func (in *input) mainPort(i int) (int64, Skip) {
+	c := &in.pod().containers[i]
+	var room [8]candidate
+	led := room[:0]
+	for _, l := range in.evidence.leads {
+		if l.container == i && l.evident {
+			led = append(led, candidate{l.number, l.name, l.port})
+		}
+	}
+	if len(led) > 0 {
+		return choose(led, c.name)
+	}
 	for _, p := range c.ports {
-		if !p.tcp || p.number < 1 || p.number > 65535 || declares(all, p.number) {
+		if p.tcp {
+			led = append(led, candidate{number: p.number, name: p.name})
+		}
+	}
+	number, skip := choose(led, c.name)
+	switch {
+	case skip != SkipNone && skip != SkipAmbiguousPort:
+		return 0, skip
+	case in.evidence.selected:
+		return 0, SkipServiceElsewhere
+	case in.object.endsFirst && skip == SkipNone:
+		return 0, SkipEndsFirst
+	}
+	return number, skip
+}
+
+// choose returns the number of the only port that is not named for something beside the main job,
+// else of the one named http, web, grpc, app, main or after the container. A port beside the main job
+// is never it: a debugger takes the first connection for its client, and a metrics port that is off
+// by default never opens. Nor is https beside another one: nothing shows that it is on.
+func choose(ports []candidate, container string) (int64, Skip) {
+	var room [8]candidate
+	main := room[:0]
+	some := false
+	for _, p := range ports {
+		if p.number < 1 || p.number > 65535 {
 			continue
 		}
-		all = append(all, p)
-		if !beside(p.name) {
+		some = true
+		if !beside(p.name) && !beside(p.service) {
 			main = append(main, p)
 		}
 	}
 	switch {
-	case len(all) == 0:
+	case !some:
 		return 0, SkipNoPort
 	case len(main) == 0:
 		return 0, SkipSidePort
-	case len(main) == 1:
+	case !slices.ContainsFunc(main, func(p candidate) bool { return p.number != main[0].number }):
 		return main[0].number, SkipNone
 	}
-	for _, name := range []string{"http", "web", "grpc", "app", "main", c.name} {
+	for _, name := range [...]string{"http", "web", "grpc", "app", "main", container} {
 		for _, p := range main {
-			if string(p.name) == name && name != "" {
+			if name != "" && (string(p.name) == name || p.service == name) {
 				return p.number, SkipNone
 			}
 		}
@@ -250,25 +324,20 @@ func mainPort(c *container) (int64, Skip) {
 	return 0, SkipAmbiguousPort
 }
 
-func declares(ports []port, number int64) bool {
-	for i := range ports {
-		if ports[i].number == number {
+// beside reports whether a port name stands for metrics, administration, debugging,
+// profiling or health rather than the container's main job.
+func beside[text []byte | string](name text) bool {
+	for word := range strings.SplitSeq(string(name), "-") {
+		switch word {
+		case "monitoring", "monitor", "telemetry", "stats", "statsd", "exporter", "zpages",
+			"management", "mgmt", "actuator", "jolokia", "jdwp", "jmx", "delve", "dlv", "inspect", "inspector",
+			"profiling", "profiler", "profile", "probe", "probes", "liveness", "readiness", "livez", "readyz", "status":
 			return true
 		}
-	}
-	return false
-}
-
-// beside reports whether a port name stands for metrics, administration,
-// debugging, profiling or health rather than the container's main job.
-func beside(name []byte) bool {
-	for word := range bytes.SplitSeq(name, []byte("-")) {
-		switch string(word) {
-		case "metrics", "metric", "prometheus", "prom", "monitoring", "telemetry",
-			"admin", "management", "mgmt", "debug", "debugger", "jdwp", "jmx",
-			"pprof", "profiling", "profiler", "profile",
-			"health", "healthz", "healthcheck", "probe", "probes", "liveness", "readiness", "livez", "readyz", "status":
-			return true
+		for _, part := range [...]string{"metric", "prom", "admin", "debug", "pprof", "health"} {
+			if strings.HasPrefix(word, part) || strings.HasSuffix(word, part) || strings.HasSuffix(word, part+"s") {
+				return true
+			}
 		}
 	}
 	return false

@@ -34,6 +34,9 @@ const (
 //	same      | as in old          | not all                  | taken away
 //	same      | other than in old  | any                      | decide: as with an earlier round
 //
+// Where a guessed probe that stands is known to have failed, everything is decided: it goes, whatever
+// the update is.
+//
 // A template that a revision of the workload has is left as it is, so that going back gives back
 // what ran; but for a whole object that was sent again without any of ours, while theirs is the same.
 func (o *object) against(old *object, req *Request) (round, Skip) {
@@ -51,6 +54,7 @@ func (o *object) against(old *object, req *Request) (round, Skip) {
 		if !o.split(r, req) {
 			return 0, SkipDeadline
 		}
+		o.note = o.noticed(req)
 		return roundDecide, SkipNone
 	}
 	was := old.pod.meta.annotations[policy.InjectedAnnotation]
@@ -61,17 +65,19 @@ func (o *object) against(old *object, req *Request) (round, Skip) {
 	if !old.split(before, req) || !o.split(r, req) {
 		return 0, SkipDeadline
 	}
+	o.note = o.noticed(req)
 	x, err1 := o.theirs()
 	y, err2 := old.theirs()
 	unchanged := err1 == nil && err2 == nil && x == y
-	if req.Ran != nil && o.meta.uid != "" && !(unchanged && !noted && req.Whole) {
+	failed := o.note == SkipProbeFailed
+	if !(failed && o.pod.probed()) && req.Ran != nil && o.meta.uid != "" && !(unchanged && !noted && req.Whole) {
 		if print, err := FingerprintTemplate(o.template); err == nil && req.Ran(o.meta.uid, print) {
 			return 0, SkipKnownRevision
 		}
 	}
 	_, labelled := o.pod.meta.label(policy.DefaultedLabel)
 	switch {
-	case !recorded || !unchanged, noted && text != was, !noted && labelled && !o.pod.standing():
+	case failed && (o.pod.probed() || old.pod.probed()), !recorded || !unchanged, noted && text != was, !noted && labelled && !o.pod.standing():
 		return roundDecide, SkipNone
 	case !noted && !o.pod.standing(), slices.Equal(o.pod.places(), old.pod.places()):
 		return roundKeep, SkipNone

@@ -27,6 +27,12 @@ const (
 	SkipSidePort          Skip = "side-port"
 	SkipAmbiguousPort     Skip = "ambiguous-port"
 	SkipUnknownPort       Skip = "unknown-port"
+	SkipServiceElsewhere  Skip = "service-elsewhere"
+	SkipEndsFirst         Skip = "ends-first"
+	SkipPeers             Skip = "peers-first"
+	SkipUntouchedTemplate Skip = "untouched-template"
+	SkipProbeFailed       Skip = "probe-never-succeeds"
+	SkipResetAgain        Skip = "reset-again"
 	SkipNoNativeSleep     Skip = "no-native-sleep"
 	SkipShortGracePeriod  Skip = "short-grace-period"
 	SkipOwnTolerations    Skip = "own-tolerations"
@@ -75,6 +81,12 @@ var reasons = [...]Reason{
 	{SkipSidePort, "Only ports are declared that are named for metrics, administration, debugging or health, which say nothing about the main job.", false},
 	{SkipAmbiguousPort, "Several ports are declared and none is the obvious one; the annotation evenkeel.dev/readiness-probe can choose.", true},
 	{SkipUnknownPort, "No container, or more than one, declares the port that the setting readiness-probe names.", true},
+	{SkipServiceElsewhere, "Services select the pods, and none of them leads to this container, so nothing shows that its port opens.", false},
+	{SkipEndsFirst, "Updates end all old pods first, so a probe of a port that nobody opens would be an outage, and no Service shows that this one is open.", false},
+	{SkipPeers, "Pods of the StatefulSet may have to find each other before they are ready, but its governing Service publishes only ready addresses or is not known; the annotation evenkeel.dev/readiness-probe can ask for a probe.", false},
+	{SkipUntouchedTemplate, "The pod comes from a template without a probe of evenkeel's, so its siblings run without one.", false},
+	{SkipProbeFailed, "No pod ever got ready with the probe that evenkeel guessed, so it guesses none until the containers change; the annotation evenkeel.dev/readiness-probe can ask for the right one.", true},
+	{SkipResetAgain, "The workload was made anew three times within an hour from a template without evenkeel's additions, so it is left alone until its containers change.", true},
 	{SkipNoNativeSleep, "The API server or a kubelet does not know preStop.sleep (1.30 and later do), and the operator does not allow exec sleeps, or the pod runs on Windows.", false},
 	{SkipShortGracePeriod, "The termination grace period is too short for a sleep and must not be raised further.", true},
 	{SkipOwnTolerations, "The workload lists tolerations of its own, and the API replaces that list whole; add those for not-ready and unreachable to it.", true},

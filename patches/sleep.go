@@ -2,7 +2,6 @@ package patches
 
 import (
 	"fmt"
-	"slices"
 	"strconv"
 	"time"
 
@@ -21,8 +20,8 @@ const DefaultPreStopSleep = policy.SettingPreStopSleep
 const apiGracePeriod = 30
 
 // addPreStopSleep lets endpoints and load balancers let go of a container before
-// it is told to stop. Where a container serves, because it declares a port or is
-// named or asked for by the workload's own annotations, all ordinary containers of
+// it is told to stop. Where a container serves, because it declares a port, a Service
+// leads to it, or the workload's own annotations name it or ask for it, all ordinary containers of
 // the pod sleep as long: the server needs its database proxy until it stops. Init
 // containers and native sidecars never do; the kubelet stops those last.
 //
@@ -51,12 +50,16 @@ func addPreStopSleep(in *input, out *output) {
 	if skip != SkipNone {
 		out.skip(DefaultPreStopSleep, "", skip, nil)
 	}
-	serves := slices.ContainsFunc(pod.containers, func(c container) bool { return len(c.ports) > 0 })
+	serves := false
+	for i := range pod.containers {
+		serves = serves || in.serves(i)
+	}
+	unknown := !serves && in.evidence.serves(-1) // some container does, and all of them sleep
 	asked := in.policy.Asked(policy.SettingPreStopSleep)
 	sleeps := false // whether one that serves does
 	for i := range pod.containers {
-		if c := &pod.containers[i]; skip == SkipNone && in.hookSkip(c, serves, asked) == SkipNone {
-			sleeps = sleeps || c.fitted(sleep) > 0
+		if skip == SkipNone && (unknown || in.hookSkip(i, serves, asked) == SkipNone) {
+			sleeps = sleeps || pod.containers[i].fitted(sleep) > 0
 		}
 	}
 	raised := int64(0)
@@ -66,7 +69,7 @@ func addPreStopSleep(in *input, out *output) {
 		pod.giveWay(i, out, "/lifecycle/preStop", c.hookParts)
 		why, seconds := skip, c.fitted(sleep)
 		if why == SkipNone {
-			why = in.hookSkip(c, serves, asked)
+			why = in.hookSkip(i, serves, asked)
 			if why == SkipNoPort && sleeps && native && len(in.policy.Containers) == 0 {
 				why = SkipNone
 			}
@@ -142,14 +145,21 @@ func (in *input) sleep() (sleep, raise int64, skip Skip) {
 	return sleep, raise, SkipNone
 }
 
-// hookSkip returns why container c doesn't sleep on its own account, or SkipNone.
-func (in *input) hookSkip(c *container, serves, asked bool) Skip {
+// serves reports whether the i-th container shows that it serves.
+func (in *input) serves(i int) bool {
+	return len(in.pod().containers[i].ports) > 0 || in.evidence.serves(i)
+}
+
+// hookSkip returns why the i-th container doesn't sleep on its own account, or SkipNone. serves says
+// whether any container of the pod does.
+func (in *input) hookSkip(i int, serves, asked bool) Skip {
+	c := &in.pod().containers[i]
 	switch {
 	case c.preStop != nil:
 		return SkipUserSet
 	case !in.selects(c):
 		return SkipNotSelected
-	case len(c.ports) == 0 && len(in.policy.Containers) == 0 && (serves || !asked):
+	case !in.serves(i) && len(in.policy.Containers) == 0 && (serves || !asked):
 		return SkipNoPort
 	}
 	return SkipNone

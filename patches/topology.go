@@ -18,8 +18,8 @@ import (
 // have none, unless it is the only key.
 func (in *input) addConstraints(out *output, at *slot, selector json.RawMessage) {
 	matchLabelKeys := ""
-	if in.cluster.matchLabelKeys() && in.revisioned() && !mayName(selector, podTemplateHash) {
-		matchLabelKeys = `"matchLabelKeys":["` + podTemplateHash + `"],`
+	if hash := in.revisionLabel(); in.cluster.matchLabelKeys() && hash != "" && !mayName(selector, hash) {
+		matchLabelKeys = `"matchLabelKeys":["` + hash + `"],`
 	}
 	keys := in.topologyKeys()
 	out.begin(at)

@@ -34,6 +34,7 @@ import (
 	"github.com/evenkeel/evenkeel/scalein"
 	"github.com/evenkeel/evenkeel/surge"
 	"github.com/evenkeel/evenkeel/webhook"
+	"github.com/evenkeel/evenkeel/withdraw"
 )
 
 // leaseName is the Lease that the replicas elect a leader by.
@@ -77,6 +78,9 @@ type Config struct {
 	KeepZones bool
 	// ScanInterval is the time between two scans; 0 turns them off.
 	ScanInterval time.Duration
+	// ProbePatience is how long a container with a guessed probe may be up without ever getting
+	// ready before the probe is withdrawn; 0 for ever.
+	ProbePatience time.Duration
 	// LeaseDuration is how long a leader that died holds the others up.
 	LeaseDuration time.Duration
 }
@@ -107,6 +111,8 @@ type server struct {
 	facts     *webhook.Facts
 	revisions *webhook.Revisions
 	limits    *webhook.Limits
+	services  *webhook.Services
+	notes     *withdraw.Notes
 	serving   certificates
 	clients   *certs.Clients           // nil accepts every client
 	traces    *sdktrace.TracerProvider // nil makes none
@@ -152,6 +158,10 @@ func assemble(ctx context.Context, config Config) (*server, error) {
 		return nil, fmt.Errorf("make dynamic client: %w", err)
 	}
 	s.revisions = webhook.NewRevisions(client, changes, config.Log)
+	s.services = webhook.NewServices(client, config.Log)
+	if s.notes, err = withdraw.NewNotes(client, config.Namespace); err != nil {
+		return nil, err
+	}
 	if s.facts, err = webhook.NewFacts(client, objects, config.NamespaceSelector, config.Log); err != nil {
 		return nil, fmt.Errorf("watch the cluster: %w", err)
 	}
@@ -211,7 +221,8 @@ func (s *server) addCertificates(client kubernetes.Interface) error {
 
 // addReviews sets up the webhook's server.
 func (s *server) addReviews(client kubernetes.Interface, injector *patches.Injector) error {
-	config := webhook.Config{Injector: injector, Namespace: s.facts.Namespace, OptedOut: s.facts.OptedOut, Ran: s.revisions.Ran,
+	config := webhook.Config{Injector: injector, Namespace: s.facts.Namespace, OptedOut: s.facts.OptedOut,
+		Ran: s.revisions.Ran, Services: s.services.Of, Noted: s.notes.Of,
 		Cluster: s.facts.Cluster, Limits: s.limits, Log: s.config.Log, Registerer: s.registry}
 	if s.traces != nil {
 		config.Tracer = s.traces.Tracer("github.com/evenkeel/evenkeel/webhook")
@@ -271,14 +282,21 @@ func (s *server) addLeader(reach clients, injector *patches.Injector) error {
 		s.lead = append(s.lead, zones.Lead)
 	}
 	if c.ScanInterval != 0 {
-		scan, err := audit.NewScan(audit.ScanConfig{Client: reach.typed, Injector: injector, Ready: s.facts.Ready,
-			Cluster: s.facts.Cluster, OptedOut: s.facts.OptedOut, NamespaceSelector: c.NamespaceSelector,
+		scan, err := audit.NewScan(audit.ScanConfig{Client: reach.typed, Injector: injector,
+			Ready:   func() error { return errors.Join(s.facts.Ready(), s.services.Ready()) },
+			Cluster: s.facts.Cluster, OptedOut: s.facts.OptedOut, Services: s.services.Of, NamespaceSelector: c.NamespaceSelector,
 			Except: except, Interval: c.ScanInterval, Log: c.Log, Registerer: s.registry})
 		if err != nil {
 			return InvalidError{err}
 		}
 		s.lead = append(s.lead, scan.Lead)
 	}
+	watch, err := withdraw.New(withdraw.Config{Client: reach.typed, Injector: injector, Notes: s.notes,
+		NamespaceSelector: c.NamespaceSelector, Except: except, Patience: c.ProbePatience, Log: c.Log, Registerer: s.registry})
+	if err != nil {
+		return InvalidError{err}
+	}
+	s.lead = append(s.lead, watch.Lead)
 	hostname, err := os.Hostname() // in a pod its name
 	if err != nil {
 		return fmt.Errorf("find own name for leader election: %w", err)
@@ -299,7 +317,8 @@ func (s *server) ready() error {
 	if s.clients != nil && s.clients.Ready() != nil {
 		return s.clients.Ready()
 	}
-	return errors.Join(s.serving.Ready(), s.facts.Ready(), s.revisions.Ready(), s.limits.Ready())
+	return errors.Join(s.serving.Ready(), s.facts.Ready(), s.revisions.Ready(), s.services.Ready(), s.notes.Ready(),
+		s.limits.Ready())
 }
 
 // listen opens both ports.
@@ -334,6 +353,8 @@ func (s *server) run(ctx context.Context, reviews, metrics net.Listener) error {
 	group.Go(func() error { s.serving.Run(background); return nil })
 	group.Go(func() error { s.facts.Run(background); return nil })
 	group.Go(func() error { s.revisions.Run(background); return nil })
+	group.Go(func() error { s.services.Run(background); return nil })
+	group.Go(func() error { s.notes.Run(background); return nil })
 	if s.clients != nil {
 		group.Go(func() error { s.clients.Run(background); return nil })
 	}

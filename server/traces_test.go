@@ -110,6 +110,7 @@ func reviewed(t *testing.T, logs io.Writer, traceparents map[string]string, bodi
 		Injector:   injector,
 		Namespace:  func(context.Context, string) map[string]string { return nil },
 		OptedOut:   func(string, string, string) bool { return false },
+		Services:   func(string) *patches.Services { return nil },
 		Cluster:    func() patches.Cluster { return patches.Cluster{APIServer: patches.Version{Major: 1, Minor: 36}} },
 		Log:        silentLog(),
 		Registerer: prometheus.NewRegistry(),

@@ -61,6 +61,7 @@ func TestTheDeadlineOfTheCallerReachesTheNamespace(t *testing.T) {
 			return nil
 		},
 		OptedOut: func(string, string, string) bool { return false },
+		Services: func(string) *patches.Services { return nil },
 		Cluster:  func() patches.Cluster { return patches.Cluster{} }})
 	if err != nil {
 		t.Fatal(err)

@@ -44,7 +44,9 @@ type Facts struct {
 	// servers are the versions of the latest answers, since an upgrade runs two
 	// versions of the API server behind one address.
 	servers []patches.Version
-	kubelet patches.Version
+	// kubelet has the oldest kubelet, and its node.
+	kubelet patches.Cluster
+	warned  string // the old node of the last warning
 }
 
 // versionPeriod is how often the API server is asked for its version, and
@@ -123,14 +125,16 @@ func trimWorkload(object any) (any, error) {
 		ResourceVersion: m.GetResourceVersion()}}, nil
 }
 
-// trimNode keeps name and kubelet version.
+// trimNode keeps name and kubelet version, and those of a virtual node not even that.
 func trimNode(object any) (any, error) {
 	node, ok := object.(*corev1.Node)
 	if !ok {
 		return object, nil
 	}
 	trimmed := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node.Name, ResourceVersion: node.ResourceVersion}}
-	trimmed.Status.NodeInfo.KubeletVersion = node.Status.NodeInfo.KubeletVersion
+	if !patches.Virtual(node) {
+		trimmed.Status.NodeInfo.KubeletVersion = node.Status.NodeInfo.KubeletVersion
+	}
 	return trimmed, nil
 }
 
@@ -144,19 +148,36 @@ func kubeletVersion(object any) string {
 // findOldestKubelet looks through all nodes. A node that has not reported a
 // version yet does not count.
 func (f *Facts) findOldestKubelet() {
-	var oldest patches.Version
-	for _, node := range f.nodes.GetStore().List() {
-		v, err := patches.ParseVersion(kubeletVersion(node))
-		if err == nil && (oldest == patches.Version{} || v.Before(oldest)) {
-			oldest = v
+	var oldest patches.Cluster
+	for _, object := range f.nodes.GetStore().List() {
+		if node, ok := object.(*corev1.Node); ok {
+			oldest = oldest.With(node)
 		}
 	}
 	f.mu.Lock()
-	changed := f.kubelet != oldest
+	changed := f.kubelet.OldestKubelet != oldest.OldestKubelet
 	f.kubelet = oldest
 	f.mu.Unlock()
 	if changed {
-		f.log.WithField("kubelet", oldest.String()).Info("oldest kubelet changed")
+		f.log.WithField("kubelet", oldest.OldestKubelet.String()).Info("oldest kubelet changed")
+	}
+	f.warn()
+}
+
+// warn says once what an old node does to the whole cluster.
+func (f *Facts) warn() {
+	c := f.Cluster()
+	node := ""
+	if c.Warning() != "" {
+		node = c.OldestNode
+	}
+	f.mu.Lock()
+	news := node != f.warned && node != ""
+	f.warned = node
+	f.mu.Unlock()
+	if news {
+		f.log.WithFields(logrus.Fields{"node": node, "kubelet": c.OldestKubelet.String()}).
+			Warn("an old kubelet keeps all containers of the cluster from sleeping before they stop")
 	}
 }
 
@@ -211,11 +232,12 @@ func (f *Facts) askVersion(ctx context.Context) bool {
 		return false
 	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.servers = append(f.servers, v)
 	if len(f.servers) > versionMemory {
 		f.servers = f.servers[1:]
 	}
+	f.mu.Unlock()
+	f.warn()
 	return true
 }
 
@@ -224,7 +246,7 @@ func (f *Facts) askVersion(ctx context.Context) bool {
 func (f *Facts) Cluster() patches.Cluster {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	c := patches.Cluster{OldestKubelet: f.kubelet}
+	c := f.kubelet
 	for i, v := range f.servers {
 		if i == 0 || v.Before(c.APIServer) {
 			c.APIServer = v

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -31,9 +32,12 @@ const nodesPath = "/api/v1/nodes"
 // Namespace shop and the opted-out Deployment shop/web.
 func factsIn(t *testing.T, gitVersion string) (*Facts, *api) {
 	t.Helper()
+	virtual := strings.Replace(node("virtual", "v1.19.0"), `{"name"`, `{"labels":{"type":"virtual-kubelet"},"name"`, 1)
+	tainted := strings.Replace(node("tainted", "v1.18.0"), `"status"`,
+		`"spec":{"taints":[{"key":"virtual-kubelet.io/provider","value":"azure","effect":"NoSchedule"}]},"status"`, 1)
 	const partial = `{"apiVersion":"meta.k8s.io/v1","kind":"PartialObjectMetadata","metadata":`
 	a := newAPI(t, gitVersion, map[string][]string{
-		nodesPath:                    {node("new", "v1.34.1"), node("old", "v1.29.9"), node("joining", "")},
+		nodesPath:                    {node("new", "v1.34.1"), node("old", "v1.29.9"), node("joining", ""), virtual, tainted},
 		"/api/v1/namespaces":         {partial + `{"name":"shop","annotations":{"evenkeel.dev/anti-affinity":"off","team":"shop"}}}`},
 		"/apis/apps/v1/deployments":  {partial + `{"name":"web","namespace":"shop"}}`},
 		"/apis/apps/v1/statefulsets": nil, "/apis/apps/v1/replicasets": nil,
@@ -71,7 +75,7 @@ func TestFactsAreReadyWhenEverythingIsKnown(t *testing.T) {
 
 	eventually(t, "the oldest kubelet that has reported counts", func() bool {
 		return f.Cluster() == patches.Cluster{APIServer: patches.Version{Major: 1, Minor: 33},
-			OldestKubelet: patches.Version{Major: 1, Minor: 29}}
+			OldestKubelet: patches.Version{Major: 1, Minor: 29}, OldestNode: "old"}
 	})
 	want := map[string]string{policy.Prefix + "anti-affinity": "off"}
 	if d := cmp.Diff(want, f.Namespace(ctx, "shop")); d != "" {
@@ -104,6 +108,43 @@ func TestFactsAreReadyWhenEverythingIsKnown(t *testing.T) {
 	if len(a.whole) > 0 || a.pages[nodesPath] < 3 {
 		t.Errorf("listed in one answer: %q; nodes in %d pages, want 3", a.whole, a.pages[nodesPath])
 	}
+}
+
+func TestAnOldNodeThatKeepsTheClusterFromSleepingIsAWarning(t *testing.T) {
+	f, a := factsIn(t, "v1.33.2")
+	var lines lockedBuffer
+	f.log.Logger.SetOutput(&lines)
+	ctx, cancel := context.WithCancel(t.Context())
+	over := make(chan struct{})
+	go func() { f.Run(ctx); close(over) }()
+	eventually(t, "the warning names the node and its version", func() bool {
+		return strings.Contains(lines.text(), "level=warning") && strings.Contains(lines.text(), "kubelet=1.29 node=old")
+	})
+	a.events[nodesPath] <- change("DELETED", node("old", "v1.29.9"))
+	eventually(t, "the node no longer counts", func() bool { return f.Cluster().OldestKubelet.Minor == 34 })
+	cancel()
+	<-over
+	if n := strings.Count(lines.text(), "level=warning"); n != 1 {
+		t.Errorf("%d warnings, want one:\n%s", n, lines.text())
+	}
+}
+
+// lockedBuffer is a buffer that a log writes while a test reads.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) text() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 func TestTheOldestOfTheLatestAnswersIsTheAPIServersVersion(t *testing.T) {

@@ -144,8 +144,8 @@ func TestReviewsShareNothing(t *testing.T) {
 		body := reviewOf(strings.ReplaceAll(podJSON, `"web"`, `"`+name+`"`))
 		status, answer := post(handler, body)
 		answered(t, status, answer)
-		if got := string(answered(t, status, answer).Patch); !strings.Contains(got, `"`+name+`"`) {
-			t.Fatalf("patch %s does not select %s", got, name)
+		if got := string(answered(t, status, answer).Patch); !strings.Contains(got, name+"/pre-stop-sleep=") {
+			t.Fatalf("patch %s is not for %s", got, name)
 		}
 		bodies, want = append(bodies, body), append(want, answer)
 	}

@@ -37,6 +37,12 @@ type Config struct {
 	// Ran reports whether a revision of the workload with this UID has a pod template with
 	// this fingerprint. It must not ask the API server; nil where nothing is known.
 	Ran func(uid string, template uint64) bool
+	// Services returns the Services of a Namespace, nil where none is known. It must not ask
+	// the API server.
+	Services func(namespace string) *patches.Services
+	// Noted returns what was noticed of a workload. It must not ask the API server; nil where
+	// nothing is known.
+	Noted func(namespace, kind, name string) (patches.Note, bool)
 	// Cluster returns the versions of the cluster.
 	Cluster func() patches.Cluster
 	// Limits bound what is done at once; nil means NewLimits().
@@ -50,7 +56,7 @@ type Config struct {
 // Handler returns the handler of admission reviews (admission.k8s.io/v1), or an
 // error that says what the configuration lacks.
 func Handler(config Config) (http.Handler, error) {
-	if config.Injector == nil || config.Namespace == nil || config.OptedOut == nil || config.Cluster == nil || config.Log == nil || config.Registerer == nil {
+	if config.Injector == nil || config.Namespace == nil || config.OptedOut == nil || config.Services == nil || config.Cluster == nil || config.Log == nil || config.Registerer == nil {
 		return nil, errors.New("webhook configuration is incomplete")
 	}
 	metrics, err := newMetrics(config.Registerer)
@@ -97,7 +103,11 @@ func (r *reviewer) Review(ctx context.Context, review model.AdmissionReview) (mo
 		Ran:        r.config.Ran,
 		Whole:      e.whole,
 		Late:       e.late,
+		Services:   r.config.Services(namespace),
 		OptedOut:   func(kind, name string) bool { return r.config.OptedOut(namespace, kind, name) },
+	}
+	if r.config.Noted != nil {
+		request.Noted = func(kind, name string) (patches.Note, bool) { return r.config.Noted(namespace, kind, name) }
 	}
 	if request.Operation == patches.Create || request.Operation == patches.Update {
 		request.Namespace = r.config.Namespace(ctx, namespace)

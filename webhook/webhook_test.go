@@ -34,6 +34,7 @@ func newHandler(t testing.TB) (http.Handler, *bytes.Buffer) {
 		Injector:   injector,
 		Namespace:  func(context.Context, string) map[string]string { return nil },
 		OptedOut:   func(string, string, string) bool { return false },
+		Services:   func(string) *patches.Services { return nil },
 		Cluster:    func() patches.Cluster { return patches.Cluster{APIServer: patches.Version{Major: 1, Minor: 36}} },
 		Log:        logrus.NewEntry(logger),
 		Registerer: prometheus.NewRegistry(),
@@ -191,6 +192,7 @@ func TestAPanicAdmitsTheObject(t *testing.T) {
 	handler, err := Handler(Config{Injector: injector, Log: logrus.NewEntry(logger), Registerer: prometheus.NewRegistry(),
 		Namespace: func(context.Context, string) map[string]string { panic("on purpose") },
 		OptedOut:  func(string, string, string) bool { return false },
+		Services:  func(string) *patches.Services { return nil },
 		Cluster:   func() patches.Cluster { return patches.Cluster{} }})
 	if err != nil {
 		t.Fatal(err)

@@ -35,7 +35,7 @@ func TestPatchesWorkloadsOfOptedInNamespacesOnly(t *testing.T) {
 		}
 		spec, labels := bare()
 		s, err := shared.Client.AppsV1().StatefulSets(namespace.name).Create(ctx, &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "db"},
-			Spec: appsv1.StatefulSetSpec{Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Spec: appsv1.StatefulSetSpec{ServiceName: peers, Selector: &metav1.LabelSelector{MatchLabels: labels},
 				Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: spec}}}, metav1.CreateOptions{})
 		check.Must(t, err)
 		if got := missing(s.Spec.Template.ObjectMeta, s.Spec.Template.Spec); got != namespace.lacks {

@@ -96,12 +96,18 @@ func makeNamespace(t *testing.T, labels, annotations map[string]string) string {
 	t.Cleanup(func() {
 		check.Must(t, shared.Client.CoreV1().Namespaces().Delete(context.Background(), namespace.Name, metav1.DeleteOptions{}))
 	})
+	_, err = shared.Client.CoreV1().Services(namespace.Name).Create(t.Context(), &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: peers},
+		Spec: corev1.ServiceSpec{ClusterIP: corev1.ClusterIPNone, PublishNotReadyAddresses: true}}, metav1.CreateOptions{})
+	check.Must(t, err)
 	check.Eventually(t, "the namespace's service account", func() error {
 		_, err := shared.Client.CoreV1().ServiceAccounts(namespace.Name).Get(t.Context(), "default", metav1.GetOptions{})
 		return err
 	})
 	return namespace.Name
 }
+
+// peers is the governing Service of the StatefulSets of a test: their pods find each other before they are ready.
+const peers = "peers"
 
 // bare returns a pod spec without opinions, and the labels of it.
 func bare() (corev1.PodSpec, map[string]string) {
@@ -127,7 +133,7 @@ func statefulSet(name string, replicas int32, change ...func(*appsv1.StatefulSet
 	labels["app"] = name
 	s := &appsv1.StatefulSet{TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "StatefulSet"},
 		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec: appsv1.StatefulSetSpec{Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: maps.Clone(labels)},
+		Spec: appsv1.StatefulSetSpec{ServiceName: peers, Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: maps.Clone(labels)},
 			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: spec}}}
 	for _, f := range change {
 		f(s)

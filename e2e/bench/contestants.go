@@ -67,6 +67,7 @@ func evenkeelHandler() (http.Handler, error) {
 		Injector:   injector,
 		Namespace:  func(context.Context, string) map[string]string { return nil },
 		OptedOut:   func(string, string, string) bool { return false },
+		Services:   func(string) *patches.Services { return nil },
 		Cluster:    func() patches.Cluster { return patches.Cluster{APIServer: patches.Version{Major: 1, Minor: 36}} },
 		Log:        logrus.NewEntry(logger),
 		Registerer: prometheus.NewRegistry(),

@@ -181,7 +181,41 @@ func exercise(ctx context.Context, c *cluster.Cluster, limit time.Duration) erro
 	if err := until(limit, budget("web", "")); err != nil {
 		return fmt.Errorf("budget removed: %w", err)
 	}
-	return rollout(ctx, c, name, limit, budget("canary", "10%"))
+	if err := rollout(ctx, c, name, limit, budget("canary", "10%")); err != nil {
+		return err
+	}
+	return neverReady(ctx, c, name, limit)
+}
+
+// neverReady says of a pod of the Deployment web what a kubelet says whose probe never succeeds, and waits for the note.
+func neverReady(ctx context.Context, c *cluster.Cluster, name string, limit time.Duration) error {
+	if err := until(limit, func() error {
+		pods, err := c.Client.CoreV1().Pods(name).List(ctx, metav1.ListOptions{LabelSelector: "app=web"})
+		if err != nil || len(pods.Items) == 0 {
+			return errors.Join(err, errors.New("no pod"))
+		}
+		pod := &pods.Items[0]
+		yes, then := true, metav1.NewTime(time.Now().Add(-time.Minute))
+		pod.Status.Phase = corev1.PodRunning
+		pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodInitialized, Status: corev1.ConditionTrue, LastTransitionTime: then},
+			{Type: corev1.PodReady, Status: corev1.ConditionFalse, LastTransitionTime: then}}
+		pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "web", Image: "web", ImageID: "web", Started: &yes,
+			State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: then}}}}
+		_, err = c.Client.CoreV1().Pods(name).UpdateStatus(ctx, pod, metav1.UpdateOptions{})
+		return err
+	}); err != nil {
+		return fmt.Errorf("status of a pod: %w", err)
+	}
+	if err := until(limit, func() error {
+		notes, err := c.Client.CoreV1().ConfigMaps(installation.Namespace).Get(ctx, "evenkeel-notes", metav1.GetOptions{})
+		if err == nil && !strings.Contains(notes.Data["notes"], "Deployment "+name+" web probe-never-succeeds") {
+			err = fmt.Errorf("notes are %q", notes.Data["notes"])
+		}
+		return err
+	}); err != nil {
+		return fmt.Errorf("note of a probe that never succeeds: %w", err)
+	}
+	return nil
 }
 
 // rollout makes what Argo's controller would, and waits for the budget.
@@ -289,7 +323,7 @@ func used(t *testing.T, audit string, since int64) (all map[right]bool, refused 
 func TestRights(t *testing.T) {
 	ctx := t.Context()
 	c, audit := start(t)
-	evenkeel, err := installation.Install(ctx, c, installation.Options{})
+	evenkeel, err := installation.Install(ctx, c, installation.Options{Flags: []string{"--probe-patience=1s"}})
 	check.Must(t, err)
 	t.Cleanup(evenkeel.Stop)
 	t.Run("every right is needed", func(t *testing.T) { everyRight(t, c, evenkeel, audit) })

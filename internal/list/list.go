@@ -27,6 +27,7 @@ type Resource struct {
 var (
 	Namespaces             = Resource{APIVersion: "v1", Kind: "Namespace", Plural: "namespaces", Client: Core}
 	Pods                   = Resource{APIVersion: "v1", Kind: "Pod", Plural: "pods", Client: Core}
+	Services               = Resource{APIVersion: "v1", Kind: "Service", Plural: "services", Client: Core}
 	ReplicationControllers = Resource{APIVersion: "v1", Kind: "ReplicationController", Plural: "replicationcontrollers", Client: Core}
 	Deployments            = Resource{APIVersion: "apps/v1", Kind: "Deployment", Plural: "deployments", Client: Apps}
 	StatefulSets           = Resource{APIVersion: "apps/v1", Kind: "StatefulSet", Plural: "statefulsets", Client: Apps}
