@@ -183,7 +183,8 @@ func (o *workload) stuck() bool {
 	if o.Spec.Replicas != nil {
 		wanted = *o.Spec.Replicas
 	}
-	if !strings.Contains(o.record(), "/"+patches.DefaultReadinessProbe+"=") || o.kind == "StatefulSet" && o.Status.ReadyReplicas >= wanted {
+	probed := strings.Contains(o.record(), "/"+patches.DefaultReadinessProbe+"=")
+	if !probed || o.kind == "StatefulSet" && o.Status.ReadyReplicas >= wanted {
 		return false
 	}
 	for _, c := range o.Status.Conditions {
@@ -331,17 +332,17 @@ func (w *Watch) judge(ctx context.Context, l *look, o *workload, namespace map[s
 		return nil //nolint:nilerr // the API server takes none that can't be read
 	}
 	var pods []Pod
-	_, err = list.Listing{Resource: list.Pods, Namespace: o.Metadata.Namespace, Selector: join(selector, label, revision)}.
-		Each(ctx, w.config.Client, func(raw []byte) error {
-			var p corev1.Pod
-			if err := json.Unmarshal(raw, &p); err != nil {
-				return fmt.Errorf("read Pod: %w", err)
-			}
-			if p.DeletionTimestamp == nil && len(pods) < maxPods {
-				pods = append(pods, FromPod(&p, guess.Containers))
-			}
-			return nil
-		})
+	ofRevision := list.Listing{Resource: list.Pods, Namespace: o.Metadata.Namespace, Selector: join(selector, label, revision)}
+	_, err = ofRevision.Each(ctx, w.config.Client, func(raw []byte) error {
+		var p corev1.Pod
+		if err := json.Unmarshal(raw, &p); err != nil {
+			return fmt.Errorf("read Pod: %w", err)
+		}
+		if p.DeletionTimestamp == nil && len(pods) < maxPods {
+			pods = append(pods, FromPod(&p, guess.Containers))
+		}
+		return nil
+	})
 	if err != nil {
 		return err
 	}
@@ -374,18 +375,18 @@ func (w *Watch) revision(ctx context.Context, o *workload) (label, value string,
 	if err != nil {
 		return "", "", nil //nolint:nilerr // as in judge
 	}
-	_, err = list.Listing{Resource: list.ReplicaSets, Namespace: o.Metadata.Namespace, Selector: selector.String(), Metadata: true}.
-		Each(ctx, w.config.Client, func(raw []byte) error {
-			var r metav1.PartialObjectMetadata
-			if err := json.Unmarshal(raw, &r); err != nil {
-				return fmt.Errorf("read ReplicaSet: %w", err)
-			}
-			owner := metav1.GetControllerOf(&r)
-			if owner != nil && owner.UID == o.Metadata.UID && r.Annotations[number] == o.Metadata.Annotations[number] {
-				value = r.Labels["pod-template-hash"]
-			}
-			return nil
-		})
+	sets := list.Listing{Resource: list.ReplicaSets, Namespace: o.Metadata.Namespace, Selector: selector.String(), Metadata: true}
+	_, err = sets.Each(ctx, w.config.Client, func(raw []byte) error {
+		var r metav1.PartialObjectMetadata
+		if err := json.Unmarshal(raw, &r); err != nil {
+			return fmt.Errorf("read ReplicaSet: %w", err)
+		}
+		owner := metav1.GetControllerOf(&r)
+		if owner != nil && owner.UID == o.Metadata.UID && r.Annotations[number] == o.Metadata.Annotations[number] {
+			value = r.Labels["pod-template-hash"]
+		}
+		return nil
+	})
 	return "pod-template-hash", value, err
 }
 
@@ -407,7 +408,8 @@ func FromPod(p *corev1.Pod, guessed []string) Pod {
 	if ready == nil || initialized == nil || initialized.Status != corev1.ConditionTrue {
 		return Pod{}
 	}
-	found := Pod{EverReady: ready.Status == corev1.ConditionTrue || ready.LastTransitionTime.After(initialized.LastTransitionTime.Time)}
+	found := Pod{EverReady: ready.Status == corev1.ConditionTrue ||
+		ready.LastTransitionTime.After(initialized.LastTransitionTime.Time)}
 	up := len(p.Status.ContainerStatuses) == len(p.Spec.Containers)
 	for i := range p.Status.ContainerStatuses {
 		c := &p.Status.ContainerStatuses[i]
@@ -432,15 +434,16 @@ func FromPod(p *corev1.Pod, guessed []string) Pod {
 func (w *Watch) note(ctx context.Context, l *look, o *workload, code patches.Skip, guess patches.Guess) {
 	n := Note{Key: o.key(), Code: code, Containers: guess.Fingerprint, Since: w.config.Now()}
 	l.notes[n.Key], l.changed = n, true
-	w.config.Log.WithFields(logrus.Fields{"kind": n.Kind, "namespace": n.Namespace, "name": n.Name, "code": string(code)}).
-		Info("nothing more is guessed for a workload")
+	w.config.Log.WithFields(logrus.Fields{"kind": n.Kind, "namespace": n.Namespace, "name": n.Name,
+		"code": string(code)}).Info("nothing more is guessed for a workload")
 	reason, message := "ProbeNeverSucceeds", probeMessage(n.Key, guess.Containers)
 	if code == patches.SkipResetAgain {
-		reason, message = "ResetAgain", "it was made anew three times within an hour from a template without evenkeel's additions, "+
-			"so evenkeel leaves it alone until its containers change"
+		reason, message = "ResetAgain", "it was made anew three times within an hour from a template without "+
+			"evenkeel's additions, so evenkeel leaves it alone until its containers change"
 	}
-	if _, err := w.config.Client.CoreV1().Events(n.Namespace).Create(ctx, event(o, reason, message, n.Since), metav1.CreateOptions{}); err != nil &&
-		!apierrors.IsAlreadyExists(err) {
+	e := event(o, reason, message, n.Since)
+	_, err := w.config.Client.CoreV1().Events(n.Namespace).Create(ctx, e, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
 		w.config.Log.WithError(err).Debug("event not written") // a courtesy
 	}
 }
@@ -452,9 +455,9 @@ func probeMessage(key Key, containers []string) string {
 	if len(names) > 200 {
 		names = fmt.Sprint(len(containers), " of them")
 	}
-	return "no pod of this revision ever got ready with the readiness probe that evenkeel guessed for container " + names +
-		", so it is not guessed again: kubectl rollout restart " + workload + " takes it out, and kubectl annotate " + workload +
-		" " + policy.Prefix + policy.SettingReadinessProbe + "=tcp:PORT asks for the right one"
+	return "no pod of this revision ever got ready with the readiness probe that evenkeel guessed for container " +
+		names + ", so it is not guessed again: kubectl rollout restart " + workload +
+		" takes it out, and kubectl annotate " + workload + " " + policy.Prefix + policy.SettingReadinessProbe + "=tcp:PORT asks for the right one"
 }
 
 // event returns an Event about a workload. Its name is made of what it says, so that the next leader

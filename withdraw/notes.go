@@ -47,7 +47,8 @@ type Note struct {
 
 // String returns the line that stands for a note: kind, namespace, name, code, fingerprint, and time.
 func (n Note) String() string {
-	return fmt.Sprintf("%s %s %s %s %016x %s", n.Kind, n.Namespace, n.Name, n.Code, n.Containers, n.Since.UTC().Format(time.RFC3339))
+	return fmt.Sprintf("%s %s %s %s %016x %s",
+		n.Kind, n.Namespace, n.Name, n.Code, n.Containers, n.Since.UTC().Format(time.RFC3339))
 }
 
 // parseNote reads a line. It reports false for any other.
@@ -166,9 +167,11 @@ func (n *Notes) all() map[Key]Note {
 // write makes notes the ones that stand, in the cluster and here. A server-side apply that creates
 // names what it creates, so that the right to it can be limited to that name.
 func (n *Notes) write(ctx context.Context, notes map[Key]Note) error {
-	c := corev1apply.ConfigMap(ConfigMap, n.namespace).WithLabels(map[string]string{"app.kubernetes.io/name": "evenkeel"}).
+	c := corev1apply.ConfigMap(ConfigMap, n.namespace).
+		WithLabels(map[string]string{"app.kubernetes.io/name": "evenkeel"}).
 		WithData(map[string]string{dataKey: format(notes)})
-	_, err := n.client.CoreV1().ConfigMaps(n.namespace).Apply(ctx, c, metav1.ApplyOptions{FieldManager: "evenkeel", Force: true})
+	options := metav1.ApplyOptions{FieldManager: "evenkeel", Force: true}
+	_, err := n.client.CoreV1().ConfigMaps(n.namespace).Apply(ctx, c, options)
 	if err != nil {
 		return fmt.Errorf("write notes: %w", err)
 	}
