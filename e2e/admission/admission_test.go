@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,6 +20,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/installation"
@@ -313,16 +315,30 @@ func TestEverySkipCodeThatWarnsIsHeardOf(t *testing.T) {
 		"no-room": func(d *appsv1.Deployment) { // all but 64 bytes of what the API allows
 			d.Spec.Template.Annotations = map[string]string{"large": strings.Repeat("x", 256<<10-64)}
 		},
-		"unreadable-object": func(d *appsv1.Deployment) { // more containers than evenkeel reads
-			for n := range 2000 {
+		"too-many-parts": func(d *appsv1.Deployment) {
+			for n := range 200 {
 				d.Spec.Template.Spec.Containers = append(d.Spec.Template.Spec.Containers, corev1.Container{Name: fmt.Sprint("c", n), Image: "c"})
 			}
 		},
+		"patch-too-large": func(d *appsv1.Deployment) {
+			for n := range 199 {
+				d.Spec.Template.Spec.Containers = append(d.Spec.Template.Spec.Containers, corev1.Container{
+					Name: fmt.Sprintf("a-name-that-is-as-long-as-that-of-a-container-may-be-%08d", n), Image: "c",
+					LivenessProbe: &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{
+						Path: "/" + strings.Repeat("long", 50), Port: intstr.FromInt32(80)}}}})
+			}
+		},
+		"own-tolerations": func(d *appsv1.Deployment) {
+			d.Annotations = map[string]string{"evenkeel.dev/node-loss": "30s"}
+			d.Spec.Template.Spec.Tolerations = []corev1.Toleration{{Key: "own", Operator: corev1.TolerationOpExists}}
+		},
 	}
+	// What the API server refuses or never sends, and what takes minutes to be noticed.
+	unmade := []patches.Skip{patches.SkipInternalError, patches.SkipContainerName, patches.SkipUnreadable, patches.SkipDeadline,
+		"probe-never-succeeds", "reset-again"}
 	for _, reason := range patches.Reasons() {
 		change, ok := cases[string(reason.Code)]
-		silent := reason.Code == patches.SkipInternalError || reason.Code == patches.SkipContainerName // which the API server refuses
-		if ok != reason.Warn && !silent {
+		if ok != reason.Warn && !slices.Contains(unmade, reason.Code) {
 			t.Errorf("%s has a case: %v, want one: %v", reason.Code, ok, reason.Warn)
 		}
 		if !ok {

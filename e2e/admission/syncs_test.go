@@ -151,7 +151,7 @@ func syncForEver(t *testing.T, resource dynamic.ResourceInterface, o *unstructur
 	if s.manifest, err = json.Marshal(o); err != nil {
 		return false, err
 	}
-	created := s.first
+	var created *unstructured.Unstructured
 	switch way {
 	case "client-side apply":
 		created, err = resource.Create(t.Context(), s.noted(), metav1.CreateOptions{})

@@ -201,7 +201,7 @@ func (t tool) built(e2e, name string) (bool, error) {
 		return false, nil //nolint:nilerr // a stamp that can't be read is none
 	}
 	_, err = os.Stat(filepath.Join(e2e, "bin", name))
-	return err == nil, nil //nolint:nilerr // nor is there a tool
+	return err == nil, nil // nor is there a tool
 }
 
 // buildTool builds one tool, and says where in the list it is.

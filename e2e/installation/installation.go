@@ -219,7 +219,8 @@ func (i *Installation) Metric(ctx context.Context, name string, labels ...string
 	return Sum(text, name, labels...)
 }
 
-// Sum returns the sum of the samples of a metric, in a page of metrics, that have all of the labels; 0 where there are none.
+// Sum returns the sum of the samples of a metric, in a page of metrics, that have all of the labels, written as in the page; a value
+// without its last quotation mark is the beginning of one. It returns 0 where there are none.
 func Sum(text, name string, labels ...string) (float64, error) {
 	parser := expfmt.NewTextParser(model.LegacyValidation)
 	families, err := parser.TextToMetricFamilies(strings.NewReader(text))
@@ -234,7 +235,7 @@ func Sum(text, name string, labels ...string) (float64, error) {
 	for _, s := range samples {
 		has := func(label string) bool {
 			key, value, _ := strings.Cut(label, "=")
-			return strconv.Quote(string(s.Metric[model.LabelName(key)])) == value
+			return strings.HasPrefix(strconv.Quote(string(s.Metric[model.LabelName(key)])), value)
 		}
 		if string(s.Metric[model.MetricNameLabel]) == name && !slices.ContainsFunc(labels, func(l string) bool { return !has(l) }) {
 			sum += float64(s.Value)

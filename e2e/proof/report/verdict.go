@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	// evenShare is each pod's, in percent, after the scale-out of scenario 7 to four, and shareWithin
+	// EvenShare is each pod's, in percent, after the scale-out of scenario 7 to four, and shareWithin
 	// how far from it one may be.
 	EvenShare, shareWithin = 25.0, 5.0
 	// installWithin is the time from the beginning of an installation to the first pod with defaults.
