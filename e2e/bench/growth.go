@@ -42,7 +42,7 @@ type grown struct {
 func measureGrowth(ctx context.Context, log io.Writer, sizes []int) (_ []grown, err error) {
 	// Of the controllers only the one that budgets wait for, without its limit of 20 a second: what is measured is memory,
 	// and how long all budgets take under the limit is known without measuring.
-	flags := append(cluster.FastControllers(), "--controllers=disruption-controller,serviceaccount-controller")
+	flags := append(cluster.FastControllers(), "--controllers=disruption-controller,serviceaccount-controller,root-ca-certificate-publisher-controller")
 	control, err := cluster.Start(ctx, cluster.Config{Log: log, Components: []string{cluster.ControllerManager},
 		Flags: map[string][]string{cluster.ControllerManager: flags}})
 	if err != nil {

@@ -39,7 +39,7 @@ func TestScale(t *testing.T) {
 // scale returns the bytes of memory per Deployment.
 func scale(t *testing.T, n int) float64 {
 	c, err := cluster.Start(t.Context(), cluster.Config{Log: os.Stderr, Components: []string{cluster.ControllerManager},
-		Flags: map[string][]string{cluster.ControllerManager: {"--controllers=disruption-controller,serviceaccount-controller"}}})
+		Flags: map[string][]string{cluster.ControllerManager: {"--controllers=disruption-controller,serviceaccount-controller,root-ca-certificate-publisher-controller"}}})
 	check.Must(t, err)
 	defer func() { check.Must(t, c.Stop()) }()
 	const namespaces = 20
