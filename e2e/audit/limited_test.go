@@ -53,13 +53,14 @@ func TestTenantsSeeTheirNamespaceAndAreToldWhatTheyMayNotSee(t *testing.T) {
 		}
 		return json.Unmarshal([]byte(stdout), &r)
 	})
-	for _, want := range []string{"webhook configurations may not be listed", "nodes may not be read"} {
+	for _, want := range []string{"webhook configurations may not be listed", "nodes may not be read",
+		"PersistentVolumes may not be read"} {
 		if !slices.ContainsFunc(r.Warnings, func(w string) bool { return strings.Contains(w, want) }) {
 			t.Errorf("no warning says %q: %q", want, r.Warnings)
 		}
 	}
-	if len(r.Warnings) != 2 {
-		t.Errorf("%d warnings, want 2: %q", len(r.Warnings), r.Warnings)
+	if len(r.Warnings) != 3 {
+		t.Errorf("%d warnings, want 3: %q", len(r.Warnings), r.Warnings)
 	}
 	all := audit(t, "-n", ns)
 	if len(r.Workloads) != 1 || len(all.Workloads) != 1 {

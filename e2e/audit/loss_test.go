@@ -186,13 +186,6 @@ func TestEvictionsMeetWhatAuditSaid(t *testing.T) {
 	for app := range apps {
 		create(t, ns, deployment(app, 3))
 	}
-	budget("room", "room", "", "1")
-	budget("all", "all", "100%", "")
-	budget("whole", "whole", "3", "")
-	budget("none", "none", "", "0")
-	budget("twice-a", "twice", "", "1")
-	budget("twice-b", "twice", "1", "")
-	budget("ailing", "ailing", "2", "")
 	check.Eventually(t, "pods", func() error {
 		counts := ready(t, ns)
 		for app := range apps {
@@ -202,6 +195,14 @@ func TestEvictionsMeetWhatAuditSaid(t *testing.T) {
 		}
 		return nil
 	})
+	// Now that there are pods: of two budgets over one pod the disruption controller looks at either when the pod changes.
+	budget("room", "room", "", "1")
+	budget("all", "all", "100%", "")
+	budget("whole", "whole", "3", "")
+	budget("none", "none", "", "0")
+	budget("twice-a", "twice", "", "1")
+	budget("twice-b", "twice", "1", "")
+	budget("ailing", "ailing", "2", "")
 	pods, err := shared.Client.CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{LabelSelector: "app=ailing"})
 	check.Must(t, err)
 	_, err = shared.Client.CoreV1().Pods(ns).Patch(t.Context(), pods.Items[0].Name, types.StrategicMergePatchType,
