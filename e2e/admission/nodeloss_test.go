@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -63,11 +64,11 @@ func TestNodeLossReachesThePods(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			kubectl(t, test.object, "apply", "-n", namespace, "-f", "-")
 			pod(t, test.want)
-			before, _ := stored(t, namespace, test.kind, name)
+			_, before := stored(t, namespace, test.kind, name)
 			kubectl(t, test.object, "apply", "-n", namespace, "-f", "-")
 			kubectl(t, test.object, "replace", "-n", namespace, "-f", "-")
-			if after, _ := stored(t, namespace, test.kind, name); after.Generation != before.Generation {
-				t.Errorf("the manifest sent again changes generation %d to %d", before.Generation, after.Generation)
+			if _, after := stored(t, namespace, test.kind, name); cmp.Diff(before, after) != "" {
+				t.Errorf("the manifest sent again changes the template (-before +after):\n%s", cmp.Diff(before, after))
 			}
 			kubectl(t, map[string]any{"metadata": map[string]any{"annotations": map[string]any{"evenkeel.dev/node-loss": map[bool]any{true: "1m", false: "off"}[name == "asking"]}}},
 				"patch", test.kind, name, "-n", namespace, "--patch-file", "/dev/stdin")
