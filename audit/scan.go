@@ -26,6 +26,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/evenkeel/evenkeel/internal/list"
+	"github.com/evenkeel/evenkeel/internal/pause"
 	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/policy"
 )
@@ -98,17 +99,7 @@ func NewScan(config ScanConfig) (*Scan, error) {
 	if err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
-	return &Scan{config: config, metrics: m, pause: pause}, nil
-}
-
-// pause waits, or returns when ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	}
+	return &Scan{config: config, metrics: m, pause: pause.For}, nil
 }
 
 // Lead scans at once and then in intervals, until ctx ends.

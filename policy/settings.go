@@ -182,6 +182,7 @@ const maxValue = 4096
 var (
 	errTooLong = errors.New("is too long")
 	errEmpty   = errors.New("is empty")
+	errNone    = errors.New("is none of these")
 )
 
 func parseAntiAffinity(p *Policy, value string, _ Bounds) (string, error) {
@@ -190,7 +191,7 @@ func parseAntiAffinity(p *Policy, value string, _ Bounds) (string, error) {
 		p.AntiAffinity = a
 		return "", nil
 	}
-	return "", errors.New("is none of these")
+	return "", errNone
 }
 
 func parseSpread(p *Policy, value string, _ Bounds) (string, error) {
@@ -199,7 +200,7 @@ func parseSpread(p *Policy, value string, _ Bounds) (string, error) {
 		p.Spread = s
 		return "", nil
 	}
-	return "", errors.New("is none of these")
+	return "", errNone
 }
 
 func parseTopologyKeys(p *Policy, value string, _ Bounds) (string, error) {
@@ -235,7 +236,7 @@ func parsePreStopSleep(p *Policy, value string, bounds Bounds) (string, error) {
 
 func parseGracePeriod(p *Policy, value string, _ Bounds) (string, error) {
 	if value != "keep" && value != "raise" {
-		return "", errors.New("is none of these")
+		return "", errNone
 	}
 	p.RaiseGracePeriod = value == "raise"
 	return "", nil
@@ -256,7 +257,7 @@ func parseReadinessProbe(p *Policy, value string, _ Bounds) (string, error) {
 		return "", nil
 	case ProbeTCP, ProbeHTTP, ProbeHTTPS, ProbeGRPC:
 	default:
-		return "", errors.New("is none of these")
+		return "", errNone
 	}
 
 	port, path, hasPath := strings.Cut(rest, "/")
@@ -299,7 +300,7 @@ func parseDisruptionBudget(p *Policy, value string, _ Bounds) (string, error) {
 	kind, amount, ok := strings.Cut(value, "=")
 	b := Budget{Kind: BudgetKind(kind)}
 	if !ok || b.Kind != BudgetMaxUnavailable && b.Kind != BudgetMinAvailable {
-		return "", errors.New("is none of these")
+		return "", errNone
 	}
 	amount, b.Percent = strings.CutSuffix(amount, "%")
 	n, err := strconv.ParseUint(amount, 10, 31)
@@ -333,7 +334,7 @@ func parseBudgetPatience(p *Policy, value string, _ Bounds) (string, error) {
 
 func parseDrain(p *Policy, value string, _ Bounds) (string, error) {
 	if value != "surge" && value != "off" {
-		return "", errors.New("is none of these")
+		return "", errNone
 	}
 	p.DrainSurge = value == "surge"
 	return "", nil

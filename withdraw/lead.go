@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/evenkeel/evenkeel/internal/list"
+	"github.com/evenkeel/evenkeel/internal/pause"
 	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/policy"
 )
@@ -81,7 +82,7 @@ func New(config Config) (*Watch, error) {
 	if config.Now == nil {
 		config.Now = time.Now
 	}
-	w := &Watch{config: config, pause: pause, seen: map[Key]sighting{},
+	w := &Watch{config: config, pause: pause.For, seen: map[Key]sighting{},
 		noted: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "evenkeel_noted_workloads",
 			Help: "Workloads to which evenkeel no longer adds something, by code: probe-never-succeeds (no guessed probe), " +
 				"or reset-again (nothing at all). Zero where another replica leads."}, []string{"code"}),
@@ -95,16 +96,6 @@ func New(config Config) (*Watch, error) {
 		}
 	}
 	return w, nil
-}
-
-// pause waits, or returns when ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	}
 }
 
 // Lead looks at once and then in intervals, until ctx ends.
