@@ -160,14 +160,14 @@ func theirsStays(injector *Injector, req Request, patched []byte) error {
 	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
-	record := recordIn(before)
-	if len(record) == 0 && len(req.Old) > 0 {
+	records := []record{recordIn(before)}
+	if len(req.Old) > 0 {
 		if old, err := decode(req.Old); err == nil {
-			record = recordIn(old)
+			records = append(records, recordIn(old))
 		}
 	}
 	p, _ := policy.Resolve(injector.config.Base, injector.config.Bounds, sourcesOf(before, req)...)
-	x, y := people(before, record, req.Offline), people(after, recordIn(after), req.Offline)
+	x, y := people(before, req.Offline, records...), people(after, req.Offline, recordIn(after))
 	if p.RaiseGracePeriod {
 		x.grace, y.grace = "", ""
 	}
@@ -256,8 +256,8 @@ func recordIn(object map[string]any) record {
 	return r
 }
 
-// people returns a copy of object without what r says is ours, and without parents that are empty then.
-func people(object map[string]any, r record, offline bool) written {
+// people returns a copy of object without what records say is ours, and without parents that are empty then.
+func people(object map[string]any, offline bool, records ...record) written {
 	raw, err := json.Marshal(object)
 	if err != nil {
 		panic(err)
@@ -282,6 +282,39 @@ func people(object map[string]any, r record, offline bool) written {
 	dropEmpty(metadata, "annotations")
 	dropEmpty(template, "metadata")
 	spec, _ := template["spec"].(map[string]any)
+	longest := int64(0)
+	for _, r := range records {
+		longest = takeOut(object, spec, r)
+	}
+	w := written{rest: object}
+	if grace, ok := spec["terminationGracePeriodSeconds"].(json.Number); ok {
+		w.grace = string(grace)
+		for _, r := range records {
+			from, to, raised := strings.Cut(r.get("", entryGrace), "/")
+			back, _ := strconv.ParseInt(from, 10, 64)
+			if from == "" || raised && to != w.grace || !raised && from != w.grace ||
+				clientWrote(object, !raised, "terminationGracePeriodSeconds") == w.grace {
+				continue
+			}
+			switch {
+			case raised && longest <= back:
+				w.grace = from
+			case !raised && longest <= 30:
+				w.grace = ""
+			}
+			break
+		}
+		if w.grace == "30" && !offline && clientWrote(object, true, "terminationGracePeriodSeconds") == "" {
+			w.grace = ""
+		}
+		delete(spec, "terminationGracePeriodSeconds")
+	}
+	return w
+}
+
+// takeOut deletes what r says is ours from the pod spec of object. It returns the longest native sleep that is left, in
+// seconds.
+func takeOut(object, spec map[string]any, r record) (longest int64) {
 	affinity, _ := spec["affinity"].(map[string]any)
 	if is(affinity["podAntiAffinity"], r.get("", DefaultAntiAffinity)) {
 		delete(affinity, "podAntiAffinity")
@@ -307,7 +340,6 @@ func people(object map[string]any, r record, offline bool) written {
 		}
 	}
 	containers, _ := spec["containers"].([]any)
-	longest := int64(0)
 	for _, element := range containers {
 		c, _ := element.(map[string]any)
 		name, _ := c["name"].(string)
@@ -347,25 +379,7 @@ func people(object map[string]any, r record, offline bool) written {
 			dropEmpty(c, "readinessProbe")
 		}
 	}
-	w := written{rest: object}
-	if grace, ok := spec["terminationGracePeriodSeconds"].(json.Number); ok {
-		w.grace = string(grace)
-		from, to, raised := strings.Cut(r.get("", entryGrace), "/")
-		back, _ := strconv.ParseInt(from, 10, 64)
-		switch {
-		case from == "" || raised && to != w.grace || !raised && from != w.grace ||
-			clientWrote(object, !raised, "terminationGracePeriodSeconds") == w.grace:
-		case raised && longest <= back:
-			w.grace = from
-		case !raised && longest <= 30:
-			w.grace = ""
-		}
-		if w.grace == "30" && !offline && clientWrote(object, true, "terminationGracePeriodSeconds") == "" {
-			w.grace = ""
-		}
-		delete(spec, "terminationGracePeriodSeconds")
-	}
-	return w
+	return longest
 }
 
 // clientWrote returns the value of a member of the pod spec that a client has left a trace of, or "". One of
@@ -519,7 +533,7 @@ func goesAway(req Request, patched []byte) error {
 			return fmt.Errorf("off leaves the record %s", text)
 		}
 	}
-	x, y := people(before, recordIn(before), true), people(object, nil, true)
+	x, y := people(before, true, recordIn(before)), people(object, true, record{})
 	x.grace, y.grace = strings.TrimPrefix(x.grace, "30"), strings.TrimPrefix(y.grace, "30")
 	if !reflect.DeepEqual(x, y) {
 		return fmt.Errorf("off leaves (-theirs +left):\n%s", cmp.Diff(x, y, cmp.AllowUnexported(written{})))

@@ -86,7 +86,7 @@ func (i *Injector) Guess(raw []byte, namespace map[string]string) (guess Guess, 
 		return Guess{}, fmt.Errorf("read object: object %w", err)
 	}
 	r, _ := readRecord(o.pod.meta.annotations[policy.InjectedAnnotation])
-	o.split(r, &Request{})
+	o.split(&Request{}, r, nil)
 	if guess.Fingerprint, err = o.containersPrint(); err != nil {
 		return Guess{}, fmt.Errorf("read containers: %w", err)
 	}

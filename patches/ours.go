@@ -27,15 +27,21 @@ type ours struct {
 	graceFrom int64
 }
 
-// split takes what is provably ours out of o, according to a record: the generators then see what
-// people wrote, and o.pod.ours and the containers say what stands beside it.
+// split takes what is provably ours out of o, according to its record and to that of the old object
+// where it is another one: the generators then see what people wrote, and o.pod.ours and the
+// containers say what stands beside it.
 //
 // A grace period of ours is theirs from then on where somebody writes it (see wrote). It returns
 // false when the time for the review is over: to look for who wrote what takes as long as the object
 // is large, for each container.
-func (o *object) split(r record, req *Request) (inTime bool) {
+func (o *object) split(req *Request, r, before record) (inTime bool) {
+	o.pod.ours = ours{record: r, graceFrom: -1}
+	return o.splitBy(r, req) && o.splitBy(before, req)
+}
+
+// splitBy takes out what one record names, unless an earlier one did.
+func (o *object) splitBy(r record, req *Request) (inTime bool) {
 	p := &o.pod
-	p.ours = ours{record: r, graceFrom: -1}
 	for _, e := range r {
 		if req.late() {
 			return false
@@ -57,7 +63,7 @@ func (o *object) split(r record, req *Request) (inTime bool) {
 			o.splitProbe(c, e.value)
 		}
 	}
-	if grace := r.get("", entryGrace); grace != "" && p.grace != nil {
+	if grace := r.get("", entryGrace); grace != "" && p.grace != nil && p.ours.graceTo == 0 {
 		o.splitGrace(grace)
 	}
 	return true
@@ -66,6 +72,9 @@ func (o *object) split(r record, req *Request) (inTime bool) {
 // splitConstraints looks for our topology spread constraints: alone they are ours, beside those of
 // somebody else they give way.
 func (p *podTemplate) splitConstraints(entry string) {
+	if p.ours.constraints != nil || p.ours.constraintParts != nil {
+		return
+	}
 	var own []int
 	for i, raw := range p.constraints {
 		for print := range strings.SplitSeq(entry, ":") {
@@ -115,7 +124,7 @@ func (o *object) splitHook(c *container, entry string) {
 	n, _ := strconv.ParseInt(seconds, 10, 64)
 	var room [64]byte
 	own := appendHook(room[:0], form == "sleep", n)
-	if c.preStop == nil {
+	if c.preStop == nil || c.hookParts != nil {
 		return
 	}
 	if same(c.preStop, own) {
@@ -138,7 +147,7 @@ func (o *object) splitHook(c *container, entry string) {
 // with those of our timings that nobody wrote: the API takes one handler only. Our handler alone
 // with other timings is theirs, since they took it over.
 func (o *object) splitProbe(c *container, entry string) {
-	if c.readinessProbe == nil {
+	if c.readinessProbe == nil || c.probeParts != nil {
 		return
 	}
 	parts := strings.Split(entry, ":")

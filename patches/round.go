@@ -20,7 +20,7 @@ const (
 )
 
 // against splits o, and old where there is one, into ours and theirs, and says what to do. Where the
-// incoming object has lost the record, that of the old one counts.
+// incoming object has lost the record, that of the old one counts; where it has another one, both.
 //
 //	theirs    | incoming record    | what of ours stands      | round
 //	no old    | any                | any                      | decide
@@ -51,7 +51,7 @@ func (o *object) against(old *object, req *Request) (round, Skip) {
 		return 0, SkipWrittenRecord
 	}
 	if old == nil {
-		if !o.split(r, req) {
+		if !o.split(req, r, nil) {
 			return 0, SkipDeadline
 		}
 		o.note = o.noticed(req)
@@ -59,10 +59,14 @@ func (o *object) against(old *object, req *Request) (round, Skip) {
 	}
 	was := old.pod.meta.annotations[policy.InjectedAnnotation]
 	before, recorded := readRecord(was)
-	if !noted {
+	var other record
+	switch {
+	case !noted:
 		r = before
+	case text != was:
+		other = before
 	}
-	if !old.split(before, req) || !o.split(r, req) {
+	if !old.split(req, before, nil) || !o.split(req, r, other) {
 		return 0, SkipDeadline
 	}
 	o.note = o.noticed(req)

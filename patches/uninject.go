@@ -38,7 +38,7 @@ func Uninject(raw []byte) (result Result) {
 	off.AntiAffinity, off.PreStopSleep, off.NodeLoss = policy.AntiAffinityOff, 0, 0
 	off.ReadinessProbe = policy.Probe{Kind: policy.ProbeOff}
 	o.offline = true
-	o.split(r, &Request{}) // without a deadline
+	o.split(&Request{}, r, nil) // without a deadline
 	in := &input{object: o, ours: &o.pod.ours, policy: off, config: &config, offline: true}
 	var out output
 	out.reset()
