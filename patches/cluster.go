@@ -53,7 +53,9 @@ type Cluster struct {
 	// not known.
 	OldestKubelet Version
 	// NoZones is set where a node that ordinary pods run on has no label
-	// topology.kubernetes.io/zone.
+	// topology.kubernetes.io/zone: the scheduler scores such a node 0 for all soft topology spread
+	// constraints of a pod as soon as one of them names the zone
+	// (k8s.io/kubernetes/pkg/scheduler/framework/plugins/podtopologyspread/scoring.go).
 	NoZones bool
 	// OldestNode is the name of a node with that kubelet.
 	OldestNode string
@@ -70,7 +72,17 @@ func (c Cluster) With(node *corev1.Node) Cluster {
 	if !known || v.Before(c.OldestKubelet) || v == c.OldestKubelet && node.Name < c.OldestNode {
 		c.OldestKubelet, c.OldestNode = v, node.Name
 	}
+	c.NoZones = c.NoZones || !Zoned(node)
 	return c
+}
+
+// Zoned reports whether a node has a zone, or ordinary pods don't run on it: nodes of the control
+// plane, and those that the cloud provider has yet to label
+// (https://kubernetes.io/docs/reference/labels-annotations-taints/).
+func Zoned(node *corev1.Node) bool {
+	return node.Labels[corev1.LabelTopologyZone] != "" || slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool {
+		return t.Key == "node-role.kubernetes.io/control-plane" || t.Key == "node.cloudprovider.kubernetes.io/uninitialized"
+	})
 }
 
 // Virtual reports whether a node is none that ordinary pods run on: a virtual kubelet, which runs

@@ -44,9 +44,9 @@ type Facts struct {
 	// servers are the versions of the latest answers, since an upgrade runs two
 	// versions of the API server behind one address.
 	servers []patches.Version
-	// kubelet has the oldest kubelet, and its node.
-	kubelet patches.Cluster
-	warned  string // the old node of the last warning
+	// nodeFacts has the oldest kubelet, its node, and whether all nodes have a zone.
+	nodeFacts patches.Cluster
+	warned    string // the old node of the last warning
 }
 
 // versionPeriod is how often the API server is asked for its version, and
@@ -86,13 +86,13 @@ func NewFacts(
 		return nil, fmt.Errorf("set up informers: %w", err)
 	}
 	_, err := f.nodes.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { f.findOldestKubelet() },
+		AddFunc: func(any) { f.lookAtNodes() },
 		UpdateFunc: func(before, after any) {
-			if kubeletVersion(before) != kubeletVersion(after) {
-				f.findOldestKubelet()
+			if kubeletVersion(before) != kubeletVersion(after) || hasZone(before) != hasZone(after) {
+				f.lookAtNodes()
 			}
 		},
-		DeleteFunc: func(any) { f.findOldestKubelet() },
+		DeleteFunc: func(any) { f.lookAtNodes() },
 	})
 	if err != nil {
 		return nil, fmt.Errorf("set up informers: %w", err)
@@ -125,7 +125,10 @@ func trimWorkload(object any) (any, error) {
 		ResourceVersion: m.GetResourceVersion()}}, nil
 }
 
-// trimNode keeps name and kubelet version, and those of a virtual node not even that.
+// zoned is what is kept of the labels of a node that counts as one with a zone: one map for all.
+var zoned = map[string]string{corev1.LabelTopologyZone: "known"}
+
+// trimNode keeps name, kubelet version and whether the node has a zone; of a virtual node only the name.
 func trimNode(object any) (any, error) {
 	node, ok := object.(*corev1.Node)
 	if !ok {
@@ -134,6 +137,9 @@ func trimNode(object any) (any, error) {
 	trimmed := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node.Name, ResourceVersion: node.ResourceVersion}}
 	if !patches.Virtual(node) {
 		trimmed.Status.NodeInfo.KubeletVersion = node.Status.NodeInfo.KubeletVersion
+		if patches.Zoned(node) {
+			trimmed.Labels = zoned
+		}
 	}
 	return trimmed, nil
 }
@@ -145,9 +151,14 @@ func kubeletVersion(object any) string {
 	return ""
 }
 
-// findOldestKubelet looks through all nodes. A node that has not reported a
-// version yet does not count.
-func (f *Facts) findOldestKubelet() {
+func hasZone(object any) bool {
+	node, ok := object.(*corev1.Node)
+	return ok && patches.Zoned(node)
+}
+
+// lookAtNodes finds the oldest kubelet, and whether all nodes have a zone. A node that has not
+// reported a version yet does not count.
+func (f *Facts) lookAtNodes() {
 	var oldest patches.Cluster
 	for _, object := range f.nodes.GetStore().List() {
 		if node, ok := object.(*corev1.Node); ok {
@@ -155,8 +166,8 @@ func (f *Facts) findOldestKubelet() {
 		}
 	}
 	f.mu.Lock()
-	changed := f.kubelet.OldestKubelet != oldest.OldestKubelet
-	f.kubelet = oldest
+	changed := f.nodeFacts.OldestKubelet != oldest.OldestKubelet
+	f.nodeFacts = oldest
 	f.mu.Unlock()
 	if changed {
 		f.log.WithField("kubelet", oldest.OldestKubelet.String()).Info("oldest kubelet changed")
@@ -241,12 +252,11 @@ func (f *Facts) askVersion(ctx context.Context) bool {
 	return true
 }
 
-// Cluster returns the oldest API server of the latest answers, and the oldest
-// kubelet.
+// Cluster returns the oldest API server of the latest answers, and what the nodes say.
 func (f *Facts) Cluster() patches.Cluster {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	c := f.kubelet
+	c := f.nodeFacts
 	for i, v := range f.servers {
 		if i == 0 || v.Before(c.APIServer) {
 			c.APIServer = v

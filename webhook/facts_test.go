@@ -75,7 +75,7 @@ func TestFactsAreReadyWhenEverythingIsKnown(t *testing.T) {
 
 	eventually(t, "the oldest kubelet that has reported counts", func() bool {
 		return f.Cluster() == patches.Cluster{APIServer: patches.Version{Major: 1, Minor: 33},
-			OldestKubelet: patches.Version{Major: 1, Minor: 29}, OldestNode: "old"}
+			OldestKubelet: patches.Version{Major: 1, Minor: 29}, OldestNode: "old", NoZones: true}
 	})
 	want := map[string]string{policy.Prefix + "anti-affinity": "off"}
 	if d := cmp.Diff(want, f.Namespace(ctx, "shop")); d != "" {
@@ -108,6 +108,38 @@ func TestFactsAreReadyWhenEverythingIsKnown(t *testing.T) {
 	if len(a.whole) > 0 || a.pages[nodesPath] < 3 {
 		t.Errorf("listed in one answer: %q; nodes in %d pages, want 3", a.whole, a.pages[nodesPath])
 	}
+}
+
+func TestANodeWithoutAZoneIsKnown(t *testing.T) {
+	f, a := factsIn(t, "v1.33.2")
+	ctx, cancel := context.WithCancel(t.Context())
+	over := make(chan struct{})
+	go func() { f.Run(ctx); close(over) }()
+	labelled := func(name, taint, labels string) string {
+		return fmt.Sprintf(`{"metadata":{"name":%q,"resourceVersion":"7","labels":{%s}},"spec":{"taints":[{"key":%q,"effect":"NoSchedule"}]},`+
+			`"status":{"nodeInfo":{"kubeletVersion":"v1.34.1"}}}`, name, labels, taint)
+	}
+	const zone = `"topology.kubernetes.io/zone":"a"`
+	eventually(t, "nodes have no zone", func() bool { return f.Cluster().NoZones })
+	for _, name := range []string{"old", "new"} {
+		a.events[nodesPath] <- change("MODIFIED", labelled(name, "none", zone))
+	}
+	eventually(t, "all nodes have one", func() bool { return !f.Cluster().NoZones })
+	for _, taint := range []string{"node-role.kubernetes.io/control-plane", "node.cloudprovider.kubernetes.io/uninitialized"} {
+		a.events[nodesPath] <- change("ADDED", labelled(taint[:5], taint, ""))
+	}
+	a.events[nodesPath] <- change("ADDED", labelled("last", "none", zone))
+	eventually(t, "the last node is known", func() bool {
+		_, known, _ := f.nodes.GetStore().GetByKey("last") // the store is in memory
+		return known
+	})
+	if f.Cluster().NoZones {
+		t.Error("a node of the control plane or one that isn't labelled yet counts")
+	}
+	a.events[nodesPath] <- change("MODIFIED", labelled("last", "none", ""))
+	eventually(t, "one node has lost its zone", func() bool { return f.Cluster().NoZones })
+	cancel()
+	<-over
 }
 
 func TestAnOldNodeThatKeepsTheClusterFromSleepingIsAWarning(t *testing.T) {
