@@ -37,7 +37,8 @@ func (a *api) start(t *testing.T) kubernetes.Interface {
 	t.Helper()
 	server := httptest.NewServer(a)
 	t.Cleanup(server.Close)
-	client, err := kubernetes.NewForConfig(&rest.Config{Host: server.URL, QPS: -1, ContentConfig: rest.ContentConfig{ContentType: "application/json"}})
+	client, err := kubernetes.NewForConfig(
+		&rest.Config{Host: server.URL, QPS: -1, ContentConfig: rest.ContentConfig{ContentType: "application/json"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,8 +54,9 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode(value)
 	}
 	fail := func(code int32, reason metav1.StatusReason) {
-		answer(int(code), metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: "Failure", Code: code,
-			Reason: reason, Message: string(reason)})
+		answer(int(code),
+			metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: "Failure", Code: code,
+				Reason: reason, Message: string(reason)})
 	}
 	if r.URL.Path == "/version" {
 		answer(http.StatusOK, map[string]string{"gitVersion": "v1.36.1"})

@@ -172,7 +172,8 @@ func NewObject(namespace, source string, raw []byte) (Object, error) {
 // selector reads a label selector, or nil for the plain map that older kinds have.
 func selector(raw json.RawMessage) *metav1.LabelSelector {
 	var s metav1.LabelSelector
-	if len(raw) == 0 || kjson.UnmarshalCaseSensitivePreserveInts(raw, &s) != nil || len(s.MatchLabels)+len(s.MatchExpressions) == 0 {
+	if len(raw) == 0 || kjson.UnmarshalCaseSensitivePreserveInts(raw, &s) != nil ||
+		len(s.MatchLabels)+len(s.MatchExpressions) == 0 {
 		return nil
 	}
 	return &s
@@ -197,8 +198,8 @@ func NewPod(raw []byte) (Pod, error) {
 		return Pod{}, fmt.Errorf("read pod: %w", err)
 	}
 	_, recorded := p.Metadata.Annotations[policy.InjectedAnnotation]
-	pod := Pod{Namespace: p.Metadata.Namespace, Name: p.Metadata.Name, Labels: p.Metadata.Labels, Recorded: recorded, Node: p.Spec.NodeName,
-		Phase: p.Status.Phase, Terminating: p.Metadata.DeletionTimestamp != nil, JSON: raw}
+	pod := Pod{Namespace: p.Metadata.Namespace, Name: p.Metadata.Name, Labels: p.Metadata.Labels, Recorded: recorded,
+		Node: p.Spec.NodeName, Phase: p.Status.Phase, Terminating: p.Metadata.DeletionTimestamp != nil, JSON: raw}
 	for _, c := range p.Status.Conditions {
 		pod.Ready = pod.Ready || c.Type == "Ready" && c.Status == "True"
 	}
@@ -230,7 +231,8 @@ func (o *Object) owner() Owner {
 // optedOut reports whether the label on the workload or its pod template opts it
 // out.
 func (o *Object) optedOut() bool {
-	return o.Metadata.Labels[policy.InjectLabel] == policy.Disabled || o.Spec.Template.labels[policy.InjectLabel] == policy.Disabled
+	return o.Metadata.Labels[policy.InjectLabel] == policy.Disabled ||
+		o.Spec.Template.labels[policy.InjectLabel] == policy.Disabled
 }
 
 // reviewed reports whether the webhook is called for the object itself, rather than
@@ -258,11 +260,13 @@ func (o *Object) budgeted() (pdb.Workload, bool) {
 	}
 	if o.Kind == "Deployment" {
 		typed := &appsv1.Deployment{ObjectMeta: d.Metadata}
-		typed.Spec.Replicas, typed.Spec.Selector, typed.Spec.Template.ObjectMeta = o.Spec.Replicas, o.Spec.selector, d.Spec.Template.Metadata
+		typed.Spec.Replicas, typed.Spec.Selector, typed.Spec.Template.ObjectMeta = o.Spec.Replicas, o.Spec.selector,
+			d.Spec.Template.Metadata
 		return pdb.FromDeployment(typed), true
 	}
 	typed := &appsv1.StatefulSet{ObjectMeta: d.Metadata}
-	typed.Spec.Replicas, typed.Spec.Selector, typed.Spec.Template.ObjectMeta = o.Spec.Replicas, o.Spec.selector, d.Spec.Template.Metadata
+	typed.Spec.Replicas, typed.Spec.Selector, typed.Spec.Template.ObjectMeta = o.Spec.Replicas, o.Spec.selector,
+		d.Spec.Template.Metadata
 	return pdb.FromStatefulSet(typed), true
 }
 
@@ -277,7 +281,8 @@ func (o *Object) podOf() []byte {
 	put := func(key string, value any) { meta[key], _ = json.Marshal(value) } // of plain types
 	put("generateName", o.Metadata.Name+"-")
 	put("namespace", o.Namespace)
-	put("ownerReferences", []metav1.OwnerReference{{APIVersion: o.APIVersion, Kind: o.Kind, Name: o.Metadata.Name, Controller: &controller}})
+	put("ownerReferences",
+		[]metav1.OwnerReference{{APIVersion: o.APIVersion, Kind: o.Kind, Name: o.Metadata.Name, Controller: &controller}})
 	spec := o.Spec.Template.Spec
 	if len(spec) == 0 {
 		spec = json.RawMessage("null")

@@ -46,11 +46,20 @@ type Explanation struct {
 // explanations is the table of all codes, the most pressing first. It never changes.
 var explanations = [...]Explanation{
 	{NoneReady, "Pods are wanted and none is ready: it is down already.", "Look at its pods with kubectl describe."},
-	{ProbeNeverSucceeds, "No pod ever got ready with the readiness probe that evenkeel guessed, so it guesses none any more.", "Take the probe out with kubectl rollout restart, or ask for the right one: kubectl annotate KIND/NAME evenkeel.dev/readiness-probe=tcp:PORT."},
-	{OneNode, "All of its ready pods are on one node, whose loss would take it down.", "Spread it: opt the namespace in, and restart the workload with kubectl rollout restart."},
-	{OneZone, "All of its ready pods are in one zone, whose loss would take it down.", "Spread it: opt the namespace in, and restart the workload with kubectl rollout restart."},
-	{DrainBlocked, "Its budget leaves nothing to evict even when all pods are ready, so no drain of their nodes can ever finish.", "Lower minAvailable, raise maxUnavailable, or run more replicas."},
-	{BudgetsOverlap, "Two budgets select the same pod, and the API server answers every eviction of it with an error (500), so no drain of its node can finish.", "Delete one of the budgets, or narrow its selector."},
+	{ProbeNeverSucceeds,
+		"No pod ever got ready with the readiness probe that evenkeel guessed, so it guesses none any more.",
+		"Take the probe out with kubectl rollout restart, or ask for the right one: kubectl annotate KIND/NAME " +
+			"evenkeel.dev/readiness-probe=tcp:PORT."},
+	{OneNode, "All of its ready pods are on one node, whose loss would take it down.",
+		"Spread it: opt the namespace in, and restart the workload with kubectl rollout restart."},
+	{OneZone, "All of its ready pods are in one zone, whose loss would take it down.",
+		"Spread it: opt the namespace in, and restart the workload with kubectl rollout restart."},
+	{DrainBlocked,
+		"Its budget leaves nothing to evict even when all pods are ready, so no drain of their nodes can ever finish.",
+		"Lower minAvailable, raise maxUnavailable, or run more replicas."},
+	{BudgetsOverlap,
+		"Two budgets select the same pod, and the API server answers every eviction of it with an error (500), so no drain " +
+			"of its node can finish.", "Delete one of the budgets, or narrow its selector."},
 	{DrainWaits, "Its budget allows no eviction now, so a drain of their nodes waits until more of its pods are ready.",
 		"Find out why pods are not ready."},
 	{BudgetNotInForce, "The disruption controller has not counted the pods of its budget since that was last written, " +
@@ -59,15 +68,28 @@ var explanations = [...]Explanation{
 	{NowhereToGo, "A node selector, a node affinity or a volume binds a pod to its node, and no other node fits, " +
 		"so the pod does not come back while its node is drained.",
 		"Give it a second node that fits, or a volume that can be used on more than one."},
-	{SingleReplica, "It may run as one replica, so every update, drain and lost node interrupts it.", "Run at least two replicas, or set minReplicas of its HorizontalPodAutoscaler to two."},
-	{BarePod, "The pod has no controller, so nothing puts it back when it is gone.", "Make it a Deployment or a StatefulSet."},
-	{ResetAgain, "It was made anew three times within an hour from a template without evenkeel's additions, so evenkeel leaves it alone.", "Opt it out with the label evenkeel.dev/inject: disabled, or have its operator leave out affinity, hooks and probes of its comparison."},
-	{MissedInjection, "Its namespace is opted in, and yet it lacks what it would get today: it is older than that, or evenkeel was away.", "Restart it with kubectl rollout restart; delete a bare pod and create it again."},
-	{MissingAntiAffinity, "Nothing keeps its replicas apart.", "evenkeel adds it on the next change of the pod template in an opted-in namespace."},
-	{MissingPreStopSleep, "Containers that serve stop at once, while load balancers still send them requests.", "evenkeel adds it on the next change of the pod template in an opted-in namespace."},
-	{MissingReadinessProbe, "Containers that serve get requests before they can answer.", "evenkeel adds it on the next change of the pod template in an opted-in namespace."},
-	{MissingNodeLoss, "Its pods stay on a lost node longer than its settings ask for.", "evenkeel adds it on the next change of the pod template in an opted-in namespace."},
-	{MissingBudget, "No budget keeps a drain from taking all of its pods at once.", "evenkeel makes one in an opted-in namespace."},
+	{SingleReplica, "It may run as one replica, so every update, drain and lost node interrupts it.",
+		"Run at least two replicas, or set minReplicas of its HorizontalPodAutoscaler to two."},
+	{BarePod, "The pod has no controller, so nothing puts it back when it is gone.",
+		"Make it a Deployment or a StatefulSet."},
+	{ResetAgain,
+		"It was made anew three times within an hour from a template without evenkeel's additions, so evenkeel leaves " +
+			"it alone.",
+		"Opt it out with the label evenkeel.dev/inject: disabled, or have its operator leave out affinity, hooks and " +
+			"probes of its comparison."},
+	{MissedInjection,
+		"Its namespace is opted in, and yet it lacks what it would get today: it is older than that, or evenkeel was away.",
+		"Restart it with kubectl rollout restart; delete a bare pod and create it again."},
+	{MissingAntiAffinity, "Nothing keeps its replicas apart.",
+		"evenkeel adds it on the next change of the pod template in an opted-in namespace."},
+	{MissingPreStopSleep, "Containers that serve stop at once, while load balancers still send them requests.",
+		"evenkeel adds it on the next change of the pod template in an opted-in namespace."},
+	{MissingReadinessProbe, "Containers that serve get requests before they can answer.",
+		"evenkeel adds it on the next change of the pod template in an opted-in namespace."},
+	{MissingNodeLoss, "Its pods stay on a lost node longer than its settings ask for.",
+		"evenkeel adds it on the next change of the pod template in an opted-in namespace."},
+	{MissingBudget, "No budget keeps a drain from taking all of its pods at once.",
+		"evenkeel makes one in an opted-in namespace."},
 }
 
 // Codes returns a copy of the table of all codes.

@@ -124,7 +124,8 @@ func (e *explanation) text() []byte {
 	switch e.Kind {
 	case w.Kind:
 	case "Deployment", "StatefulSet":
-		say("%s %s belongs to %s, which would put its template back, so evenkeel leaves that as it is (%s). This is about its pods.\n\n",
+		say("%s %s belongs to %s, which would put its template back, so evenkeel leaves that as it is (%s). This is about "+
+			"its pods.\n\n",
 			e.Kind, words.Printable(e.Name), w.ID(), patches.SkipOwned)
 	default:
 		say("%s %s belongs to %s, which this is about.\n\n", e.Kind, words.Printable(e.Name), w.ID())
@@ -144,7 +145,8 @@ func (e *explanation) text() []byte {
 	if text := e.budgets(); text != "" {
 		row("Budgets", text)
 	}
-	row("Cluster", fmt.Sprintf("API server %s, oldest kubelet %s", e.State.Cluster.APIServer, e.State.Cluster.OldestKubelet))
+	row("Cluster",
+		fmt.Sprintf("API server %s, oldest kubelet %s", e.State.Cluster.APIServer, e.State.Cluster.OldestKubelet))
 	if text := e.State.Cluster.Warning(); text != "" {
 		row("", "warning: "+text)
 	}
@@ -161,7 +163,8 @@ func (e *explanation) text() []byte {
 			state, why = "differs", d.Standing+" stands and would become: "+d.Wanted
 		case d.State == StateMissing && d.Default != policy.SettingDisruptionBudget:
 			why = "would be added: " + d.Detail
-		case d.Code != "" && d.State != StatePresent, d.Code != "" && d.Detail == "" || d.Default == policy.SettingDisruptionBudget && d.Code != "":
+		case d.Code != "" && d.State != StatePresent,
+			d.Code != "" && d.Detail == "" || d.Default == policy.SettingDisruptionBudget && d.Code != "":
 			why = d.Code + ": " + reasonText(d) + suffix(d.Detail)
 		}
 		row("  "+d.Default, cmp.Or(d.Container, "-"), state, why)
@@ -238,7 +241,8 @@ func (e *explanation) verdict() string {
 		}
 	}
 	var parts []string
-	for _, p := range [][2]string{{"added", "evenkeel added "}, {StatePresent, "it has "}, {"differs", "evenkeel would change "}, {StateMissing, "it lacks "}, {StateSkipped, "evenkeel leaves out "}} {
+	for _, p := range [][2]string{{"added", "evenkeel added "}, {StatePresent, "it has "},
+		{"differs", "evenkeel would change "}, {StateMissing, "it lacks "}, {StateSkipped, "evenkeel leaves out "}} {
 		if len(by[p[0]]) > 0 {
 			parts = append(parts, p[1]+strings.Join(by[p[0]], ", "))
 		}
@@ -259,8 +263,10 @@ func (e *explanation) optedIn(advise func(string, ...any)) string {
 	}
 	labelled[policy.InjectLabel] = policy.Enabled
 	switch {
-	case e.workload.optedOut || slices.ContainsFunc(e.workload.Defaults, func(d Default) bool { return d.Code == string(patches.SkipOptedOut) }):
-		advise("It opted out by the label %s: %s on itself or its pod template; remove that to opt in.", policy.InjectLabel, policy.Disabled)
+	case e.workload.optedOut ||
+		slices.ContainsFunc(e.workload.Defaults, func(d Default) bool { return d.Code == string(patches.SkipOptedOut) }):
+		advise("It opted out by the label %s: %s on itself or its pod template; remove that to opt in.", policy.InjectLabel,
+			policy.Disabled)
 		return "no: the workload or its pod template carries the label " + policy.InjectLabel + ": " + policy.Disabled
 	case e.workload.OptedIn:
 		return "yes: the webhook looks after namespace " + n.Name
@@ -269,7 +275,8 @@ func (e *explanation) optedIn(advise func(string, ...any)) string {
 	case e.Installation.Namespace != "" && n.Name == e.Installation.Namespace:
 		return "no: evenkeel never looks after the namespace that it runs in"
 	case !e.Installation.OptsIn(labelled):
-		return fmt.Sprintf("no: the webhook's selector does not take namespace %s, with the label %s: %s neither; see kubectl get mutatingwebhookconfiguration -o yaml",
+		return fmt.Sprintf("no: the webhook's selector does not take namespace %s, with the label %s: %s neither; see "+
+			"kubectl get mutatingwebhookconfiguration -o yaml",
 			n.Name, policy.InjectLabel, policy.Enabled)
 	case label == "":
 		advise("kubectl label namespace %s %s=%s", n.Name, policy.InjectLabel, policy.Enabled)
@@ -416,11 +423,14 @@ func (e *explanation) budget(say func(string, ...any)) {
 			amount = "minAvailable " + b.Spec.MinAvailable.String()
 		}
 		if b.Status.ObservedGeneration < b.Generation {
-			lines = append(lines, fmt.Sprintf("  %s: %s; its pods have not been counted since it was last written, so none may be evicted now", b.Name, amount))
+			lines = append(lines,
+				fmt.Sprintf("  %s: %s; its pods have not been counted since it was last written, so none may be evicted now",
+					b.Name, amount))
 			continue
 		}
-		lines = append(lines, fmt.Sprintf("  %s: %s; %d of %d pods are healthy, %d have to be, so %d may be evicted now", b.Name, amount,
-			b.Status.CurrentHealthy, b.Status.ExpectedPods, b.Status.DesiredHealthy, b.Status.DisruptionsAllowed))
+		lines = append(lines,
+			fmt.Sprintf("  %s: %s; %d of %d pods are healthy, %d have to be, so %d may be evicted now", b.Name, amount,
+				b.Status.CurrentHealthy, b.Status.ExpectedPods, b.Status.DesiredHealthy, b.Status.DisruptionsAllowed))
 	}
 	if len(lines) > 0 {
 		say("\nBudget:\n%s\n", strings.Join(lines, "\n"))
@@ -441,7 +451,8 @@ func (e *explanation) next(advise func(string, ...any)) {
 			}
 		case ProbeNeverSucceeds:
 			advise("kubectl -n %s rollout restart %s takes the probe out.", w.Namespace, name)
-			advise("kubectl -n %s annotate %s %s%s=tcp:PORT asks for the right one.", w.Namespace, name, policy.Prefix, policy.SettingReadinessProbe)
+			advise("kubectl -n %s annotate %s %s%s=tcp:PORT asks for the right one.", w.Namespace, name, policy.Prefix,
+				policy.SettingReadinessProbe)
 		case MissingAntiAffinity, MissingPreStopSleep, MissingReadinessProbe, MissingBudget:
 		default:
 			advise("%s", f.Code.Explain().Advice)

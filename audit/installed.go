@@ -51,18 +51,21 @@ type Webhook struct {
 // Calls reports whether the API server calls the webhook for objects of a resource
 // with these labels, in a namespace with those.
 func (w *Webhook) Calls(resource string, object, namespace map[string]string) bool {
-	return slices.Contains(w.resources, resource) && w.objects.Matches(labels.Set(object)) && w.namespaces.Matches(labels.Set(namespace))
+	return slices.Contains(w.resources, resource) && w.objects.Matches(labels.Set(object)) &&
+		w.namespaces.Matches(labels.Set(namespace))
 }
 
 // Installed finds the evenkeel of a cluster by its webhooks and its Deployment. What
 // may not be read becomes a warning.
 func Installed(ctx context.Context, client kubernetes.Interface) (*Installation, error) {
 	i := &Installation{Ready: -1}
-	configurations, err := client.AdmissionregistrationV1().MutatingWebhookConfigurations().List(ctx, metav1.ListOptions{LabelSelector: nameLabel})
+	configurations, err := client.AdmissionregistrationV1().MutatingWebhookConfigurations().List(ctx,
+		metav1.ListOptions{LabelSelector: nameLabel})
 	switch {
 	case apierrors.IsForbidden(err):
-		i.Warnings = append(i.Warnings, "webhook configurations may not be listed, so the opted-in namespaces are taken to be those with the label "+
-			policy.InjectLabel+": "+policy.Enabled)
+		i.Warnings = append(i.Warnings,
+			"webhook configurations may not be listed, so the opted-in namespaces are taken to be those with the label "+
+				policy.InjectLabel+": "+policy.Enabled)
 		i.Hidden = true
 		return i, nil
 	case err != nil:
@@ -83,7 +86,9 @@ func Installed(ctx context.Context, client kubernetes.Interface) (*Installation,
 	switch {
 	case apierrors.IsForbidden(err):
 		i.Hidden = true
-		i.Warnings = append(i.Warnings, "Deployments of namespace "+i.Namespace+" may not be listed, so evenkeel's own flags are not known; built-in values are used")
+		i.Warnings = append(i.Warnings,
+			"Deployments of namespace "+i.Namespace+
+				" may not be listed, so evenkeel's own flags are not known; built-in values are used")
 	case err != nil:
 		return nil, fmt.Errorf("list Deployments of evenkeel: %w", err)
 	case len(deployments.Items) > 0:
@@ -108,7 +113,8 @@ func (i *Installation) add(configuration string, w *admissionregistrationv1.Muta
 	if err1 != nil || err2 != nil {
 		return fmt.Errorf("webhook configuration %s: webhook %s has a selector that can't be read", configuration, w.Name)
 	}
-	webhook := Webhook{Configuration: configuration, Name: w.Name, Bundle: len(w.ClientConfig.CABundle) > 0, namespaces: namespaces, objects: objects}
+	webhook := Webhook{Configuration: configuration, Name: w.Name, Bundle: len(w.ClientConfig.CABundle) > 0,
+		namespaces: namespaces, objects: objects}
 	if w.FailurePolicy != nil {
 		webhook.FailurePolicy = string(*w.FailurePolicy)
 	}

@@ -55,7 +55,8 @@ func ids(domains []Domain) map[string][]string {
 // TestWhatCountsAsLostWithANode holds which pods keep a workload up and which workloads are lost.
 func TestWhatCountsAsLostWithANode(t *testing.T) {
 	daemon := `{"apiVersion":"apps/v1","kind":"DaemonSet","metadata":{"name":"agent"},"spec":{"template":{"spec":{}}}}`
-	set := `{"apiVersion":"apps/v1","kind":"StatefulSet","metadata":{"name":"db"},"spec":{"replicas":2,"template":{"spec":{}}}}`
+	set := `{"apiVersion":"apps/v1","kind":"StatefulSet","metadata":{"name":"db"},"spec":{"replicas":2,` +
+		`"template":{"spec":{}}}}`
 	for name, c := range map[string]struct {
 		object string
 		owner  Owner
@@ -154,16 +155,17 @@ func TestWhatABudgetLetsGo(t *testing.T) {
 		n    int
 		want int
 	}{
-		"says nothing":                              {policyv1.PodDisruptionBudgetSpec{}, 5, 0},
-		"one may be away":                           {policyv1.PodDisruptionBudgetSpec{MaxUnavailable: number(1)}, 5, 1},
-		"more may be away than there are":           {policyv1.PodDisruptionBudgetSpec{MaxUnavailable: number(9)}, 5, 5},
-		"a percentage may be away, rounded up":      {policyv1.PodDisruptionBudgetSpec{MaxUnavailable: text("30%")}, 5, 2},
-		"what may be away is no number":             {policyv1.PodDisruptionBudgetSpec{MaxUnavailable: text("some")}, 5, 0},
-		"two have to be there":                      {policyv1.PodDisruptionBudgetSpec{MinAvailable: number(2)}, 5, 3},
-		"more have to be there than there are":      {policyv1.PodDisruptionBudgetSpec{MinAvailable: number(9)}, 5, 0},
-		"a percentage has to be there, rounded up":  {policyv1.PodDisruptionBudgetSpec{MinAvailable: text("30%")}, 5, 3},
-		"what has to be there is no number":         {policyv1.PodDisruptionBudgetSpec{MinAvailable: text("some")}, 5, 0},
-		"both are given, of which the first counts": {policyv1.PodDisruptionBudgetSpec{MaxUnavailable: number(1), MinAvailable: number(0)}, 5, 1},
+		"says nothing":                             {policyv1.PodDisruptionBudgetSpec{}, 5, 0},
+		"one may be away":                          {policyv1.PodDisruptionBudgetSpec{MaxUnavailable: number(1)}, 5, 1},
+		"more may be away than there are":          {policyv1.PodDisruptionBudgetSpec{MaxUnavailable: number(9)}, 5, 5},
+		"a percentage may be away, rounded up":     {policyv1.PodDisruptionBudgetSpec{MaxUnavailable: text("30%")}, 5, 2},
+		"what may be away is no number":            {policyv1.PodDisruptionBudgetSpec{MaxUnavailable: text("some")}, 5, 0},
+		"two have to be there":                     {policyv1.PodDisruptionBudgetSpec{MinAvailable: number(2)}, 5, 3},
+		"more have to be there than there are":     {policyv1.PodDisruptionBudgetSpec{MinAvailable: number(9)}, 5, 0},
+		"a percentage has to be there, rounded up": {policyv1.PodDisruptionBudgetSpec{MinAvailable: text("30%")}, 5, 3},
+		"what has to be there is no number":        {policyv1.PodDisruptionBudgetSpec{MinAvailable: text("some")}, 5, 0},
+		"both are given, of which the first counts": {
+			policyv1.PodDisruptionBudgetSpec{MaxUnavailable: number(1), MinAvailable: number(0)}, 5, 1},
 	} {
 		if got := allowance(&c.spec, c.n); got != c.want {
 			t.Errorf("%s: %d of %d may go, want %d", name, got, c.n, c.want)
@@ -192,11 +194,13 @@ func TestWhichBudgetsGuardAPod(t *testing.T) {
 
 // TestWhatTellsWorkloadsApart holds the conditions that decide over one workload.
 func TestWhatTellsWorkloadsApart(t *testing.T) {
-	const deployment = `{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"web"%s},"spec":{"replicas":%d,"template":{"spec":{}}}}`
+	const deployment = `{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"web"%s},"spec":{"replicas":%d,` +
+		`"template":{"spec":{}}}}`
 	one := int32(1)
 	autoscaler := func(s *State) {
 		a := autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Namespace: "out"}}
-		a.Spec.ScaleTargetRef = autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "web"}
+		a.Spec.ScaleTargetRef = autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1",
+			Kind: "Deployment", Name: "web"}
 		a.Spec.MinReplicas = &one
 		s.Autoscalers = append(s.Autoscalers, a)
 	}
@@ -246,12 +250,14 @@ func TestWhatTellsWorkloadsApart(t *testing.T) {
 func TestPodsThatTheWebhookPassesOverAreNotBare(t *testing.T) {
 	s := state()
 	for name, labels := range map[string]map[string]string{
-		"done": {policy.DefaultedLabel: "true", policy.TemplateHash: "a"}, "bare": nil, "forged": {policy.DefaultedLabel: "true"},
+		"done": {policy.DefaultedLabel: "true", policy.TemplateHash: "a"}, "bare": nil,
+		"forged": {policy.DefaultedLabel: "true"},
 	} {
 		put(t, &s, Owner{"example.com/v1", "Game", "chess"}, name, "node-0", func(p *Pod) { p.Labels = labels })
 	}
 	if r := Run(s, rules(t)); r.Workloads[0].BarePods != 2 {
-		t.Errorf("%d bare pods, want the one without the label and the one on which somebody wrote it", r.Workloads[0].BarePods)
+		t.Errorf("%d bare pods, want the one without the label and the one on which somebody wrote it",
+			r.Workloads[0].BarePods)
 	}
 }
 
@@ -259,7 +265,8 @@ func TestPodsThatTheWebhookPassesOverAreNotBare(t *testing.T) {
 func TestAnUnknownNumberOfReplicasCountsForNothing(t *testing.T) {
 	two := intstr.FromInt32(2)
 	s := state()
-	add(t, &s, `{"apiVersion":"apps/v1","kind":"StatefulSet","metadata":{"name":"db"},"spec":{"replicas":3,"template":{"spec":{}}}}`)
+	add(t, &s, `{"apiVersion":"apps/v1","kind":"StatefulSet","metadata":{"name":"db"},"spec":{"replicas":3,`+
+		`"template":{"spec":{}}}}`)
 	put(t, &s, Owner{"apps/v1", "StatefulSet", "db"}, "db-0", "node-0")
 	put(t, &s, Owner{"example.com/v1", "Game", "chess"}, "chess", "node-1")
 	s.Budgets = []policyv1.PodDisruptionBudget{{ObjectMeta: metav1.ObjectMeta{Namespace: "out", Name: "two"},

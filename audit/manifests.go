@@ -87,7 +87,8 @@ func (s *State) addManifest(o *manifest.Object, scope ManifestScope) error {
 	if err := o.Check(); err != nil {
 		return err
 	}
-	result := scope.Injector.Review(patches.Request{Operation: patches.Create, Object: o.Value, Cluster: scope.Cluster, Offline: true})
+	result := scope.Injector.Review(
+		patches.Request{Operation: patches.Create, Object: o.Value, Cluster: scope.Cluster, Offline: true})
 	switch {
 	case result.Err != nil:
 		return o.Remark(o.Line(), result.Err)

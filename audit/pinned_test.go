@@ -7,8 +7,9 @@ import (
 )
 
 func hostname(values ...string) *corev1.NodeSelector {
-	return &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{{
-		Key: "kubernetes.io/hostname", Operator: corev1.NodeSelectorOpIn, Values: values}}}}}
+	return &corev1.NodeSelector{
+		NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{{
+			Key: "kubernetes.io/hostname", Operator: corev1.NodeSelectorOpIn, Values: values}}}}}
 }
 
 func TestWhoHasNowhereToGo(t *testing.T) {
@@ -21,9 +22,11 @@ func TestWhoHasNowhereToGo(t *testing.T) {
 		"e": {Labels: map[string]string{"kubernetes.io/hostname": "e", "pool": "gpu"},
 			Taints: []corev1.Taint{{Key: "slow", Effect: corev1.TaintEffectPreferNoSchedule}}},
 	}
-	volumes := map[string]*corev1.NodeSelector{"shop/local": hostname("a"), "shop/two": hostname("a", "b"), "shop/anywhere": nil}
+	volumes := map[string]*corev1.NodeSelector{"shop/local": hostname("a"), "shop/two": hostname("a", "b"),
+		"shop/anywhere": nil}
 	affinity := func(terms string) string {
-		return `"affinity":{"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":{"nodeSelectorTerms":[` + terms + `]}}}`
+		return `"affinity":{"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":{"nodeSelectorTerms":[` + terms +
+			`]}}}`
 	}
 	volume := func(claim string) string {
 		return `"volumes":[{"persistentVolumeClaim":{"claimName":"` + claim + `"}}]`
@@ -32,22 +35,31 @@ func TestWhoHasNowhereToGo(t *testing.T) {
 		node, spec string
 		want       bool
 	}{
-		"nothing binds it":                                  {"a", `"containers":[]`, false},
-		"it is on no node":                                  {"", `"nodeSelector":{"pool":"large"}`, false},
-		"a selector for one node":                           {"a", `"nodeSelector":{"pool":"large"}`, true},
-		"a selector for two, one cordoned":                  {"b", `"nodeSelector":{"pool":"small"}`, true},
-		"a selector for two, itself cordoned":               {"c", `"nodeSelector":{"pool":"small"}`, false},
-		"a taint keeps it from another":                     {"e", `"nodeSelector":{"pool":"gpu"}`, true},
-		"it tolerates the taint":                            {"e", `"nodeSelector":{"pool":"gpu"},"tolerations":[{"key":"gpu","operator":"Exists"}]`, false},
-		"a taint that only asks":                            {"d", `"nodeSelector":{"pool":"gpu"}`, false},
-		"affinity to one node":                              {"a", affinity(`{"matchExpressions":[{"key":"cores","operator":"Gt","values":["4"]}]}`), true},
-		"affinity to one of two terms":                      {"a", affinity(`{"matchExpressions":[{"key":"pool","operator":"In","values":["large"]}]},{"matchExpressions":[{"key":"pool","operator":"In","values":["small"]}]}`), false},
-		"affinity to all but itself":                        {"a", affinity(`{"matchExpressions":[{"key":"pool","operator":"NotIn","values":["large"]}]}`), false},
-		"affinity by the name of the node":                  {"a", affinity(`{"matchFields":[{"key":"metadata.name","operator":"In","values":["a"]}]}`), true},
-		"affinity by an empty term":                         {"a", affinity(`{}`), true},
-		"affinity to a node without the label":              {"d", affinity(`{"matchExpressions":[{"key":"cores","operator":"DoesNotExist"}]}`), false},
-		"affinity to nodes with the label":                  {"a", affinity(`{"matchExpressions":[{"key":"cores","operator":"Exists"}]}`), false},
-		"a preference":                                      {"a", `"affinity":{"nodeAffinity":{"preferredDuringSchedulingIgnoredDuringExecution":[]}}`, false},
+		"nothing binds it":                    {"a", `"containers":[]`, false},
+		"it is on no node":                    {"", `"nodeSelector":{"pool":"large"}`, false},
+		"a selector for one node":             {"a", `"nodeSelector":{"pool":"large"}`, true},
+		"a selector for two, one cordoned":    {"b", `"nodeSelector":{"pool":"small"}`, true},
+		"a selector for two, itself cordoned": {"c", `"nodeSelector":{"pool":"small"}`, false},
+		"a taint keeps it from another":       {"e", `"nodeSelector":{"pool":"gpu"}`, true},
+		"it tolerates the taint": {"e",
+			`"nodeSelector":{"pool":"gpu"},"tolerations":[{"key":"gpu","operator":"Exists"}]`, false},
+		"a taint that only asks": {"d", `"nodeSelector":{"pool":"gpu"}`, false},
+		"affinity to one node": {"a",
+			affinity(`{"matchExpressions":[{"key":"cores","operator":"Gt","values":["4"]}]}`), true},
+		"affinity to one of two terms": {"a",
+			affinity(`{"matchExpressions":[{"key":"pool","operator":"In","values":["large"]}]},` +
+				`{"matchExpressions":[{"key":"pool","operator":"In","values":["small"]}]}`), false},
+		"affinity to all but itself": {"a",
+			affinity(`{"matchExpressions":[{"key":"pool","operator":"NotIn","values":["large"]}]}`), false},
+		"affinity by the name of the node": {"a",
+			affinity(`{"matchFields":[{"key":"metadata.name","operator":"In","values":["a"]}]}`), true},
+		"affinity by an empty term": {"a", affinity(`{}`), true},
+		"affinity to a node without the label": {"d",
+			affinity(`{"matchExpressions":[{"key":"cores","operator":"DoesNotExist"}]}`), false},
+		"affinity to nodes with the label": {"a",
+			affinity(`{"matchExpressions":[{"key":"cores","operator":"Exists"}]}`), false},
+		"a preference": {"a",
+			`"affinity":{"nodeAffinity":{"preferredDuringSchedulingIgnoredDuringExecution":[]}}`, false},
 		"a local volume":                                    {"a", volume("local"), true},
 		"a volume of two nodes":                             {"a", volume("two"), false},
 		"a volume of any node":                              {"a", volume("anywhere"), false},

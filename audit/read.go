@@ -40,7 +40,8 @@ type Scope struct {
 // says that there is no such Namespace. Workloads and pods have to be readable; what
 // else may not be read becomes a warning. It is some ten kilobytes of memory per pod.
 func Read(ctx context.Context, client kubernetes.Interface, scope Scope) (*State, error) {
-	s := &State{Source: scope.Source, Namespaces: map[string]Namespace{}, Warnings: append([]string{}, scope.Installation.Warnings...)}
+	s := &State{Source: scope.Source, Namespaces: map[string]Namespace{},
+		Warnings: append([]string{}, scope.Installation.Warnings...)}
 	if err := s.readCluster(ctx, client, scope); err != nil {
 		return nil, err
 	}
@@ -123,7 +124,8 @@ func (s *State) readCluster(ctx context.Context, client kubernetes.Interface, sc
 		}
 	}
 	return errors.Join(s.readNamespaces(ctx, client, scope, optional),
-		optional("notes of evenkeel", "what it has noticed is not known", s.readNotes(ctx, client, scope.Installation.Namespace)),
+		optional("notes of evenkeel", "what it has noticed is not known",
+			s.readNotes(ctx, client, scope.Installation.Namespace)),
 		optional("Services", "none is evidence for a probe", s.readServices(ctx, client, scope.Namespace)),
 		optional("nodes", "zones are not known", err),
 		optional("PodDisruptionBudgets", "blocked drains are not known, and every budget is taken to be missing", err2),
@@ -154,7 +156,10 @@ func (s *State) readServices(ctx context.Context, client kubernetes.Interface, n
 	return err
 }
 
-func (s *State) readNamespaces(ctx context.Context, client kubernetes.Interface, scope Scope, optional func(what, consequence string, err error) error) error {
+func (s *State) readNamespaces(
+	ctx context.Context, client kubernetes.Interface, scope Scope,
+	optional func(what, consequence string, err error) error,
+) error {
 	add := func(n *metav1.ObjectMeta) {
 		s.Namespaces[n.Name] = Namespace{OptedIn: scope.Installation.OptsIn(n.Labels), Annotations: n.Annotations}
 	}

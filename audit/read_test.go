@@ -22,17 +22,22 @@ func controlled(name, kind, owner string) metav1.ObjectMeta {
 // shop returns the objects of a Deployment with a pod, and a ReplicaSet of its own.
 func shop() []stub {
 	template := serving("shop", "web").Spec.Template
-	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a", Labels: map[string]string{"topology.kubernetes.io/zone": "z"}}}
+	node := &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: "a", Labels: map[string]string{"topology.kubernetes.io/zone": "z"}}}
 	node.Status.NodeInfo.KubeletVersion = "v1.33.4"
 	older := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "b"}}
 	older.Status.NodeInfo.KubeletVersion = "v1.31.0"
-	alone := &appsv1.ReplicaSet{TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "ReplicaSet"}, ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "alone"}}
+	alone := &appsv1.ReplicaSet{TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "ReplicaSet"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "alone"}}
 	alone.Spec.Template = template
 	pod := &corev1.Pod{ObjectMeta: controlled("web-1-x", "ReplicaSet", "web-1"), Spec: template.Spec}
 	pod.Spec.NodeName = "a"
-	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}
+	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning,
+		Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}
 	return []stub{kept("shop", enabled), {"nodes", node}, {"nodes", older}, {"deployments", serving("shop", "web")},
-		{"replicasets", &appsv1.ReplicaSet{TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "ReplicaSet"}, ObjectMeta: controlled("web-1", "Deployment", "web")}},
+		{"replicasets",
+			&appsv1.ReplicaSet{TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "ReplicaSet"},
+				ObjectMeta: controlled("web-1", "Deployment", "web")}},
 		{"replicasets", alone}, {"pods", pod}}
 }
 
@@ -42,7 +47,8 @@ func TestReadFindsWhatBelongsTogether(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, scope := range []Scope{{Source: "test", Namespace: "shop", Installation: installation}, {Source: "test", Installation: installation}} {
+	for _, scope := range []Scope{{Source: "test", Namespace: "shop", Installation: installation},
+		{Source: "test", Installation: installation}} {
 		state, err := Read(t.Context(), client, scope)
 		if err != nil {
 			t.Fatal(err)
@@ -59,7 +65,8 @@ func TestReadFindsWhatBelongsTogether(t *testing.T) {
 			t.Errorf("pods (-want +got):\n%s", diff)
 		}
 		text := string(Table{}.Text(report))
-		for _, line := range []string{"shop/Deployment/web", "shop/ReplicaSet/alone", "What the loss of one node takes down now:", "Findings:", "one-node(a)"} {
+		for _, line := range []string{"shop/Deployment/web", "shop/ReplicaSet/alone",
+			"What the loss of one node takes down now:", "Findings:", "one-node(a)"} {
 			if !strings.Contains(text, line) {
 				t.Errorf("the table lacks %q:\n%s", line, text)
 			}
@@ -105,10 +112,12 @@ func TestWhatMayNotBeReadBecomesAWarning(t *testing.T) {
 
 func TestExplainFindsAPodByItsWorkload(t *testing.T) {
 	a := &api{objects: append(shop(), installed(enabled)...)}
-	if text := explainIn(t, a, nil, "shop", "Pod", "web-1-x"); !strings.HasPrefix(text, "Pod web-1-x belongs to shop/Deployment/web") {
+	if text := explainIn(t, a, nil, "shop", "Pod", "web-1-x"); !strings.HasPrefix(text,
+		"Pod web-1-x belongs to shop/Deployment/web") {
 		t.Errorf("a pod is explained by: %s", text)
 	}
-	if text := explainIn(t, a, nil, "shop", "ReplicaSet", "web-1"); !strings.HasPrefix(text, "ReplicaSet web-1 belongs to shop/Deployment/web") {
+	if text := explainIn(t, a, nil, "shop", "ReplicaSet", "web-1"); !strings.HasPrefix(text,
+		"ReplicaSet web-1 belongs to shop/Deployment/web") {
 		t.Errorf("a ReplicaSet is explained by: %s", text)
 	}
 	state, err := Read(t.Context(), a.start(t), Scope{Namespace: "shop", Installation: &Installation{}})

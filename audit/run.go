@@ -157,8 +157,10 @@ type run struct {
 
 // Run audits a state.
 func Run(s State, rules Rules) *Report {
-	r := &run{State: s, rules: rules, objects: map[place]*Object{}, pods: map[place][]*Pod{}, found: map[place]*Workload{}, report: &Report{Version: 1, Source: s.Source,
-		PodNames: map[string][]string{}, Workloads: []*Workload{}, Nodes: []Domain{}, Zones: []Domain{}, Drains: []Drain{}, Warnings: append([]string{}, s.Warnings...)}}
+	r := &run{State: s, rules: rules, objects: map[place]*Object{}, pods: map[place][]*Pod{}, found: map[place]*Workload{},
+		report: &Report{Version: 1, Source: s.Source,
+			PodNames: map[string][]string{}, Workloads: []*Workload{}, Nodes: []Domain{}, Zones: []Domain{}, Drains: []Drain{},
+			Warnings: append([]string{}, s.Warnings...)}}
 	replicaSets := map[place]Owner{}
 	for i := range s.Objects {
 		o := &s.Objects[i]
@@ -216,8 +218,8 @@ func Run(s State, rules Rules) *Report {
 // else is known, or a pod without a controller.
 func (r *run) workload(o *Object, at place) {
 	n := r.Namespaces[at.namespace]
-	w := &Workload{Namespace: at.namespace, Kind: at.owner.Kind, Name: at.owner.Name, OptedIn: n.OptedIn, Replicas: -1, Floor: -1,
-		Defaults: []Default{}, Findings: []Finding{}, object: o, missing: map[string]bool{}}
+	w := &Workload{Namespace: at.namespace, Kind: at.owner.Kind, Name: at.owner.Name, OptedIn: n.OptedIn,
+		Replicas: -1, Floor: -1, Defaults: []Default{}, Findings: []Finding{}, object: o, missing: map[string]bool{}}
 	pods := r.pods[at]
 	w.Pods = len(pods)
 	for _, p := range pods {
@@ -246,7 +248,8 @@ func (r *run) workload(o *Object, at place) {
 		result.Decisions = r.optedOutDecisions(raw, r.request(w))
 	}
 	for _, d := range result.Decisions {
-		entry := Default{Default: d.Default, Container: d.Container, State: StateSkipped, Code: string(d.Skip), Detail: d.Detail}
+		entry := Default{Default: d.Default, Container: d.Container, State: StateSkipped, Code: string(d.Skip),
+			Detail: d.Detail}
 		switch {
 		case w.optedOut:
 			entry.Code = string(patches.SkipOptedOut)
@@ -262,7 +265,8 @@ func (r *run) workload(o *Object, at place) {
 				entry.Detail += "; added by evenkeel and standing until then: " + d.Standing
 			}
 		case d.Changes:
-			entry.State, entry.Detail = StatePresent, "added by evenkeel, taken back with the next change of the template: "+d.Standing
+			entry.State, entry.Detail = StatePresent,
+				"added by evenkeel, taken back with the next change of the template: "+d.Standing
 		case d.Skip == patches.SkipUserSet:
 			entry.State = StatePresent
 		}

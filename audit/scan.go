@@ -88,12 +88,13 @@ const (
 // NewScan returns a Scan, or an error that says what config lacks.
 func NewScan(config ScanConfig) (*Scan, error) {
 	switch {
-	case config.Client == nil || config.Injector == nil || config.Ready == nil || config.Cluster == nil || config.OptedOut == nil || config.Services == nil ||
-		config.NamespaceSelector == nil ||
+	case config.Client == nil || config.Injector == nil || config.Ready == nil || config.Cluster == nil ||
+		config.OptedOut == nil || config.Services == nil || config.NamespaceSelector == nil ||
 		config.Log == nil || config.Registerer == nil:
 		return nil, errors.New("scan for missed injections: the configuration is incomplete")
 	case config.Interval < time.Second:
-		return nil, fmt.Errorf("scan for missed injections: an interval of %s is too short; allowed: 1s or more", config.Interval)
+		return nil, fmt.Errorf("scan for missed injections: an interval of %s is too short; allowed: 1s or more",
+			config.Interval)
 	}
 	m, err := newScanMetrics(config.Registerer)
 	if err != nil {
@@ -125,7 +126,8 @@ func (s *Scan) Lead(ctx context.Context) error {
 			s.metrics.last.SetToCurrentTime()
 			s.metrics.found(missed.counts)
 			if missed.objects != before {
-				s.config.Log.WithFields(logrus.Fields{"objects": missed.objects, "workloads": len(missed.workloads)}).Info("missed injections changed")
+				s.config.Log.WithFields(logrus.Fields{"objects": missed.objects, "workloads": len(missed.workloads)}).
+					Info("missed injections changed")
 			}
 			before = missed.objects
 			said = s.tell(ctx, missed.workloads, said, seed)
@@ -190,7 +192,8 @@ func (s *Scan) once(ctx context.Context) (*missedInjections, error) {
 		{Resource: list.Pods, Selector: labelled},
 	} {
 		for _, l.Namespace = range few {
-			if _, err := l.Each(ctx, s.config.Client, func(raw []byte) error { return s.look(m, l.Kind, raw, namespaces, deployments) }); err != nil {
+			if _, err := l.Each(ctx, s.config.Client,
+				func(raw []byte) error { return s.look(m, l.Kind, raw, namespaces, deployments) }); err != nil {
 				return nil, err
 			}
 		}
@@ -215,7 +218,10 @@ type scannedMeta struct {
 }
 
 // look reviews one object.
-func (s *Scan) look(m *missedInjections, kind string, raw []byte, namespaces map[string]map[string]string, deployments map[types.NamespacedName]types.UID) error {
+func (s *Scan) look(
+	m *missedInjections, kind string, raw []byte, namespaces map[string]map[string]string,
+	deployments map[types.NamespacedName]types.UID,
+) error {
 	var o struct {
 		Metadata scannedMeta `json:"metadata"`
 		Spec     struct {
@@ -245,9 +251,10 @@ func (s *Scan) look(m *missedInjections, kind string, raw []byte, namespaces map
 	if kind == "Pod" && policy.Done(meta.Labels, recorded) {
 		return nil
 	}
-	result := s.config.Injector.Review(patches.Request{Operation: patches.Create, Object: raw, Namespace: annotations, Cluster: s.config.Cluster(),
-		Services: s.config.Services(meta.Namespace),
-		OptedOut: func(kind, name string) bool { return s.config.OptedOut(meta.Namespace, kind, name) }})
+	result := s.config.Injector.Review(
+		patches.Request{Operation: patches.Create, Object: raw, Namespace: annotations, Cluster: s.config.Cluster(),
+			Services: s.config.Services(meta.Namespace),
+			OptedOut: func(kind, name string) bool { return s.config.OptedOut(meta.Namespace, kind, name) }})
 	if len(result.Operations) == 0 {
 		return nil
 	}
@@ -284,11 +291,14 @@ func (s *Scan) look(m *missedInjections, kind string, raw []byte, namespaces map
 // workloadOf returns what the Event over an object is about: the object itself, or
 // the controller of a Pod, and for a ReplicaSet of a Deployment, which is named
 // after it and the template's hash, that Deployment.
-func workloadOf(kind string, meta *scannedMeta, deployments map[types.NamespacedName]types.UID) (missedWorkload, types.UID) {
+func workloadOf(
+	kind string, meta *scannedMeta, deployments map[types.NamespacedName]types.UID,
+) (missedWorkload, types.UID) {
 	if kind != "Pod" {
 		return missedWorkload{apiVersion: "apps/v1", kind: kind, namespace: meta.Namespace, name: meta.Name}, meta.UID
 	}
-	i := slices.IndexFunc(meta.OwnerReferences, func(o metav1.OwnerReference) bool { return o.Controller != nil && *o.Controller })
+	i := slices.IndexFunc(meta.OwnerReferences,
+		func(o metav1.OwnerReference) bool { return o.Controller != nil && *o.Controller })
 	if i < 0 {
 		return missedWorkload{apiVersion: "v1", kind: kind, namespace: meta.Namespace, name: meta.Name}, meta.UID
 	}
@@ -308,7 +318,9 @@ func workloadOf(kind string, meta *scannedMeta, deployments map[types.Namespaced
 // is made of what it says, so that the next leader does not say it again while the API
 // server keeps it (an hour). Events are a courtesy: one that is not taken is tried
 // again with the next scan.
-func (s *Scan) tell(ctx context.Context, workloads map[types.UID]*missedWorkload, said map[uint64]bool, seed maphash.Seed) map[uint64]bool {
+func (s *Scan) tell(
+	ctx context.Context, workloads map[types.UID]*missedWorkload, said map[uint64]bool, seed maphash.Seed,
+) map[uint64]bool {
 	const together = 8
 	var mu sync.Mutex
 	now := make(map[uint64]bool, len(workloads))
@@ -355,7 +367,8 @@ func (w *missedWorkload) message() string {
 	case w.kind == "Pod":
 		return "the pod lacks " + names + ", which it would get if it were made anew"
 	case w.template:
-		return fmt.Sprintf("the pod template lacks %s; kubectl rollout restart %s/%s adds it", names, strings.ToLower(w.kind), w.name)
+		return fmt.Sprintf("the pod template lacks %s; kubectl rollout restart %s/%s adds it", names,
+			strings.ToLower(w.kind), w.name)
 	}
 	return "pods of an earlier time lack " + names + "; new ones get it"
 }
@@ -369,9 +382,10 @@ func (w *missedWorkload) event(uid types.UID, message string) *corev1.Event {
 	}
 	now := metav1.NewTime(time.Now())
 	return &corev1.Event{
-		ObjectMeta:     metav1.ObjectMeta{Namespace: w.namespace, Name: name + "." + hex.EncodeToString(sum[:8])},
-		InvolvedObject: corev1.ObjectReference{APIVersion: w.apiVersion, Kind: w.kind, Namespace: w.namespace, Name: w.name, UID: uid},
-		Reason:         reason, Message: message, Type: corev1.EventTypeWarning, Source: corev1.EventSource{Component: component},
+		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: name + "." + hex.EncodeToString(sum[:8])},
+		InvolvedObject: corev1.ObjectReference{APIVersion: w.apiVersion, Kind: w.kind, Namespace: w.namespace,
+			Name: w.name, UID: uid},
+		Reason: reason, Message: message, Type: corev1.EventTypeWarning, Source: corev1.EventSource{Component: component},
 		ReportingController: "evenkeel.dev/scan", FirstTimestamp: now, LastTimestamp: now, Count: 1,
 	}
 }
@@ -390,7 +404,9 @@ func newScanMetrics(registerer prometheus.Registerer) (*scanMetrics, error) {
 		last: prometheus.NewGauge(prometheus.GaugeOpts{Name: "evenkeel_missed_injections_last_scan_timestamp_seconds",
 			Help: "When this replica last finished a scan for missed injections, in Unix time; 0 for never."}),
 		gauge: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "evenkeel_missed_injections",
-			Help: "Objects of opted-in namespaces that lack a default which they would get today, by default, kind of the object, and reason: no-record (older than the label on the namespace, or evenkeel was away) or older-record (settings have changed since). Zero where another replica leads."},
+			Help: "Objects of opted-in namespaces that lack a default which they would get today, by default, kind of the " +
+				"object, and reason: no-record (older than the label on the namespace, or evenkeel was away) or older-record " +
+				"(settings have changed since). Zero where another replica leads."},
 			[]string{"default", "kind", "reason"}),
 	}
 	for _, result := range []string{"ok", "error"} {

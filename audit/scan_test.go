@@ -127,18 +127,23 @@ func scanned(t *testing.T, a *api, scans int) (gauge map[string]float64, events 
 }
 
 func TestAScanFindsWhatWasMissed(t *testing.T) {
-	bare := &corev1.Pod{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, ObjectMeta: metav1.ObjectMeta{Namespace: "in", Name: "bare", UID: "p",
-		Labels: map[string]string{"app": "bare"}}, Spec: serving("in", "bare").Spec.Template.Spec}
+	bare := &corev1.Pod{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "in", Name: "bare", UID: "p",
+			Labels: map[string]string{"app": "bare"}}, Spec: serving("in", "bare").Spec.Template.Spec}
 	deployments := map[string]*appsv1.Deployment{
-		"one of an opted-in namespace":       serving("in", "web"),
-		"one of another namespace":           serving("out", "web"),
-		"one of kube-system":                 serving("kube-system", "dns"),
-		"one that opted out":                 serving("in", "refuser", func(d *appsv1.Deployment) { d.Labels = map[string]string{policy.InjectLabel: policy.Disabled} }),
-		"one that is being deleted":          serving("in", "going", func(d *appsv1.Deployment) { d.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)} }),
+		"one of an opted-in namespace": serving("in", "web"),
+		"one of another namespace":     serving("out", "web"),
+		"one of kube-system":           serving("kube-system", "dns"),
+		"one that opted out": serving("in", "refuser",
+			func(d *appsv1.Deployment) { d.Labels = map[string]string{policy.InjectLabel: policy.Disabled} }),
+		"one that is being deleted": serving("in", "going",
+			func(d *appsv1.Deployment) { d.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)} }),
 		"one whose record is of another day": serving("in", "web", record),
 	}
-	all := map[string]float64{"anti-affinity Deployment no-record": 1, "pre-stop-sleep Deployment no-record": 1, "readiness-probe Deployment no-record": 1}
-	const lacks = "the pod template lacks anti-affinity, pre-stop-sleep, readiness-probe; kubectl rollout restart deployment/web adds it"
+	all := map[string]float64{"anti-affinity Deployment no-record": 1, "pre-stop-sleep Deployment no-record": 1,
+		"readiness-probe Deployment no-record": 1}
+	const lacks = "the pod template lacks anti-affinity, pre-stop-sleep, readiness-probe; kubectl rollout restart " +
+		"deployment/web adds it"
 	for name, c := range map[string]struct {
 		gauge  map[string]float64
 		events []string
@@ -148,11 +153,13 @@ func TestAScanFindsWhatWasMissed(t *testing.T) {
 		"one of kube-system":           {map[string]float64{}, nil},
 		"one that opted out":           {map[string]float64{}, nil},
 		"one that is being deleted":    {map[string]float64{}, nil},
-		"one whose record is of another day": {map[string]float64{"anti-affinity Deployment older-record": 1, "pre-stop-sleep Deployment older-record": 1,
-			"readiness-probe Deployment older-record": 1}, []string{"Deployment in/web: " + lacks}},
+		"one whose record is of another day": {
+			map[string]float64{"anti-affinity Deployment older-record": 1, "pre-stop-sleep Deployment older-record": 1,
+				"readiness-probe Deployment older-record": 1}, []string{"Deployment in/web: " + lacks}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a := &api{objects: []stub{kept("in", enabled), kept("out", nil), kept("kube-system", enabled), {"deployments", deployments[name]}}}
+			a := &api{objects: []stub{kept("in", enabled), kept("out", nil), kept("kube-system", enabled),
+				{"deployments", deployments[name]}}}
 			gauge, events := scanned(t, a, 3)
 			if diff := cmp.Diff(c.gauge, gauge); diff != "" {
 				t.Errorf("gauge (-want +got):\n%s", diff)
@@ -232,10 +239,13 @@ func TestThePodsOfADeploymentAreItsOwn(t *testing.T) {
 		meta scannedMeta
 		want string
 	}{
-		"of a Deployment's ReplicaSet": {scannedMeta{Namespace: "in", Labels: map[string]string{"pod-template-hash": "5d"}, OwnerReferences: owner("ReplicaSet", "web-5d")}, "Deployment web"},
-		"of a ReplicaSet of its own":   {scannedMeta{Namespace: "in", OwnerReferences: owner("ReplicaSet", "web-5d")}, "ReplicaSet web-5d"},
-		"of a StatefulSet":             {scannedMeta{Namespace: "in", OwnerReferences: owner("StatefulSet", "db")}, "StatefulSet db"},
-		"of nobody":                    {scannedMeta{Namespace: "in", Name: "bare"}, "Pod bare"},
+		"of a Deployment's ReplicaSet": {
+			scannedMeta{Namespace: "in", Labels: map[string]string{"pod-template-hash": "5d"},
+				OwnerReferences: owner("ReplicaSet", "web-5d")}, "Deployment web"},
+		"of a ReplicaSet of its own": {scannedMeta{Namespace: "in", OwnerReferences: owner("ReplicaSet", "web-5d")},
+			"ReplicaSet web-5d"},
+		"of a StatefulSet": {scannedMeta{Namespace: "in", OwnerReferences: owner("StatefulSet", "db")}, "StatefulSet db"},
+		"of nobody":        {scannedMeta{Namespace: "in", Name: "bare"}, "Pod bare"},
 	} {
 		uids := map[types.NamespacedName]types.UID{{Namespace: "in", Name: "web"}: "uid"}
 		w, _ := workloadOf("Pod", &c.meta, uids)
