@@ -87,7 +87,8 @@ func newAuthority(host string, now time.Time, lifetime time.Duration) (authority
 // sign makes a serving certificate for host, whose key exists nowhere else. It ends
 // with the authority at the latest.
 func (a authority) sign(host string, now time.Time, lifetime time.Duration) (*tls.Certificate, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader) // quick to sign with: kube-apiserver resumes no TLS session
+	// quick to sign with: kube-apiserver resumes no TLS session
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("make serving certificate: %w", err)
 	}

@@ -99,7 +99,8 @@ func TestOnlyKnownClientsAreAnswered(t *testing.T) {
 		if sessions[certificate] == nil {
 			sessions[certificate] = tls.NewLRUClientSessionCache(1)
 		}
-		config := &tls.Config{InsecureSkipVerify: true, ClientSessionCache: sessions[certificate]} //nolint:gosec // it is about the other side
+		// Insecure, since it is about the other side.
+		config := &tls.Config{InsecureSkipVerify: true, ClientSessionCache: sessions[certificate]}
 		if certificate != nil {
 			config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return certificate, nil }
 		}

@@ -60,15 +60,19 @@ func other(fields []metav1.ManagedFieldsEntry) string {
 
 // contested says in the log, a metric and an Event that what was written to object is undone again and
 // again.
-func (s *SelfManaged) contested(ctx context.Context, object string, undone, loud bool, of corev1.ObjectReference, fields []metav1.ManagedFieldsEntry) {
+func (s *SelfManaged) contested(
+	ctx context.Context, object string, undone, loud bool, of corev1.ObjectReference, fields []metav1.ManagedFieldsEntry,
+) {
 	if undone {
 		s.resets.WithLabelValues(object).Inc()
 	}
 	if !loud {
 		return
 	}
-	message := fmt.Sprintf("%s takes out what evenkeel has written here, %d times by now: until it is back, the API server trusts no replica "+
-		"and admits workloads without defaults. Let that tool pass over it: docs/how-to/argo-cd.md", other(fields), contestTimes)
+	message := fmt.Sprintf(
+		"%s takes out what evenkeel has written here, %d times by now: until it is back, the API server trusts no replica "+
+			"and admits workloads without defaults. Let that tool pass over it: docs/how-to/argo-cd.md",
+		other(fields), contestTimes)
 	s.config.Log.WithField("object", object).Error(message)
 	namespace, now := of.Namespace, metav1.NewTime(s.now())
 	if namespace == "" { // the API wants Events about objects without a namespace there
@@ -76,7 +80,8 @@ func (s *SelfManaged) contested(ctx context.Context, object string, undone, loud
 	}
 	sum := sha256.Sum256([]byte(message + now.String()))
 	_, err := s.client.CoreV1().Events(namespace).Create(ctx, &corev1.Event{
-		ObjectMeta:     metav1.ObjectMeta{Namespace: namespace, Name: strings.TrimRight(of.Name[:min(len(of.Name), 200)], "-.") + "." + hex.EncodeToString(sum[:8])},
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace,
+			Name: strings.TrimRight(of.Name[:min(len(of.Name), 200)], "-.") + "." + hex.EncodeToString(sum[:8])},
 		InvolvedObject: of, Reason: "CertificatesReset", Message: message, Type: corev1.EventTypeWarning,
 		Source: corev1.EventSource{Component: "evenkeel"}, ReportingController: "evenkeel.dev/certificates",
 		FirstTimestamp: now, LastTimestamp: now, Count: 1,

@@ -51,8 +51,10 @@ func TestABundleThatIsResetHasAnEventAndACounter(t *testing.T) {
 	var mu sync.Mutex
 	var events []corev1.Event
 	secret := `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"s","namespace":"n","uid":"1"}}`
-	const configuration = `{"apiVersion":"admissionregistration.k8s.io/v1","kind":"MutatingWebhookConfiguration","metadata":{"name":"w","uid":"2",` +
-		`"managedFields":[{"manager":"evenkeel-certificates","time":"2026-01-02T00:00:00Z"},{"manager":"argocd-controller","time":"2026-01-01T00:00:00Z"}]},"webhooks":[{"name":"a"}]}`
+	const configuration = `{"apiVersion":"admissionregistration.k8s.io/v1","kind":"MutatingWebhookConfiguration",` +
+		`"metadata":{"name":"w","uid":"2",` +
+		`"managedFields":[{"manager":"evenkeel-certificates","time":"2026-01-02T00:00:00Z"},{"manager":"argocd-controller",` +
+		`"time":"2026-01-01T00:00:00Z"}]},"webhooks":[{"name":"a"}]}`
 	s, registry := newSelfManaged(t, func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -72,7 +74,9 @@ func TestABundleThatIsResetHasAnEventAndACounter(t *testing.T) {
 				if err := json.Unmarshal(body, &written); err != nil {
 					t.Error(err)
 				}
-				kept, err := json.Marshal(map[string]any{"apiVersion": "v1", "kind": "Secret", "metadata": map[string]any{"name": "s", "namespace": "n", "uid": "1"}, "data": written["data"]})
+				kept, err := json.Marshal(
+					map[string]any{"apiVersion": "v1", "kind": "Secret",
+						"metadata": map[string]any{"name": "s", "namespace": "n", "uid": "1"}, "data": written["data"]})
 				if err != nil {
 					t.Error(err)
 				}
@@ -92,7 +96,8 @@ func TestABundleThatIsResetHasAnEventAndACounter(t *testing.T) {
 		t.Fatalf("%d Events, want 1", len(events))
 	}
 	e := events[0]
-	if e.InvolvedObject.Kind != "MutatingWebhookConfiguration" || e.Namespace != "default" || !strings.Contains(e.Message, "argocd-controller") || e.Reason != "CertificatesReset" {
+	if e.InvolvedObject.Kind != "MutatingWebhookConfiguration" || e.Namespace != "default" ||
+		!strings.Contains(e.Message, "argocd-controller") || e.Reason != "CertificatesReset" {
 		t.Errorf("the Event is %+v", e)
 	}
 	if n := exported(t, registry, "evenkeel_certificate_resets_total", "bundle"); n != contestTimes+1 {

@@ -89,7 +89,9 @@ func TestTheOldPairStaysWhileTheFilesAreUnusable(t *testing.T) {
 		"the certificate is gone":  func(t *testing.T, dir string) { remove(t, dir, "tls.crt") },
 		"the key is gone":          func(t *testing.T, dir string) { remove(t, dir, "tls.key") },
 		"the certificate is empty": func(t *testing.T, dir string) { put(t, dir, "tls.crt", nil) },
-		"the certificate is half":  func(t *testing.T, dir string) { put(t, dir, "tls.crt", []byte("-----BEGIN CERTIFICATE-----\nMIIB")) },
+		"the certificate is half": func(t *testing.T, dir string) {
+			put(t, dir, "tls.crt", []byte("-----BEGIN CERTIFICATE-----\nMIIB"))
+		},
 		"the key belongs to another one": func(t *testing.T, dir string) {
 			other := t.TempDir()
 			write(t, other, "other", later)

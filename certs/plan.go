@@ -56,10 +56,12 @@ type course struct {
 // authority that has to be made is only asked for.
 func (l Lifetimes) plan(s situation) course {
 	authorities := slices.Clone(s.secret)
-	if !slices.ContainsFunc(authorities, func(a authority) bool { _, published := s.held[a.id()]; return published && a.usable(s.now) }) {
+	if !slices.ContainsFunc(authorities,
+		func(a authority) bool { _, published := s.held[a.id()]; return published && a.usable(s.now) }) {
 		// Nobody who knows only the Secret could serve: it is new, or lost or replaced.
 		// What replicas serve with meanwhile is trusted until they have something else.
-		authorities = merge(authorities, s.memory, func(a authority) bool { _, published := s.held[a.id()]; return published && a.usable(s.now) })
+		authorities = merge(authorities, s.memory,
+			func(a authority) bool { _, published := s.held[a.id()]; return published && a.usable(s.now) })
 		authorities = merge(authorities, s.bundle, func(a authority) bool { return a.valid(s.now) })
 	}
 	authorities = slices.DeleteFunc(authorities, func(a authority) bool { return !s.now.Before(a.cert.NotAfter) })
@@ -139,7 +141,9 @@ func merge(authorities, others []authority, wanted func(authority) bool) []autho
 // stood in the bundle for the settle time; or else the oldest that stands there, one
 // that is in the Secret before one that isn't any more, since that one will be
 // dropped; or else the newest. Without any that can sign, ok is false.
-func (l Lifetimes) choose(now time.Time, known, secret []authority, held map[fingerprint]time.Duration) (chosen authority, accepted, ok bool) {
+func (l Lifetimes) choose(
+	now time.Time, known, secret []authority, held map[fingerprint]time.Duration,
+) (chosen authority, accepted, ok bool) {
 	inSecret := false
 	for _, a := range known {
 		if !a.usable(now) {

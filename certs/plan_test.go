@@ -119,7 +119,9 @@ func (w *world) handshakes(when string) {
 			}
 			roots := x509.NewCertPool()
 			roots.AppendCertsFromPEM(b)
-			_, err := certificate.Leaf.Verify(x509.VerifyOptions{DNSName: host, Roots: roots, CurrentTime: w.now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
+			_, err := certificate.Leaf.Verify(
+				x509.VerifyOptions{DNSName: host, Roots: roots, CurrentTime: w.now,
+					KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
 			switch {
 			case err == nil:
 				m.fresh = true
@@ -183,7 +185,8 @@ func TestTenYearsPassWithoutAGap(t *testing.T) {
 		{"with clocks an hour wrong in both directions", []time.Duration{time.Hour, -time.Hour, 0}, nil},
 		{"with a leader whose clock is an hour behind", []time.Duration{-time.Hour, time.Hour, 0}, nil},
 		{"with a leader whose clock is five hours ahead", []time.Duration{5 * time.Hour, 0, -5 * time.Hour}, nil},
-		{"with a leader whose clock is a day behind, and a replica's ten days ahead", []time.Duration{-23 * time.Hour, 0, 240 * time.Hour}, nil},
+		{"with a leader whose clock is a day behind, and a replica's ten days ahead",
+			[]time.Duration{-23 * time.Hour, 0, 240 * time.Hour}, nil},
 		{"with clocks set by ten days now and then", []time.Duration{0, 0, 0}, func(w *world, n int) {
 			w.replicas[n%3].skew = []time.Duration{240 * time.Hour, 0, 72 * time.Hour}[n/3%3]
 		}},
@@ -300,7 +303,8 @@ func TestReplacingTheAuthorityInPlaceFails(t *testing.T) {
 		}
 		roots := x509.NewCertPool()
 		roots.AppendCertsFromPEM(w.bundles[0])
-		if _, err := certificate.Leaf.Verify(x509.VerifyOptions{DNSName: host, Roots: roots, CurrentTime: w.now}); err != nil {
+		if _, err := certificate.Leaf.Verify(
+			x509.VerifyOptions{DNSName: host, Roots: roots, CurrentTime: w.now}); err != nil {
 			failed++
 		}
 	}
@@ -331,14 +335,17 @@ func TestTheSecretHealsWithoutAGap(t *testing.T) {
 		"without its key":              func(w *world) []byte { return bundle(w.authorities()) },
 		"an authority of another host": func(w *world) []byte { return foreign(w.t, "example.com", w.now) },
 		"another authority of this host, which is newer": func(w *world) []byte { return foreign(w.t, host, w.now) },
-		"another authority of this host, which is older": func(w *world) []byte { return foreign(w.t, host, w.now.Add(-5*time.Hour)) },
+		"another authority of this host, which is older": func(w *world) []byte {
+			return foreign(w.t, host, w.now.Add(-5*time.Hour))
+		},
 		"a key of another certificate": func(w *world) []byte {
 			_, key := pem.Decode(foreign(w.t, host, w.now))
 			return append(bundle(w.authorities()), key...)
 		},
 		"a thousand certificates": func(w *world) []byte { return bytes.Repeat(foreign(w.t, host, w.now), 1000) },
 	} {
-		for _, memory := range []string{"the leader knew it before", "the leader has just started", "all but the leader have just started"} {
+		for _, memory := range []string{"the leader knew it before", "the leader has just started",
+			"all but the leader have just started"} {
 			t.Run(name+", and "+memory, func(t *testing.T) {
 				w := newWorld(t, Lifetimes{}, 3)
 				w.lead()

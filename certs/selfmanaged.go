@@ -86,20 +86,24 @@ func NewSelfManaged(config SelfManagedConfig) (*SelfManaged, error) {
 	case config.Client == nil || config.Log == nil:
 		return nil, errors.New("self-managed certificates: a client and a log are needed")
 	case config.Namespace == "" || config.Secret == "" || config.WebhookConfiguration == "" || config.Host == "":
-		return nil, errors.New("self-managed certificates: the names of namespace, Secret, webhook configuration and host are needed")
+		return nil, errors.New(
+			"self-managed certificates: the names of namespace, Secret, webhook configuration and host are needed")
 	case l.Settle <= 0 || l.Leaf <= 0 || l.Authority/3 <= l.Leaf || l.Authority/3 <= 4*l.Settle:
-		return nil, fmt.Errorf("self-managed certificates: lifetimes of %v for the authority and %v for the certificate, with %v to settle, leave no time to rotate; "+
-			"allowed: positive ones, with a third of the authority's longer than the certificate's and than four times the time to settle", l.Authority, l.Leaf, l.Settle)
+		return nil, fmt.Errorf("self-managed certificates: lifetimes of %v for the authority and %v for the certificate, "+
+			"with %v to settle, leave no time to rotate; "+
+			"allowed: positive ones, with a third of the authority's longer than the certificate's and than four times the "+
+			"time to settle", l.Authority, l.Leaf, l.Settle)
 	}
-	s := &SelfManaged{config: config, client: config.Client, now: func() time.Time { return time.Now().Round(0) }, start: time.Now(),
-		changed: make(chan struct{}, 1), limit: flowcontrol.NewTokenBucketRateLimiter(0.5, 20),
+	s := &SelfManaged{config: config, client: config.Client, now: func() time.Time { return time.Now().Round(0) },
+		start: time.Now(), changed: make(chan struct{}, 1), limit: flowcontrol.NewTokenBucketRateLimiter(0.5, 20),
 		replica: replica{host: config.Host, lifetimes: l}}
 	named := func(name string) informers.SharedInformerOption {
 		return informers.WithTweakListOptions(func(o *metav1.ListOptions) {
 			o.FieldSelector = fields.OneTermEqualSelector("metadata.name", name).String()
 		})
 	}
-	s.secret = informers.NewSharedInformerFactoryWithOptions(config.Client, 0, informers.WithNamespace(config.Namespace), named(config.Secret)).Core().V1().Secrets().Informer()
+	s.secret = informers.NewSharedInformerFactoryWithOptions(config.Client, 0, informers.WithNamespace(config.Namespace),
+		named(config.Secret)).Core().V1().Secrets().Informer()
 	s.configuration = informers.NewSharedInformerFactoryWithOptions(config.Client, 0, named(config.WebhookConfiguration)).
 		Admissionregistration().V1().MutatingWebhookConfigurations().Informer()
 	observe := cache.ResourceEventHandlerFuncs{
@@ -114,7 +118,8 @@ func NewSelfManaged(config SelfManagedConfig) (*SelfManaged, error) {
 
 func (s *SelfManaged) register() error {
 	s.writes = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "evenkeel_certificate_writes_total",
-		Help: "Writes of certificate authorities, by object (secret, bundle) and result (ok, conflict, error); what can't even be read counts as an error."}, []string{"object", "result"})
+		Help: "Writes of certificate authorities, by object (secret, bundle) and result (ok, conflict, error); what can't " +
+			"even be read counts as an error."}, []string{"object", "result"})
 	for _, object := range []string{"secret", "bundle"} {
 		for _, result := range []string{"ok", "conflict", "error"} {
 			s.writes.WithLabelValues(object, result)
@@ -141,19 +146,21 @@ func (s *SelfManaged) register() error {
 		}
 	}
 	return errors.Join(
-		registerExpiry(s.config.Registerer, "evenkeel_certificate", "the serving certificate", backdate, locked(func(r *replica) *x509.Certificate {
-			if r.leaf == nil {
-				return nil
-			}
-			return r.leaf.Leaf
-		})),
-		registerExpiry(s.config.Registerer, "evenkeel_certificate_authority", "the authority that has signed it", backdate, locked(func(r *replica) *x509.Certificate {
-			i := slices.IndexFunc(r.memory, func(a authority) bool { return a.id() == r.signer })
-			if i < 0 {
-				return nil
-			}
-			return r.memory[i].cert
-		})),
+		registerExpiry(s.config.Registerer, "evenkeel_certificate", "the serving certificate", backdate,
+			locked(func(r *replica) *x509.Certificate {
+				if r.leaf == nil {
+					return nil
+				}
+				return r.leaf.Leaf
+			})),
+		registerExpiry(s.config.Registerer, "evenkeel_certificate_authority", "the authority that has signed it", backdate,
+			locked(func(r *replica) *x509.Certificate {
+				i := slices.IndexFunc(r.memory, func(a authority) bool { return a.id() == r.signer })
+				if i < 0 {
+					return nil
+				}
+				return r.memory[i].cert
+			})),
 	)
 }
 
@@ -166,7 +173,8 @@ func (s *SelfManaged) Run(ctx context.Context) {
 	group.StartWithContext(ctx, s.secret.RunWithContext)
 	group.StartWithContext(ctx, s.configuration.RunWithContext)
 	group.StartWithContext(ctx, func(ctx context.Context) {
-		wait.UntilWithContext(ctx, func(context.Context) { _, _ = s.Certificate(nil) }, lookAgain) // so that nothing expires unused; Ready says why not
+		// so that nothing expires unused; Ready says why not
+		wait.UntilWithContext(ctx, func(context.Context) { _, _ = s.Certificate(nil) }, lookAgain)
 	})
 	group.Wait()
 }
@@ -220,7 +228,8 @@ func (s *SelfManaged) Certificate(*tls.ClientHelloInfo) (*tls.Certificate, error
 	before := s.replica.signer
 	certificate, err := s.replica.certificate(s.now(), s.elapsed())
 	if err == nil && s.replica.signer != before {
-		s.config.Log.WithFields(logrus.Fields{"authority": short(s.replica.signer), "notAfter": certificate.Leaf.NotAfter}).Info("serving with another authority")
+		s.config.Log.WithFields(logrus.Fields{"authority": short(s.replica.signer), "notAfter": certificate.Leaf.NotAfter}).
+			Info("serving with another authority")
 	}
 	return certificate, err
 }
@@ -287,7 +296,8 @@ func (s *SelfManaged) Lead(ctx context.Context) error {
 func (s *SelfManaged) step(ctx context.Context) (wake time.Duration, err error) {
 	// The configuration first: what is written to it may not be older than the Secret
 	// that it was derived from, and the API server sees to it that it has not changed.
-	configuration, err := s.client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, s.config.WebhookConfiguration, metav1.GetOptions{})
+	configuration, err := s.client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx,
+		s.config.WebhookConfiguration, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		configuration, err = &admissionregistrationv1.MutatingWebhookConfiguration{}, nil
 	}
@@ -326,7 +336,8 @@ func (s *SelfManaged) step(ctx context.Context) (wake time.Duration, err error) 
 		if !bytes.Equal(b, certificates) {
 			undone, loud := s.bundleContest.wanted(b, certificates, s.now())
 			s.contested(ctx, "bundle", undone, loud, corev1.ObjectReference{APIVersion: "admissionregistration.k8s.io/v1",
-				Kind: "MutatingWebhookConfiguration", Name: configuration.Name, UID: configuration.UID}, configuration.ManagedFields)
+				Kind: "MutatingWebhookConfiguration", Name: configuration.Name, UID: configuration.UID},
+				configuration.ManagedFields)
 			if err := s.limit.Wait(ctx); err != nil {
 				return 0, err
 			}
@@ -341,14 +352,16 @@ func (s *SelfManaged) step(ctx context.Context) (wake time.Duration, err error) 
 }
 
 func (s *SelfManaged) writeSecret(ctx context.Context, read *corev1.Secret, content []byte) error {
-	apply := corev1apply.Secret(s.config.Secret, s.config.Namespace).WithLabels(map[string]string{"app.kubernetes.io/name": "evenkeel"}).
+	apply := corev1apply.Secret(s.config.Secret, s.config.Namespace).
+		WithLabels(map[string]string{"app.kubernetes.io/name": "evenkeel"}).
 		WithData(map[string][]byte{secretKey: content})
 	if read.UID == "" {
 		apply = apply.WithResourceVersion("0") // refused where it exists by now
 	} else {
 		apply = apply.WithUID(read.UID).WithResourceVersion(read.ResourceVersion)
 	}
-	_, err := s.client.CoreV1().Secrets(s.config.Namespace).Apply(ctx, apply, metav1.ApplyOptions{FieldManager: manager, Force: true})
+	_, err := s.client.CoreV1().Secrets(s.config.Namespace).Apply(ctx, apply,
+		metav1.ApplyOptions{FieldManager: manager, Force: true})
 	s.count("secret", err)
 	if err != nil {
 		return fmt.Errorf("write Secret: %w", err)
@@ -357,13 +370,17 @@ func (s *SelfManaged) writeSecret(ctx context.Context, read *corev1.Secret, cont
 	return nil
 }
 
-func (s *SelfManaged) writeBundle(ctx context.Context, read *admissionregistrationv1.MutatingWebhookConfiguration, certificates []byte) error {
-	apply := admissionregistrationv1apply.MutatingWebhookConfiguration(read.Name).WithUID(read.UID).WithResourceVersion(read.ResourceVersion)
+func (s *SelfManaged) writeBundle(
+	ctx context.Context, read *admissionregistrationv1.MutatingWebhookConfiguration, certificates []byte,
+) error {
+	apply := admissionregistrationv1apply.MutatingWebhookConfiguration(read.Name).WithUID(read.UID).
+		WithResourceVersion(read.ResourceVersion)
 	for i := range read.Webhooks {
 		apply = apply.WithWebhooks(admissionregistrationv1apply.MutatingWebhook().WithName(read.Webhooks[i].Name).
 			WithClientConfig(admissionregistrationv1apply.WebhookClientConfig().WithCABundle(certificates...)))
 	}
-	_, err := s.client.AdmissionregistrationV1().MutatingWebhookConfigurations().Apply(ctx, apply, metav1.ApplyOptions{FieldManager: manager, Force: true})
+	_, err := s.client.AdmissionregistrationV1().MutatingWebhookConfigurations().Apply(ctx, apply,
+		metav1.ApplyOptions{FieldManager: manager, Force: true})
 	s.count("bundle", err)
 	if err != nil {
 		return fmt.Errorf("write caBundle: %w", err)
@@ -396,7 +413,9 @@ func (s *SelfManaged) count(object string, err error) {
 // registerExpiry registers metrics of when a certificate was made and when it ends:
 // what is left of its lifetime says whether its renewal is late, whoever renews it.
 // One of our own begins before it was made, by backdated.
-func registerExpiry(registerer prometheus.Registerer, name, what string, backdated time.Duration, certificate func() *x509.Certificate) error {
+func registerExpiry(
+	registerer prometheus.Registerer, name, what string, backdated time.Duration, certificate func() *x509.Certificate,
+) error {
 	gauge := func(name, help string, of func(*x509.Certificate) time.Time) error {
 		err := registerer.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
 			if c := certificate(); c != nil {

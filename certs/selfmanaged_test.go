@@ -44,9 +44,11 @@ func newSelfManaged(t *testing.T, api http.HandlerFunc) (*SelfManaged, *promethe
 	server := httptest.NewServer(api)
 	t.Cleanup(server.Close)
 	registry := prometheus.NewRegistry()
-	client := kubernetes.NewForConfigOrDie(&rest.Config{Host: server.URL, ContentConfig: rest.ContentConfig{ContentType: "application/json"}})
-	s, err := NewSelfManaged(SelfManagedConfig{Client: client, Namespace: "n", Secret: "s", WebhookConfiguration: "w", Host: "a.b.svc",
-		Lifetimes: Lifetimes{Leaf: time.Hour}, Log: logrus.NewEntry(logrus.New()), Registerer: registry})
+	client := kubernetes.NewForConfigOrDie(
+		&rest.Config{Host: server.URL, ContentConfig: rest.ContentConfig{ContentType: "application/json"}})
+	s, err := NewSelfManaged(
+		SelfManagedConfig{Client: client, Namespace: "n", Secret: "s", WebhookConfiguration: "w", Host: "a.b.svc",
+			Lifetimes: Lifetimes{Leaf: time.Hour}, Log: logrus.NewEntry(logrus.New()), Registerer: registry})
 	if err != nil {
 		t.Fatal(err)
 	}
