@@ -39,8 +39,8 @@ func authority(t *testing.T, left time.Duration) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: now.Add(left), NotBefore: now.Add(left - 100*24*time.Hour),
-		IsCA: true, BasicConstraintsValid: true}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: now.Add(left),
+		NotBefore: now.Add(left - 100*24*time.Hour), IsCA: true, BasicConstraintsValid: true}
 	raw, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
@@ -52,7 +52,8 @@ func authority(t *testing.T, left time.Duration) []byte {
 func healthy(t *testing.T) *State {
 	ca := authority(t, 90*24*time.Hour)
 	hook := func(name string) admissionregistrationv1.MutatingWebhook {
-		return admissionregistrationv1.MutatingWebhook{Name: name, ClientConfig: admissionregistrationv1.WebhookClientConfig{CABundle: ca}}
+		return admissionregistrationv1.MutatingWebhook{Name: name,
+			ClientConfig: admissionregistrationv1.WebhookClientConfig{CABundle: ca}}
 	}
 	three, holder := int32(3), "evenkeel-0"
 	pod := func(node string) corev1.Pod {
@@ -60,16 +61,19 @@ func healthy(t *testing.T) *State {
 	}
 	s := &State{Now: now, Namespace: "evenkeel-system"}
 	s.APIServer.Value, s.OldestKubelet.Value = patches.Version{Major: 1, Minor: 36}, patches.Version{Major: 1, Minor: 35}
-	s.Configurations.Value = []admissionregistrationv1.MutatingWebhookConfiguration{{ObjectMeta: metav1.ObjectMeta{Name: "evenkeel"},
-		Webhooks: []admissionregistrationv1.MutatingWebhook{hook("workloads.evenkeel.dev"), hook("pods.evenkeel.dev")}}}
-	s.Deployment.Value = &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "evenkeel"}, Spec: appsv1.DeploymentSpec{Replicas: &three},
-		Status: appsv1.DeploymentStatus{ReadyReplicas: 3}}
+	s.Configurations.Value = []admissionregistrationv1.MutatingWebhookConfiguration{
+		{ObjectMeta: metav1.ObjectMeta{Name: "evenkeel"},
+			Webhooks: []admissionregistrationv1.MutatingWebhook{hook("workloads.evenkeel.dev"), hook("pods.evenkeel.dev")}}}
+	s.Deployment.Value = &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "evenkeel"},
+		Spec: appsv1.DeploymentSpec{Replicas: &three}, Status: appsv1.DeploymentStatus{ReadyReplicas: 3}}
 	s.Pods.Value = []corev1.Pod{pod("a"), pod("b"), pod("c")}
 	s.Signed.Value = ca
-	s.Lease.Value = &coordinationv1.Lease{Spec: coordinationv1.LeaseSpec{HolderIdentity: &holder, RenewTime: &metav1.MicroTime{Time: now}}}
+	s.Lease.Value = &coordinationv1.Lease{
+		Spec: coordinationv1.LeaseSpec{HolderIdentity: &holder, RenewTime: &metav1.MicroTime{Time: now}}}
 	s.Budgets.Value = make([]policyv1.PodDisruptionBudget, 2)
-	s.Trial.Value = Trial{Namespace: "shop", Created: &appsv1.Deployment{Spec: appsv1.DeploymentSpec{Template: corev1.PodTemplateSpec{
-		ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{policy.InjectedAnnotation: "x"}}}}}}
+	s.Trial.Value = Trial{Namespace: "shop",
+		Created: &appsv1.Deployment{Spec: appsv1.DeploymentSpec{Template: corev1.PodTemplateSpec{
+			ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{policy.InjectedAnnotation: "x"}}}}}}
 	return s
 }
 
@@ -83,28 +87,52 @@ func TestEachFailureHasItsLineAndItsAdvice(t *testing.T) {
 		text   string // part of the text
 		advice string // part of the advice
 	}{
-		"nothing is installed":          {func(s *State) { s.Configurations.Value = nil }, "webhook", Failed, "no webhook configuration", "kubectl apply -k deploy/"},
-		"an API server that is too old": {func(s *State) { s.APIServer.Value.Minor = 29 }, "versions", Failed, "1.29", "Upgrade"},
-		"a kubelet that is too old":     {func(s *State) { s.OldestKubelet.Value.Minor = 28 }, "versions", Failed, "1.28", "Upgrade that node"},
+		"nothing is installed": {func(s *State) { s.Configurations.Value = nil }, "webhook", Failed,
+			"no webhook configuration", "kubectl apply -k deploy/"},
+		"an API server that is too old": {func(s *State) { s.APIServer.Value.Minor = 29 }, "versions", Failed,
+			"1.29", "Upgrade"},
+		"a kubelet that is too old": {func(s *State) { s.OldestKubelet.Value.Minor = 28 }, "versions", Failed, "1.28",
+			"Upgrade that node"},
 		"a user without rights": {func(s *State) {
 			s.Configurations = Fact[[]admissionregistrationv1.MutatingWebhookConfiguration]{Err: forbidden}
 		}, "webhook", Unknown, "may not be read", "as a user who may"},
-		"an account without rights":                   {func(s *State) { s.Denied.Value = needed("x")[:9] }, "rights", Failed, "list namespaces, watch namespaces, list deployments.apps, watch deployments.apps, 5 more", "rbac.yaml"},
-		"no replica is ready":                         {func(s *State) { s.Deployment.Value.Status.ReadyReplicas = 0 }, "replicas", Failed, "None of 3", "describe pods"},
-		"one replica":                                 {func(s *State) { *s.Deployment.Value.Spec.Replicas = 1; s.Deployment.Value.Status.ReadyReplicas = 1 }, "replicas", Warning, "one replica", "--replicas=3"},
-		"all replicas on one node":                    {func(s *State) { s.Pods.Value[1].Spec.NodeName, s.Pods.Value[2].Spec.NodeName = "a", "a" }, "replicas", Warning, "on one node", "Delete one"},
-		"an empty caBundle":                           {func(s *State) { s.Configurations.Value[0].Webhooks[1].ClientConfig.CABundle = nil }, "caBundle", Failed, "pods.evenkeel.dev has no certificate", "leader"},
-		"a caBundle of somebody else":                 {func(s *State) { s.Signed.Value = authority(t, time.Hour) }, "caBundle", Failed, "is not that of evenkeel's", "rollout restart"},
-		"an authority that has ended":                 {func(s *State) { reissue(t, s, -time.Hour) }, "certificates", Failed, "has ended on 2026-11-30", "log"},
-		"an authority that is late":                   {func(s *State) { reissue(t, s, 20*24*time.Hour) }, "certificates", Warning, "should have been replaced", "log"},
-		"a leader that is away":                       {func(s *State) { s.Lease.Value.Spec.RenewTime.Time = now.Add(-time.Minute) }, "leader", Failed, "away for 1m0s", "get lease"},
-		"a Lease that nobody holds":                   {func(s *State) { *s.Lease.Value.Spec.HolderIdentity = "" }, "leader", Failed, "no holder", "get lease"},
-		"no Lease":                                    {func(s *State) { s.Lease.Value = nil }, "leader", Failed, "no Lease", "get lease"},
-		"a budget that nobody has looked at":          {func(s *State) { s.Budgets.Value[0].Generation = 1 }, "budgets", Failed, "1 of 2 are not in force", "kube-controller-manager"},
-		"a budget that stepped aside":                 {func(s *State) { s.Budgets.Value[0].Annotations = map[string]string{pdb.AsideAnnotation: "x"} }, "budgets", Warning, "1 of 2 have stepped aside", "audit"},
-		"no namespace is opted in":                    {func(s *State) { s.Trial.Value = Trial{} }, "trial", Warning, "No namespace", "kubectl label namespace"},
-		"a creation that comes back without defaults": {func(s *State) { s.Trial.Value.Created.Spec.Template.Annotations = nil }, "trial", Failed, "without defaults", "NetworkPolicy"},
-		"a creation that is refused":                  {func(s *State) { s.Trial.Err = os.ErrDeadlineExceeded }, "trial", Failed, "refused", "quota"},
+		"an account without rights": {func(s *State) { s.Denied.Value = needed("x")[:9] }, "rights", Failed,
+			"list namespaces, watch namespaces, list deployments.apps, watch deployments.apps, 5 more", "rbac.yaml"},
+		"no replica is ready": {func(s *State) { s.Deployment.Value.Status.ReadyReplicas = 0 },
+			"replicas", Failed, "None of 3", "describe pods"},
+		"one replica": {
+			func(s *State) { *s.Deployment.Value.Spec.Replicas = 1; s.Deployment.Value.Status.ReadyReplicas = 1 }, "replicas",
+			Warning, "one replica", "--replicas=3"},
+		"all replicas on one node": {
+			func(s *State) { s.Pods.Value[1].Spec.NodeName, s.Pods.Value[2].Spec.NodeName = "a", "a" }, "replicas", Warning,
+			"on one node", "Delete one"},
+		"an empty caBundle": {
+			func(s *State) { s.Configurations.Value[0].Webhooks[1].ClientConfig.CABundle = nil }, "caBundle", Failed,
+			"pods.evenkeel.dev has no certificate", "leader"},
+		"a caBundle of somebody else": {func(s *State) { s.Signed.Value = authority(t, time.Hour) },
+			"caBundle", Failed, "is not that of evenkeel's", "rollout restart"},
+		"an authority that has ended": {func(s *State) { reissue(t, s, -time.Hour) }, "certificates", Failed,
+			"has ended on 2026-11-30", "log"},
+		"an authority that is late": {func(s *State) { reissue(t, s, 20*24*time.Hour) }, "certificates",
+			Warning, "should have been replaced", "log"},
+		"a leader that is away": {func(s *State) {
+			s.Lease.Value.Spec.RenewTime.Time = now.Add(-time.Minute)
+		}, "leader", Failed, "away for 1m0s", "get lease"},
+		"a Lease that nobody holds": {func(s *State) { *s.Lease.Value.Spec.HolderIdentity = "" }, "leader",
+			Failed, "no holder", "get lease"},
+		"no Lease": {func(s *State) { s.Lease.Value = nil }, "leader", Failed, "no Lease", "get lease"},
+		"a budget that nobody has looked at": {func(s *State) { s.Budgets.Value[0].Generation = 1 }, "budgets",
+			Failed, "1 of 2 are not in force", "kube-controller-manager"},
+		"a budget that stepped aside": {
+			func(s *State) { s.Budgets.Value[0].Annotations = map[string]string{pdb.AsideAnnotation: "x"} }, "budgets", Warning,
+			"1 of 2 have stepped aside", "audit"},
+		"no namespace is opted in": {func(s *State) { s.Trial.Value = Trial{} }, "trial", Warning,
+			"No namespace", "kubectl label namespace"},
+		"a creation that comes back without defaults": {func(s *State) {
+			s.Trial.Value.Created.Spec.Template.Annotations = nil
+		}, "trial", Failed, "without defaults", "NetworkPolicy"},
+		"a creation that is refused": {func(s *State) { s.Trial.Err = os.ErrDeadlineExceeded }, "trial",
+			Failed, "refused", "quota"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := healthy(t)

@@ -175,8 +175,9 @@ func (r *reader) denied(ctx context.Context) ([]Right, error) {
 	var denied []Right
 	for _, right := range needed(r.Namespace) {
 		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
-			User:               r.account(),
-			Groups:             []string{"system:serviceaccounts", "system:serviceaccounts:" + r.Namespace, "system:authenticated"},
+			User: r.account(),
+			Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + r.Namespace,
+				"system:authenticated"},
 			ResourceAttributes: right.attributes(),
 		}}
 		answer, err := r.client.AuthorizationV1().SubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
