@@ -52,14 +52,18 @@ func each(n int, do func(ctx context.Context, client *http.Client, dialer *tls.D
 }
 
 // eachFrom is each from so many addresses.
-func eachFrom(addresses, n int, do func(ctx context.Context, client *http.Client, dialer *tls.Dialer, address string)) attack {
+func eachFrom(
+	addresses, n int, do func(ctx context.Context, client *http.Client, dialer *tls.Dialer, address string),
+) attack {
 	return func(ctx context.Context, address string) int64 {
 		var group sync.WaitGroup
 		var count atomic.Int64
 		for i := range n {
 			group.Go(func() {
 				// Another source address than the API server's.
-				dialer := &tls.Dialer{NetDialer: &net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, byte((2+i%addresses)>>8), byte(2+i%addresses))}},
+				dialer := &tls.Dialer{
+					NetDialer: &net.Dialer{Timeout: 5 * time.Second,
+						LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, byte((2+i%addresses)>>8), byte(2+i%addresses))}},
 					Config: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // an attacker
 				client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DialTLSContext: dialer.DialContext}}
 				defer client.CloseIdleConnections()
@@ -117,7 +121,8 @@ func bombs() []string {
 		pod(`{"x":"` + fill(`x`) + `","containers":[{"name":"a","ports":[{"containerPort":1}]}]}`),
 		pod(`{"x":` + fill(`[`) + `}`),
 		pod(`{"x":"` + fill(`\u0041`) + `"}`),
-		`{"apiVersion":"v1","kind":"Pod","metadata":{"annotations":{` + strings.TrimSuffix(fill(`"evenkeel.dev/a":"b",`), ",") + `}}}`,
+		`{"apiVersion":"v1","kind":"Pod","metadata":{"annotations":{` +
+			strings.TrimSuffix(fill(`"evenkeel.dev/a":"b",`), ",") + `}}}`,
 	}
 }
 
@@ -136,14 +141,17 @@ func deaf(bodies ...string) func(ctx context.Context, _ *http.Client, dialer *tl
 		_ = connection.SetDeadline(time.Now().Add(2 * time.Second))
 		for ctx.Err() == nil {
 			body := bodies[int(next.Add(1))%len(bodies)]
-			if _, err := fmt.Fprintf(connection, "POST /mutate HTTP/1.1\r\nHost: evenkeel\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body); err != nil {
+			if _, err := fmt.Fprintf(connection,
+				"POST /mutate HTTP/1.1\r\nHost: evenkeel\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+				len(body), body); err != nil {
 				break
 			}
 		}
 	}
 }
 
-// containers returns a Pod, or a Deployment where that is wanted, of n containers, each as format makes it of two numbers.
+// containers returns a Pod, or a Deployment where that is wanted, of n containers, each as format
+// makes it of two numbers.
 func containers(kind string, n int, format string) string {
 	all := make([]string, n)
 	for i := range all {
@@ -153,7 +161,8 @@ func containers(kind string, n int, format string) string {
 	if kind == "Pod" {
 		return `{"apiVersion":"v1","kind":"Pod",` + pod + `}`
 	}
-	return `{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"a","uid":"u"},"spec":{"selector":{"matchLabels":{"a":"b"}},"template":{` + pod + `}}}`
+	return `{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"a","uid":"u"},` +
+		`"spec":{"selector":{"matchLabels":{"a":"b"}},"template":{` + pod + `}}}`
 }
 
 func update(object, old string) string {
@@ -161,7 +170,8 @@ func update(object, old string) string {
 }
 
 func review(object string) string {
-	return `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u","operation":"CREATE","namespace":"nowhere","object":` + object + `}}`
+	return `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u","operation":"CREATE",` +
+		`"namespace":"nowhere","object":` + object + `}}`
 }
 
 // attacks returns the attacks on the webhook, and on the port of /metrics at that address.
@@ -171,7 +181,8 @@ func attacks(metrics string) map[string]attack {
 		reviews = append(reviews, review(object))
 	}
 	var next atomic.Int64
-	small := review(`{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"a","ports":[{"containerPort":1}]}]}}`)
+	small := review(`{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"a",` +
+		`"ports":[{"containerPort":1}]}]}}`)
 	many := review(containers("Pod", 1900, `{"name":"c%d","ports":[{"containerPort":%d}]}`))
 	hundred := review(containers("Pod", 100, `{"name":"c%d","ports":[{"containerPort":%d}]}`))
 	const sleep = `{"name":"a","lifecycle":{"preStop":{"sleep":{"seconds":%[2]d}}}}`
@@ -180,23 +191,26 @@ func attacks(metrics string) map[string]attack {
 	for i := range 335_000 {
 		fmt.Fprintf(&labels, `"evenkeel.dev/%d":"",`, i)
 	}
-	labelled := review(`{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{` + labels.String() + `"a":"b"}},"spec":{"containers":[{"name":"a"}]}}`)
+	labelled := review(`{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{` + labels.String() +
+		`"a":"b"}},"spec":{"containers":[{"name":"a"}]}}`)
 	return map[string]attack{
 		"idle connections": each(*idle, func(ctx context.Context, _ *http.Client, dialer *tls.Dialer, address string) {
 			if connection, err := dialer.DialContext(ctx, "tcp", address); err == nil {
 				hold(ctx, connection)
 			}
 		}),
-		"connections that never say hello": each(*idle, func(ctx context.Context, _ *http.Client, dialer *tls.Dialer, address string) {
-			if connection, err := dialer.NetDialer.DialContext(ctx, "tcp", address); err == nil {
-				hold(ctx, connection)
-			}
-		}),
-		"idle connections to the metrics port": each(*idle, func(ctx context.Context, _ *http.Client, dialer *tls.Dialer, _ string) {
-			if connection, err := dialer.NetDialer.DialContext(ctx, "tcp", metrics); err == nil {
-				hold(ctx, connection)
-			}
-		}),
+		"connections that never say hello": each(*idle,
+			func(ctx context.Context, _ *http.Client, dialer *tls.Dialer, address string) {
+				if connection, err := dialer.NetDialer.DialContext(ctx, "tcp", address); err == nil {
+					hold(ctx, connection)
+				}
+			}),
+		"idle connections to the metrics port": each(*idle,
+			func(ctx context.Context, _ *http.Client, dialer *tls.Dialer, _ string) {
+				if connection, err := dialer.NetDialer.DialContext(ctx, "tcp", metrics); err == nil {
+					hold(ctx, connection)
+				}
+			}),
 		"scrapes that nobody reads": each(*slow, func(ctx context.Context, _ *http.Client, dialer *tls.Dialer, _ string) {
 			connection, err := dialer.NetDialer.DialContext(ctx, "tcp", metrics)
 			if err != nil {
@@ -224,42 +238,57 @@ func attacks(metrics string) map[string]attack {
 			send(ctx, client, http.MethodPost, "https://"+address+"/mutate", body, "Content-Type", "application/json")
 			_ = body.Close()
 		}),
-		"reviews of 8 MiB built to be worst": each(*large, func(ctx context.Context, client *http.Client, _ *tls.Dialer, address string) {
-			body := reviews[int(next.Add(1))%len(reviews)]
-			send(ctx, client, http.MethodPost, "https://"+address+"/mutate?timeout=30s", strings.NewReader(body), "Content-Type", "application/json")
-		}),
+		"reviews of 8 MiB built to be worst": each(*large,
+			func(ctx context.Context, client *http.Client, _ *tls.Dialer, address string) {
+				body := reviews[int(next.Add(1))%len(reviews)]
+				send(ctx, client, http.MethodPost, "https://"+address+"/mutate?timeout=30s",
+					strings.NewReader(body), "Content-Type", "application/json")
+			}),
 		"Pods of 1,900 containers": each(64, func(ctx context.Context, client *http.Client, _ *tls.Dialer, address string) {
-			send(ctx, client, http.MethodPost, "https://"+address+"/mutate", strings.NewReader(many), "Content-Type", "application/json")
+			send(ctx, client, http.MethodPost, "https://"+address+"/mutate", strings.NewReader(many), "Content-Type",
+				"application/json")
 		}),
 		"Pods of 1,900 containers, and nobody reads the answers": each(48, deaf(many)),
 		"Pods of 100 containers, and nobody reads the answers":   eachFrom(48, 48, deaf(hundred)),
 		"small Pods, and nobody reads the answers":               eachFrom(48, 48, deaf(small)),
-		"updates of 2,000 containers of one name": each(32, func(ctx context.Context, client *http.Client, _ *tls.Dialer, address string) {
-			send(ctx, client, http.MethodPost, "https://"+address+"/mutate", strings.NewReader(updated), "Content-Type", "application/json")
-		}),
-		"a connection from each of 600 addresses": eachFrom(600, 600, func(ctx context.Context, _ *http.Client, dialer *tls.Dialer, address string) {
-			if connection, err := dialer.DialContext(ctx, "tcp", address); err == nil {
-				hold(ctx, connection)
-			}
-		}),
+		"updates of 2,000 containers of one name": each(32,
+			func(ctx context.Context, client *http.Client, _ *tls.Dialer, address string) {
+				send(ctx, client, http.MethodPost, "https://"+address+"/mutate", strings.NewReader(updated), "Content-Type",
+					"application/json")
+			}),
+		"a connection from each of 600 addresses": eachFrom(600, 600,
+			func(ctx context.Context, _ *http.Client, dialer *tls.Dialer, address string) {
+				if connection, err := dialer.DialContext(ctx, "tcp", address); err == nil {
+					hold(ctx, connection)
+				}
+			}),
 		"335,000 labels": each(8, func(ctx context.Context, client *http.Client, _ *tls.Dialer, address string) {
-			send(ctx, client, http.MethodPost, "https://"+address+"/mutate", strings.NewReader(labelled), "Content-Type", "application/json")
+			send(ctx, client, http.MethodPost, "https://"+address+"/mutate", strings.NewReader(labelled), "Content-Type",
+				"application/json")
 		}),
-		"reviews of a namespace that does not exist": each(100, func(ctx context.Context, client *http.Client, _ *tls.Dialer, address string) {
-			send(ctx, client, http.MethodPost, "https://"+address+"/mutate", strings.NewReader(small), "Content-Type", "application/json")
-		}),
-		"wrong methods, kinds and paths": each(20, func(ctx context.Context, client *http.Client, _ *tls.Dialer, address string) {
-			for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodConnect, http.MethodTrace, "BREW"} {
-				send(ctx, client, method, "https://"+address+"/mutate", nil)
-			}
-			for _, path := range []string{"/", "/mutate/..", "/metrics", "/debug/pprof/"} {
-				send(ctx, client, http.MethodPost, "https://"+address+path, strings.NewReader(small), "Content-Type", "application/json")
-			}
-			for _, body := range []string{"", "null", "{}", "[]", `{"apiVersion":"admission.k8s.io/v1beta1","kind":"AdmissionReview"}`, "\x00", review("null"), review(`"x"`), review("[]")} {
-				send(ctx, client, http.MethodPost, "https://"+address+"/mutate", strings.NewReader(body), "Content-Type", "application/json")
-			}
-			send(ctx, client, http.MethodPost, "https://"+address+"/mutate", bytes.NewReader(make([]byte, 1<<20)), "Content-Type", "application/json", "X", strings.Repeat("x", 1<<20))
-		}),
+		"reviews of a namespace that does not exist": each(100,
+			func(ctx context.Context, client *http.Client, _ *tls.Dialer, address string) {
+				send(ctx, client, http.MethodPost, "https://"+address+"/mutate", strings.NewReader(small), "Content-Type",
+					"application/json")
+			}),
+		"wrong methods, kinds and paths": each(20,
+			func(ctx context.Context, client *http.Client, _ *tls.Dialer, address string) {
+				for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodConnect, http.MethodTrace, "BREW"} {
+					send(ctx, client, method, "https://"+address+"/mutate", nil)
+				}
+				for _, path := range []string{"/", "/mutate/..", "/metrics", "/debug/pprof/"} {
+					send(ctx, client, http.MethodPost, "https://"+address+path, strings.NewReader(small), "Content-Type",
+						"application/json")
+				}
+				for _, body := range []string{"", "null", "{}", "[]",
+					`{"apiVersion":"admission.k8s.io/v1beta1","kind":"AdmissionReview"}`, "\x00", review("null"),
+					review(`"x"`), review("[]")} {
+					send(ctx, client, http.MethodPost, "https://"+address+"/mutate", strings.NewReader(body), "Content-Type",
+						"application/json")
+				}
+				send(ctx, client, http.MethodPost, "https://"+address+"/mutate", bytes.NewReader(make([]byte, 1<<20)),
+					"Content-Type", "application/json", "X", strings.Repeat("x", 1<<20))
+			}),
 	}
 }
 
@@ -326,15 +355,18 @@ func TestAbuseHarmsNobody(t *testing.T) {
 			done.Wait()
 			slices.Sort(took)
 			logged := len(evenkeel.Log()) - log
-			t.Logf("%d tries; %d Deployments created in %v (median) and %v (p99), %d of them without defaults; %d KiB of log in %v; memory at most %s", tried.Load(), len(took),
-				took[len(took)/2].Round(time.Millisecond), took[len(took)*99/100].Round(time.Millisecond), bare, logged>>10, *length, peak(group))
+			t.Logf("%d tries; %d Deployments created in %v (median) and %v (p99), %d of them without defaults; %d KiB of log "+
+				"in %v; memory at most %s", tried.Load(), len(took),
+				took[len(took)/2].Round(time.Millisecond), took[len(took)*99/100].Round(time.Millisecond), bare, logged>>10,
+				*length, peak(group))
 			for _, reason := range []string{"overload", "unreadable-body"} {
 				if n, err := evenkeel.Metric(ctx, "evenkeel_admission_rejected_requests_total", `reason="`+reason+`"`); err == nil {
 					t.Logf("%.0f requests were turned away so far: %s", n, reason)
 				}
 			}
 			if now := c.PIDs()["evenkeel"]; now != pid {
-				t.Fatalf("evenkeel ended: process %d is %d now; the end of its log:\n%.2000s", pid, now, evenkeel.Log()[max(0, len(evenkeel.Log())-2000):])
+				t.Fatalf("evenkeel ended: process %d is %d now; the end of its log:\n%.2000s", pid, now,
+					evenkeel.Log()[max(0, len(evenkeel.Log())-2000):])
 			}
 			// 1 MiB a minute, and in a shorter time its share behind the burst that is let through at once.
 			const burst = 64 << 10
@@ -383,10 +415,13 @@ func probe(ctx context.Context, address string) error {
 
 func create(ctx context.Context, c *cluster.Cluster, namespace string) (injected bool, err error) {
 	labels := map[string]string{"app": "web"}
-	d, err := c.Client.AppsV1().Deployments(namespace).Create(ctx, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "web"},
-		Spec: appsv1.DeploymentSpec{Selector: &metav1.LabelSelector{MatchLabels: labels},
-			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels},
-				Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web", Ports: []corev1.ContainerPort{{ContainerPort: 80}}}}}}}},
+	d, err := c.Client.AppsV1().Deployments(namespace).Create(ctx,
+		&appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "web"},
+			Spec: appsv1.DeploymentSpec{Selector: &metav1.LabelSelector{MatchLabels: labels},
+				Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels},
+					Spec: corev1.PodSpec{
+						Containers: []corev1.Container{
+							{Name: "web", Image: "web", Ports: []corev1.ContainerPort{{ContainerPort: 80}}}}}}}},
 		metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 	if err != nil {
 		return false, errors.Join(err)

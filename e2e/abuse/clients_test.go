@@ -82,8 +82,11 @@ plugins:
 		"no certificate":                  {&tls.Certificate{}, false},
 		"one of somebody else, same name": {pair(strange), false},
 	} {
-		transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, //nolint:gosec // it is about the client's side
-			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return client.certificate, nil }}}
+		// Insecure, since it is about the client's side.
+		transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true,
+			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+				return client.certificate, nil
+			}}}
 		response, err := (&http.Client{Transport: transport}).Post("https://"+evenkeel.Address+"/mutate", "application/json",
 			strings.NewReader(review("{}")))
 		if err == nil {

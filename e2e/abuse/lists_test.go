@@ -18,8 +18,9 @@ import (
 	"github.com/evenkeel/evenkeel/e2e/installation"
 )
 
-// TestLargeObjectsOfATenantFitIntoMemory starts evenkeel in 128 MiB beside an API server that doesn't stream lists, as up to 1.33, and that
-// holds 600 ReplicaSets of 250 KB and 80 Deployments of 1 MB in a namespace that isn't opted in.
+// TestLargeObjectsOfATenantFitIntoMemory starts evenkeel in 128 MiB beside an API server that
+// doesn't stream lists, as up to 1.33, and that holds 600 ReplicaSets of 250 KB and 80 Deployments
+// of 1 MB in a namespace that isn't opted in.
 func TestLargeObjectsOfATenantFitIntoMemory(t *testing.T) {
 	ctx := t.Context()
 	if os.Getenv("KUBECONFIG") != "" {
@@ -34,18 +35,22 @@ func TestLargeObjectsOfATenantFitIntoMemory(t *testing.T) {
 		if namespace == "shop" {
 			labels["evenkeel.dev/inject"] = "enabled"
 		}
-		_, err := c.Client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace, Labels: labels}}, metav1.CreateOptions{})
+		_, err := c.Client.CoreV1().Namespaces().Create(ctx,
+			&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace, Labels: labels}}, metav1.CreateOptions{})
 		check.Must(t, err)
 	}
 	labels := map[string]string{"app": "web"}
-	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web"}}}}
+	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web"}}}}
 	none, selector := int32(0), &metav1.LabelSelector{MatchLabels: labels}
 	var group sync.WaitGroup
 	for worker := range 4 {
 		group.Go(func() {
 			for i := worker; i < 600; i += 4 {
-				_, err := c.Client.AppsV1().ReplicaSets("tenant").Create(ctx, &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("large-%d", i),
-					Annotations: map[string]string{"x": strings.Repeat("x", 250_000)}}, Spec: appsv1.ReplicaSetSpec{Replicas: &none, Selector: selector, Template: template}}, metav1.CreateOptions{})
+				_, err := c.Client.AppsV1().ReplicaSets("tenant").Create(ctx,
+					&appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("large-%d", i),
+						Annotations: map[string]string{"x": strings.Repeat("x", 250_000)}},
+						Spec: appsv1.ReplicaSetSpec{Replicas: &none, Selector: selector, Template: template}}, metav1.CreateOptions{})
 				if err != nil {
 					t.Error(err)
 					return
@@ -54,8 +59,9 @@ func TestLargeObjectsOfATenantFitIntoMemory(t *testing.T) {
 			for i := worker; i < 80; i += 4 {
 				large := *template.DeepCopy()
 				large.Spec.Containers[0].Args = []string{strings.Repeat("x", 1_000_000)}
-				_, err := c.Client.AppsV1().Deployments("tenant").Create(ctx, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("large-%d", i)},
-					Spec: appsv1.DeploymentSpec{Replicas: &none, Selector: selector, Template: large}}, metav1.CreateOptions{})
+				_, err := c.Client.AppsV1().Deployments("tenant").Create(ctx,
+					&appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("large-%d", i)},
+						Spec: appsv1.DeploymentSpec{Replicas: &none, Selector: selector, Template: large}}, metav1.CreateOptions{})
 				if err != nil {
 					t.Error(err)
 					return
@@ -73,20 +79,24 @@ func TestLargeObjectsOfATenantFitIntoMemory(t *testing.T) {
 		t.Cleanup(func() { check.Must(t, limited.Remove()) })
 	}
 	begin := time.Now()
-	evenkeel, err := installation.Install(ctx, c, installation.Options{Wrapper: wrapper, Flags: []string{"--scan-interval=1s"}})
+	evenkeel, err := installation.Install(ctx, c,
+		installation.Options{Wrapper: wrapper, Flags: []string{"--scan-interval=1s"}})
 	check.Must(t, err)
 	t.Cleanup(evenkeel.Stop)
 	pid := c.PIDs()["evenkeel"]
 	three := int32(3)
-	_, err = c.Client.AppsV1().Deployments("shop").Create(ctx, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "web"},
-		Spec: appsv1.DeploymentSpec{Replicas: &three, Selector: selector, Template: template}}, metav1.CreateOptions{})
+	_, err = c.Client.AppsV1().Deployments("shop").Create(ctx,
+		&appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "web"},
+			Spec: appsv1.DeploymentSpec{Replicas: &three, Selector: selector, Template: template}}, metav1.CreateOptions{})
 	check.Must(t, err)
 	check.Eventually(t, "a budget, for which the leader has listed everything", func() error {
 		_, err := c.Client.PolicyV1().PodDisruptionBudgets("shop").Get(ctx, "web-evenkeel", metav1.GetOptions{})
 		return err
 	})
-	t.Logf("all lists read %v after the start; memory at most %s", time.Since(begin).Round(time.Millisecond), peak(limited))
+	t.Logf("all lists read %v after the start; memory at most %s",
+		time.Since(begin).Round(time.Millisecond), peak(limited))
 	if now := c.PIDs()["evenkeel"]; now != pid {
-		t.Errorf("evenkeel ended: process %d is %d now; the end of its log:\n%.2000s", pid, now, evenkeel.Log()[max(0, len(evenkeel.Log())-2000):])
+		t.Errorf("evenkeel ended: process %d is %d now; the end of its log:\n%.2000s", pid, now,
+			evenkeel.Log()[max(0, len(evenkeel.Log())-2000):])
 	}
 }

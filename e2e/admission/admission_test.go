@@ -36,14 +36,17 @@ func TestPatchesWorkloadsOfOptedInNamespacesOnly(t *testing.T) {
 			t.Errorf("Deployment lacks %q, want %q", got, namespace.lacks)
 		}
 		spec, labels := bare()
-		s, err := shared.Client.AppsV1().StatefulSets(namespace.name).Create(ctx, &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "db"},
-			Spec: appsv1.StatefulSetSpec{ServiceName: peers, Selector: &metav1.LabelSelector{MatchLabels: labels},
-				Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: spec}}}, metav1.CreateOptions{})
+		s, err := shared.Client.AppsV1().StatefulSets(namespace.name).Create(ctx,
+			&appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "db"},
+				Spec: appsv1.StatefulSetSpec{ServiceName: peers, Selector: &metav1.LabelSelector{MatchLabels: labels},
+					Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: spec}}},
+			metav1.CreateOptions{})
 		check.Must(t, err)
 		if got := missing(s.Spec.Template.ObjectMeta, s.Spec.Template.Spec); got != namespace.lacks {
 			t.Errorf("StatefulSet lacks %q, want %q", got, namespace.lacks)
 		}
-		p, err := shared.Client.CoreV1().Pods(namespace.name).Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "alone", Labels: labels}, Spec: spec}, metav1.CreateOptions{})
+		p, err := shared.Client.CoreV1().Pods(namespace.name).Create(ctx,
+			&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "alone", Labels: labels}, Spec: spec}, metav1.CreateOptions{})
 		check.Must(t, err)
 		if got := missing(p.ObjectMeta, p.Spec); got != namespace.lacks {
 			t.Errorf("Pod lacks %q, want %q", got, namespace.lacks)
@@ -121,9 +124,10 @@ func TestAnOptOutLabelMeansNotEvenCalled(t *testing.T) {
 // TestAnOptOutLabelOnTheWorkloadHoldsForItsPods has the label on the Deployment alone: its pods don't carry it.
 func TestAnOptOutLabelOnTheWorkloadHoldsForItsPods(t *testing.T) {
 	namespace := optedIn(t, nil)
-	_, err := shared.Client.AppsV1().Deployments(namespace).Create(t.Context(), deployment("out", 3, func(d *appsv1.Deployment) {
-		d.Labels = map[string]string{"evenkeel.dev/inject": "disabled"}
-	}), metav1.CreateOptions{})
+	_, err := shared.Client.AppsV1().Deployments(namespace).Create(t.Context(),
+		deployment("out", 3, func(d *appsv1.Deployment) {
+			d.Labels = map[string]string{"evenkeel.dev/inject": "disabled"}
+		}), metav1.CreateOptions{})
 	check.Must(t, err)
 	waitPods(t, namespace, 3)
 	pods, err := shared.Client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{})
@@ -138,7 +142,8 @@ func TestAnOptOutLabelOnTheWorkloadHoldsForItsPods(t *testing.T) {
 func TestPodsOfADoneTemplateAreNotReviewed(t *testing.T) {
 	namespace := optedIn(t, nil)
 	deployments, pods := reviews(t, `kind="Deployment"`), reviews(t, `kind="Pod"`)
-	_, err := shared.Client.AppsV1().Deployments(namespace).Create(t.Context(), deployment("web", 10), metav1.CreateOptions{})
+	_, err := shared.Client.AppsV1().Deployments(namespace).Create(t.Context(), deployment("web", 10),
+		metav1.CreateOptions{})
 	check.Must(t, err)
 	waitPods(t, namespace, 10)
 	if n := reviews(t, `kind="Deployment"`) - deployments; n != 1 {
@@ -165,18 +170,22 @@ func TestAnnotationsOfTheWorkloadWinOverTheNamespaces(t *testing.T) {
 	sleep := func(d *appsv1.Deployment) int64 {
 		return d.Spec.Template.Spec.Containers[0].Lifecycle.PreStop.Sleep.Seconds
 	}
-	d, err := shared.Client.AppsV1().Deployments(namespace).Create(t.Context(), deployment("inherits", 1), metav1.CreateOptions{})
+	d, err := shared.Client.AppsV1().Deployments(namespace).Create(t.Context(), deployment("inherits", 1),
+		metav1.CreateOptions{})
 	check.Must(t, err)
 	if sleep(d) != 5 || d.Spec.Template.Spec.Affinity != nil {
 		t.Errorf("sleep %d s, affinity %v; want the Namespace's 5 s and none", sleep(d), d.Spec.Template.Spec.Affinity)
 	}
-	d, err = shared.Client.AppsV1().Deployments(namespace).Create(t.Context(), deployment("overrides", 1, func(d *appsv1.Deployment) {
-		d.Annotations = map[string]string{"evenkeel.dev/pre-stop-sleep": "7s"}
-		d.Spec.Template.Annotations = map[string]string{"evenkeel.dev/anti-affinity": "required"}
-	}), metav1.CreateOptions{})
+	d, err = shared.Client.AppsV1().Deployments(namespace).Create(t.Context(),
+		deployment("overrides", 1, func(d *appsv1.Deployment) {
+			d.Annotations = map[string]string{"evenkeel.dev/pre-stop-sleep": "7s"}
+			d.Spec.Template.Annotations = map[string]string{"evenkeel.dev/anti-affinity": "required"}
+		}), metav1.CreateOptions{})
 	check.Must(t, err)
-	if sleep(d) != 7 || len(d.Spec.Template.Spec.Affinity.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution) != 1 {
-		t.Errorf("sleep %d s, affinity %v; want the workload's 7 s and a required term", sleep(d), d.Spec.Template.Spec.Affinity)
+	if sleep(d) != 7 ||
+		len(d.Spec.Template.Spec.Affinity.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution) != 1 {
+		t.Errorf("sleep %d s, affinity %v; want the workload's 7 s and a required term", sleep(d),
+			d.Spec.Template.Spec.Affinity)
 	}
 }
 
@@ -186,17 +195,20 @@ func TestBadAnnotationsAreWarnedOfAndAdmitted(t *testing.T) {
 		key, value string
 		want       []string
 	}{
-		"a key with a typo":       {"evenkeel.dev/pre-stop-slep", "5s", []string{"pre-stop-slep", "did you mean evenkeel.dev/pre-stop-sleep?"}},
-		"an unknown key":          {"evenkeel.dev/zzzzzz", "5s", []string{"zzzzzz", "known: anti-affinity"}},
-		"a value that is no enum": {"evenkeel.dev/anti-affinity", "Preferred", []string{"anti-affinity", `"Preferred"`, "preferred, required, off"}},
-		"a broken duration":       {"evenkeel.dev/pre-stop-sleep", "ten", []string{`"ten"`, "whole seconds"}},
-		"a clamped duration":      {"evenkeel.dev/pre-stop-sleep", "1h", []string{`"1h"`, "at most 1m0s"}},
-		"a broken probe":          {"evenkeel.dev/readiness-probe", "http", []string{`"http"`, "http:PORT/PATH"}},
-		"a port nobody declares":  {"evenkeel.dev/readiness-probe", "tcp:http", []string{"readiness-probe", "port", "unknown-port"}},
-		"a broken budget":         {"evenkeel.dev/disruption-budget", "maxUnavailable=0", []string{"disruption-budget"}},
-		"a container not there":   {"evenkeel.dev/containers", "wbe", []string{"evenkeel.dev/containers"}},
-		"a broken topology key":   {"evenkeel.dev/topology-keys", "a b", []string{`"a b"`, "label keys"}},
-		"a label as annotation":   {"evenkeel.dev/inject", "disabled", []string{"inject", "as a label"}},
+		"a key with a typo": {"evenkeel.dev/pre-stop-slep", "5s",
+			[]string{"pre-stop-slep", "did you mean evenkeel.dev/pre-stop-sleep?"}},
+		"an unknown key": {"evenkeel.dev/zzzzzz", "5s", []string{"zzzzzz", "known: anti-affinity"}},
+		"a value that is no enum": {"evenkeel.dev/anti-affinity", "Preferred",
+			[]string{"anti-affinity", `"Preferred"`, "preferred, required, off"}},
+		"a broken duration":  {"evenkeel.dev/pre-stop-sleep", "ten", []string{`"ten"`, "whole seconds"}},
+		"a clamped duration": {"evenkeel.dev/pre-stop-sleep", "1h", []string{`"1h"`, "at most 1m0s"}},
+		"a broken probe":     {"evenkeel.dev/readiness-probe", "http", []string{`"http"`, "http:PORT/PATH"}},
+		"a port nobody declares": {"evenkeel.dev/readiness-probe", "tcp:http",
+			[]string{"readiness-probe", "port", "unknown-port"}},
+		"a broken budget":       {"evenkeel.dev/disruption-budget", "maxUnavailable=0", []string{"disruption-budget"}},
+		"a container not there": {"evenkeel.dev/containers", "wbe", []string{"evenkeel.dev/containers"}},
+		"a broken topology key": {"evenkeel.dev/topology-keys", "a b", []string{`"a b"`, "label keys"}},
+		"a label as annotation": {"evenkeel.dev/inject", "disabled", []string{"inject", "as a label"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bad := map[string]string{c.key: c.value}
@@ -219,9 +231,10 @@ func TestBadAnnotationsAreWarnedOfAndAdmitted(t *testing.T) {
 		key, value string
 		want       []string
 	}{
-		"a value of the opt-out that has no effect": {"evenkeel.dev/inject", "Disabled", []string{`"Disabled"`, "has no effect", "disabled"}},
-		"an annotation as label":                    {"evenkeel.dev/pre-stop-sleep", "5s", []string{"pre-stop-sleep", "as an annotation"}},
-		"an unknown key":                            {"evenkeel.dev/injekt", "disabled", []string{"injekt", "is not known"}},
+		"a value of the opt-out that has no effect": {"evenkeel.dev/inject", "Disabled",
+			[]string{`"Disabled"`, "has no effect", "disabled"}},
+		"an annotation as label": {"evenkeel.dev/pre-stop-sleep", "5s", []string{"pre-stop-sleep", "as an annotation"}},
+		"an unknown key":         {"evenkeel.dev/injekt", "disabled", []string{"injekt", "is not known"}},
 	} {
 		t.Run(name+", as a label", func(t *testing.T) {
 			for place, create := range places(t, namespace) {
@@ -243,7 +256,9 @@ func TestBadAnnotationsAreWarnedOfAndAdmitted(t *testing.T) {
 
 // places are where annotations and labels can stand. Each creates a workload with them there, or in a Namespace with
 // them, without storing it, and returns the metadata of its pods.
-func places(t *testing.T, namespace string) map[string]func(client *warned, annotations, labels map[string]string) metav1.ObjectMeta {
+func places(
+	t *testing.T, namespace string,
+) map[string]func(client *warned, annotations, labels map[string]string) metav1.ObjectMeta {
 	dry := metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
 	create := func(client *warned, namespace string, change func(*appsv1.Deployment)) metav1.ObjectMeta {
 		t.Helper()
@@ -290,8 +305,9 @@ func places(t *testing.T, namespace string) map[string]func(client *warned, anno
 	}
 }
 
-// TestEverySkipCodeThatWarnsIsHeardOf has kubectl's users, through client-go's warning handler, hear of each code that the
-// README marks as a warning; of internal-error in TestABrokenPatchNeverLeaves.
+// TestEverySkipCodeThatWarnsIsHeardOf has kubectl's users, through client-go's warning handler,
+// hear of each code that the README marks as a warning; of internal-error in
+// TestABrokenPatchNeverLeaves.
 func TestEverySkipCodeThatWarnsIsHeardOf(t *testing.T) {
 	namespace := optedIn(t, nil)
 	cases := map[string]func(*appsv1.Deployment){
@@ -301,13 +317,16 @@ func TestEverySkipCodeThatWarnsIsHeardOf(t *testing.T) {
 		"unknown-port": func(d *appsv1.Deployment) {
 			d.Annotations = map[string]string{"evenkeel.dev/readiness-probe": "tcp:nobody"}
 		},
-		"short-grace-period": func(d *appsv1.Deployment) { d.Spec.Template.Spec.TerminationGracePeriodSeconds = ptr[int64](0) },
+		"short-grace-period": func(d *appsv1.Deployment) {
+			d.Spec.Template.Spec.TerminationGracePeriodSeconds = ptr[int64](0)
+		},
 		"selector-too-large": func(d *appsv1.Deployment) {
 			values := []string{"selector-too-large"}
 			for n := range 400 {
 				values = append(values, fmt.Sprintf("a-value-that-is-as-long-as-a-label-may-be-%08d", n))
 			}
-			d.Spec.Selector.MatchExpressions = []metav1.LabelSelectorRequirement{{Key: "app", Operator: metav1.LabelSelectorOpIn, Values: values}}
+			d.Spec.Selector.MatchExpressions = []metav1.LabelSelectorRequirement{
+				{Key: "app", Operator: metav1.LabelSelectorOpIn, Values: values}}
 		},
 		"foreign-record": func(d *appsv1.Deployment) {
 			d.Spec.Template.Annotations = map[string]string{"evenkeel.dev/injected": "everything"}
@@ -317,7 +336,8 @@ func TestEverySkipCodeThatWarnsIsHeardOf(t *testing.T) {
 		},
 		"too-many-parts": func(d *appsv1.Deployment) {
 			for n := range 200 {
-				d.Spec.Template.Spec.Containers = append(d.Spec.Template.Spec.Containers, corev1.Container{Name: fmt.Sprint("c", n), Image: "c"})
+				d.Spec.Template.Spec.Containers = append(d.Spec.Template.Spec.Containers,
+					corev1.Container{Name: fmt.Sprint("c", n), Image: "c"})
 			}
 		},
 		"patch-too-large": func(d *appsv1.Deployment) {
@@ -334,8 +354,8 @@ func TestEverySkipCodeThatWarnsIsHeardOf(t *testing.T) {
 		},
 	}
 	// What the API server refuses or never sends, and what takes minutes to be noticed.
-	unmade := []patches.Skip{patches.SkipInternalError, patches.SkipContainerName, patches.SkipUnreadable, patches.SkipDeadline,
-		"probe-never-succeeds", "reset-again"}
+	unmade := []patches.Skip{patches.SkipInternalError, patches.SkipContainerName, patches.SkipUnreadable,
+		patches.SkipDeadline, "probe-never-succeeds", "reset-again"}
 	for _, reason := range patches.Reasons() {
 		change, ok := cases[string(reason.Code)]
 		if ok != reason.Warn && !slices.Contains(unmade, reason.Code) {
@@ -347,9 +367,11 @@ func TestEverySkipCodeThatWarnsIsHeardOf(t *testing.T) {
 		t.Run(string(reason.Code), func(t *testing.T) {
 			client := newWarned(t)
 			d := deployment(string(reason.Code), 1, change)
-			_, err := client.AppsV1().Deployments(namespace).Create(t.Context(), d, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+			_, err := client.AppsV1().Deployments(namespace).Create(t.Context(), d,
+				metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 			check.Must(t, err)
-			if text := strings.Join(client.warnings(), "\n"); !strings.Contains(text, "("+string(reason.Code)+"): "+reason.Text) {
+			if text := strings.Join(client.warnings(), "\n"); !strings.Contains(text,
+				"("+string(reason.Code)+"): "+reason.Text) {
 				t.Errorf("warnings %q don't say %s", text, reason.Code)
 			}
 		})
@@ -375,7 +397,8 @@ func TestHostileValuesAreAdmittedAndRefused(t *testing.T) {
 		check.Must(t, err)
 		return d
 	}
-	bare, err := client.AppsV1().Deployments(namespace).Create(t.Context(), deployment("web", 1), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	bare, err := client.AppsV1().Deployments(namespace).Create(t.Context(), deployment("web", 1),
+		metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 	check.Must(t, err)
 	for _, value := range values {
 		before := len(client.warnings())
@@ -393,8 +416,10 @@ func TestHostileValuesAreAdmittedAndRefused(t *testing.T) {
 func TestNothingMovesWhenTheSameIsAppliedAgain(t *testing.T) {
 	var manifests []metav1.Object
 	for name, change := range map[string]func(*corev1.PodTemplateSpec){
-		"bare":                      func(*corev1.PodTemplateSpec) {},
-		"with-its-own-grace-period": func(t *corev1.PodTemplateSpec) { t.Spec.TerminationGracePeriodSeconds = ptr[int64](60) },
+		"bare": func(*corev1.PodTemplateSpec) {},
+		"with-its-own-grace-period": func(t *corev1.PodTemplateSpec) {
+			t.Spec.TerminationGracePeriodSeconds = ptr[int64](60)
+		},
 		"with-a-short-grace-period": func(t *corev1.PodTemplateSpec) { t.Spec.TerminationGracePeriodSeconds = ptr[int64](5) },
 		"with-half-an-own-opinion": func(t *corev1.PodTemplateSpec) {
 			t.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{}}
@@ -413,12 +438,14 @@ func TestNothingMovesWhenTheSameIsAppliedAgain(t *testing.T) {
 		// (k8s.io/kubernetes/pkg/registry/apps/deployment/strategy.go).
 		annotations bool
 	}{
-		"apply":                      {first: applies["apply"], again: applies["apply"]},
-		"server-side apply":          {first: applies["server-side apply"], again: applies["server-side apply"]}, // without --force-conflicts
-		"server-side apply by force": {applies["apply"], []string{"apply", "--server-side", "--force-conflicts", "-f", "-"}, true},
-		"replace":                    {applies["apply"], []string{"replace", "-f", "-"}, true},
-		"dry run":                    {first: applies["apply"], again: []string{"apply", "--dry-run=server", "-f", "-"}},
-		"dry run of replace":         {first: applies["apply"], again: []string{"replace", "--dry-run=server", "-f", "-"}},
+		"apply": {first: applies["apply"], again: applies["apply"]},
+		// without --force-conflicts
+		"server-side apply": {first: applies["server-side apply"], again: applies["server-side apply"]},
+		"server-side apply by force": {applies["apply"],
+			[]string{"apply", "--server-side", "--force-conflicts", "-f", "-"}, true},
+		"replace":            {applies["apply"], []string{"replace", "-f", "-"}, true},
+		"dry run":            {first: applies["apply"], again: []string{"apply", "--dry-run=server", "-f", "-"}},
+		"dry run of replace": {first: applies["apply"], again: []string{"replace", "--dry-run=server", "-f", "-"}},
 	} {
 		t.Run(how, func(t *testing.T) {
 			namespace := optedIn(t, nil)
@@ -464,7 +491,8 @@ func TestReinvocationAddsNothing(t *testing.T) {
 	})
 	other.register(t, "zz-other", func(c *admissionregistrationv1.MutatingWebhookConfiguration) {})
 	namespace := optedIn(t, nil)
-	patched, unchanged := reviews(t, `kind="Deployment"`, `outcome="patched"`), reviews(t, `kind="Deployment"`, `outcome="unchanged"`)
+	patched, unchanged := reviews(t, `kind="Deployment"`, `outcome="patched"`),
+		reviews(t, `kind="Deployment"`, `outcome="unchanged"`)
 	d, err := shared.Client.AppsV1().Deployments(namespace).Create(ctx, deployment("web", 0), metav1.CreateOptions{})
 	check.Must(t, err)
 	if d.Annotations["other"] != "webhook" {
@@ -473,13 +501,15 @@ func TestReinvocationAddsNothing(t *testing.T) {
 	if got := missing(d.Spec.Template.ObjectMeta, d.Spec.Template.Spec); got != "" {
 		t.Errorf("lacks %q", got)
 	}
-	if p, u := reviews(t, `kind="Deployment"`, `outcome="patched"`)-patched, reviews(t, `kind="Deployment"`, `outcome="unchanged"`)-unchanged; p != 1 || u != 1 {
+	if p, u := reviews(t, `kind="Deployment"`, `outcome="patched"`)-patched,
+		reviews(t, `kind="Deployment"`, `outcome="unchanged"`)-unchanged; p != 1 || u != 1 {
 		t.Errorf("%v reviews with a patch and %v without, want 1 and, from the reinvocation, 1", p, u)
 	}
 }
 
-// TestReinvocationSeesASidecarOfAnotherWebhook lets another webhook add a container with a port after us: what we added stands, a
-// workload's sidecar gets its own, and the grace period is raised once.
+// TestReinvocationSeesASidecarOfAnotherWebhook lets another webhook add a container with a port
+// after us: what we added stands, a workload's sidecar gets its own, and the grace period is raised
+// once.
 func TestReinvocationSeesASidecarOfAnotherWebhook(t *testing.T) {
 	ours(t) // the API server of another cluster can't reach a webhook of ours
 	const sidecar = `{"name":"sidecar","image":"proxy","ports":[{"containerPort":9000}]}`
@@ -519,7 +549,8 @@ func TestReinvocationSeesASidecarOfAnotherWebhook(t *testing.T) {
 		}
 		if c.Lifecycle == nil || c.Lifecycle.PreStop.Sleep == nil || c.Lifecycle.PreStop.Sleep.Seconds != 10 ||
 			c.ReadinessProbe == nil || c.ReadinessProbe.TCPSocket == nil || c.ReadinessProbe.TCPSocket.Port.IntValue() != 9000 {
-			t.Errorf("%s: the sidecar has hook %v and readiness probe %v, want a sleep of 10 s and its port", name, c.Lifecycle, c.ReadinessProbe)
+			t.Errorf("%s: the sidecar has hook %v and readiness probe %v, want a sleep of 10 s and its port", name, c.Lifecycle,
+				c.ReadinessProbe)
 		}
 	}
 }
@@ -541,17 +572,21 @@ func TestOtherOperationsNeverBreak(t *testing.T) {
 		fail := admissionregistrationv1.Fail
 		everywhere.Webhooks[i].FailurePolicy = &fail // so that a failure is seen
 		everywhere.Webhooks[i].ObjectSelector = nil
-		everywhere.Webhooks[i].Rules = []admissionregistrationv1.RuleWithOperations{{Operations: []admissionregistrationv1.OperationType{"*"},
-			Rule: admissionregistrationv1.Rule{APIGroups: []string{"*"}, APIVersions: []string{"*"}, Resources: []string{"*/*"}}}}
+		everywhere.Webhooks[i].Rules = []admissionregistrationv1.RuleWithOperations{
+			{Operations: []admissionregistrationv1.OperationType{"*"},
+				Rule: admissionregistrationv1.Rule{APIGroups: []string{"*"}, APIVersions: []string{"*"},
+					Resources: []string{"*/*"}}}}
 	}
 	_, err = client.Update(ctx, everywhere, metav1.UpdateOptions{})
 	check.Must(t, err)
 	t.Cleanup(func() { check.Must(t, evenkeel.Register(context.Background())) })
 	check.Eventually(t, "the changed configuration", func() error {
 		before := reviews(t, `operation="other"`)
-		_, err := shared.Client.CoreV1().ConfigMaps(namespace).Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: "c-"}}, metav1.CreateOptions{})
+		_, err := shared.Client.CoreV1().ConfigMaps(namespace).Create(ctx,
+			&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: "c-"}}, metav1.CreateOptions{})
 		check.Must(t, err)
-		check.Must(t, shared.Client.CoreV1().ConfigMaps(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}))
+		check.Must(t,
+			shared.Client.CoreV1().ConfigMaps(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}))
 		if reviews(t, `operation="other"`) == before {
 			return errors.New("not in force yet")
 		}
@@ -563,13 +598,15 @@ func TestOtherOperationsNeverBreak(t *testing.T) {
 	waitPods(t, namespace, 2)
 	kubectl(t, nil, "scale", "deployment/web", "--replicas=3", "-n", namespace)
 	waitPods(t, namespace, 3)
-	_, err = shared.Client.AppsV1().Deployments(namespace).Patch(ctx, d.Name, types.MergePatchType, []byte(`{"status":{"collisionCount":1}}`), metav1.PatchOptions{}, "status")
+	_, err = shared.Client.AppsV1().Deployments(namespace).Patch(ctx, d.Name, types.MergePatchType,
+		[]byte(`{"status":{"collisionCount":1}}`), metav1.PatchOptions{}, "status")
 	check.Must(t, err)
 	before := reviews(t, `operation="other"`)
 	pods, err := shared.Client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
 	check.Must(t, err)
 	// CONNECT: there is no container behind a fake node, but the error must not be ours.
-	err = shared.Client.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(pods.Items[0].Name).SubResource("exec").
+	err = shared.Client.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(pods.Items[0].Name).
+		SubResource("exec").
 		Param("command", "true").Param("stdout", "true").Do(ctx).Error()
 	if err == nil || strings.Contains(err.Error(), "webhook") {
 		t.Errorf("exec: %v, want an error of the kubelet's connection", err)

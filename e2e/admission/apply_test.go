@@ -140,7 +140,8 @@ func TestAManifestWithItsOwnGracePeriodOutlivesEvenkeel(t *testing.T) {
 			optOut(&labels)
 			object.SetLabels(labels)
 		}},
-		"the pod template is opted out": {change: func(_ metav1.Object, template *corev1.PodTemplateSpec) { optOut(&template.Labels) }},
+		"the pod template is opted out": {
+			change: func(_ metav1.Object, template *corev1.PodTemplateSpec) { optOut(&template.Labels) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			// manifests returns each kind with each grace period, which their names say.

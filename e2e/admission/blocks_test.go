@@ -32,7 +32,9 @@ func createBoth(t *testing.T, namespace string) (d *appsv1.Deployment, p *corev1
 // failures are webhooks that fail in every way there is, with the lifetimes of their certificates.
 func failures() map[string]func(*testing.T) *fake {
 	failures := map[string]func(*testing.T) *fake{
-		"when its certificate has expired": func(t *testing.T) *fake { return startHandler(t, -time.Hour, http.NotFoundHandler()) },
+		"when its certificate has expired": func(t *testing.T) *fake {
+			return startHandler(t, -time.Hour, http.NotFoundHandler())
+		},
 		"when its certificate is of another CA": func(t *testing.T) *fake {
 			f := startHandler(t, 24*time.Hour, http.NotFoundHandler())
 			var err error
@@ -42,15 +44,21 @@ func failures() map[string]func(*testing.T) *fake {
 		},
 	}
 	for name, handler := range map[string]http.HandlerFunc{
-		"when its answer is garbage": func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "\x00garbage{") },
-		"when its answer is empty":   func(http.ResponseWriter, *http.Request) {},
-		"when its answer is 500":     func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) },
+		"when its answer is garbage": func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, "\x00garbage{")
+		},
+		"when its answer is empty": func(http.ResponseWriter, *http.Request) {},
+		"when its answer is 500": func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusInternalServerError)
+		},
 		"when its connection breaks": func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
 		"when its answer comes slowly": func(_ http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(io.Discard, r.Body) // or the server would not notice that the caller has gone
 			<-r.Context().Done()
 		},
-		"when its answer is redirected": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) },
+		"when its answer is redirected": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/elsewhere", http.StatusFound)
+		},
 	} {
 		failures[name] = func(t *testing.T) *fake { return startHandler(t, 24*time.Hour, handler) }
 	}
@@ -80,7 +88,8 @@ func TestNeverBlocks(t *testing.T) {
 			}
 		}
 		if w, p := failed("workloads")-workloads, failed("pods")-pods; w < 1 || p < 1 {
-			t.Errorf("the API server went on without %v answers for the Deployment and %v for the Pod, want at least 1 each", w, p)
+			t.Errorf("the API server went on without %v answers for the Deployment and %v for the Pod, want at least 1 each", w,
+				p)
 		}
 		if got := missing(d.Spec.Template.ObjectMeta, d.Spec.Template.Spec); got != lacks {
 			t.Errorf("the Deployment lacks %q, want %q", got, lacks)

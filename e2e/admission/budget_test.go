@@ -17,7 +17,8 @@ func TestServeKeepsBudgets(t *testing.T) {
 		name     string
 		replicas int32
 	}{{"two", 2}, {"one", 1}} {
-		_, err := shared.Client.AppsV1().Deployments(namespace).Create(ctx, deployment(d.name, d.replicas), metav1.CreateOptions{})
+		_, err := shared.Client.AppsV1().Deployments(namespace).Create(ctx, deployment(d.name, d.replicas),
+			metav1.CreateOptions{})
 		check.Must(t, err)
 	}
 	budgets := shared.Client.PolicyV1().PodDisruptionBudgets(namespace)

@@ -171,8 +171,10 @@ func TestTheWebhookAnswersAsInjectDoes(t *testing.T) {
 		ServerName: evenkeel.Host}}}
 	defer client.CloseIdleConnections()
 	for _, object := range workloads(t, admitted) {
-		for _, path := range [][]string{{"spec"}, {"spec", "template", "spec"}} { // 30 is written in a manifest, and the API's default in a review
-			if grace, _, _ := unstructured.NestedInt64(object.Object, append(path, "terminationGracePeriodSeconds")...); grace == 30 {
+		// 30 is written in a manifest, and the API's default in a review
+		for _, path := range [][]string{{"spec"}, {"spec", "template", "spec"}} {
+			if grace, _, _ := unstructured.NestedInt64(object.Object,
+				append(path, "terminationGracePeriodSeconds")...); grace == 30 {
 				unstructured.RemoveNestedField(object.Object, append(path, "terminationGracePeriodSeconds")...)
 			}
 		}

@@ -20,16 +20,18 @@ import (
 	"github.com/evenkeel/evenkeel/e2e/check"
 )
 
-// changes are the ways in which people change a workload on the second day. Each changes the pod template: it takes a new image, but
-// for the patch, which takes the hook away, the restart and the undo.
+// changes are the ways in which people change a workload on the second day. Each changes the pod
+// template: it takes a new image, but for the patch, which takes the hook away, the restart and the
+// undo.
 var changes = map[string]func(t *testing.T, w *dayTwo){
 	"kubectl patch lifecycle null": func(t *testing.T, w *dayTwo) {
 		own := map[string]string(nil)
 		if w.where == "workload" {
 			own = map[string]string{"evenkeel.dev/pre-stop-sleep": w.annotation}
 		}
-		kubectl(t, map[string]any{"metadata": map[string]any{"annotations": own}, "spec": map[string]any{"template": map[string]any{"metadata": map[string]any{"annotations": w.inTemplate()},
-			"spec": map[string]any{"containers": []any{map[string]any{"name": "web", "lifecycle": nil}}}}}},
+		kubectl(t, map[string]any{"metadata": map[string]any{"annotations": own},
+			"spec": map[string]any{"template": map[string]any{"metadata": map[string]any{"annotations": w.inTemplate()},
+				"spec": map[string]any{"containers": []any{map[string]any{"name": "web", "lifecycle": nil}}}}}},
 			"patch", w.kind, w.name, "-n", w.namespace, "--patch-file", "/dev/stdin")
 	},
 	"client-side apply": func(t *testing.T, w *dayTwo) {
@@ -108,7 +110,8 @@ func (w *dayTwo) annotateTemplate(t *testing.T) {
 	kubectl(t, patch, "patch", w.kind, w.name, "-n", w.namespace, "--patch-file", "/dev/stdin")
 }
 
-// merge patches with the three-way merge of two manifests and what is stored, by apimachinery, as Helm 3 and Argo CD's default diff do.
+// merge patches with the three-way merge of two manifests and what is stored, by apimachinery, as
+// Helm 3 and Argo CD's default diff do.
 func (w *dayTwo) merge(t *testing.T, before, after metav1.Object) {
 	t.Helper()
 	var typed any = appsv1.Deployment{}
@@ -126,9 +129,11 @@ func (w *dayTwo) merge(t *testing.T, before, after metav1.Object) {
 	check.Must(t, err)
 	apps := shared.Client.AppsV1()
 	if w.kind == "StatefulSet" {
-		_, err = apps.StatefulSets(w.namespace).Patch(t.Context(), w.name, types.StrategicMergePatchType, patch, metav1.PatchOptions{FieldManager: "helm"})
+		_, err = apps.StatefulSets(w.namespace).Patch(t.Context(), w.name, types.StrategicMergePatchType, patch,
+			metav1.PatchOptions{FieldManager: "helm"})
 	} else {
-		_, err = apps.Deployments(w.namespace).Patch(t.Context(), w.name, types.StrategicMergePatchType, patch, metav1.PatchOptions{FieldManager: "helm"})
+		_, err = apps.Deployments(w.namespace).Patch(t.Context(), w.name, types.StrategicMergePatchType, patch,
+			metav1.PatchOptions{FieldManager: "helm"})
 	}
 	check.Must(t, err)
 }
@@ -145,7 +150,8 @@ func (w *dayTwo) current(t *testing.T) metav1.Object {
 	return d
 }
 
-// settle waits until the controller has made a revision of the template that stands: kubectl rollout undo looks for those.
+// settle waits until the controller has made a revision of the template that stands: kubectl
+// rollout undo looks for those.
 func (w *dayTwo) settle(t *testing.T) {
 	t.Helper()
 	check.Eventually(t, "a revision of "+w.kind+" "+w.name, func() error {
@@ -174,9 +180,10 @@ func (w *dayTwo) outcome(t *testing.T) string {
 	return fmt.Sprintf("%s, grace %d", sleep, *template.Spec.TerminationGracePeriodSeconds)
 }
 
-// TestWhatStandsOnTheSecondDay sets pre-stop-sleep to off and to 20s, at the pod template, the workload, the Namespace and by flag;
-// before the creation, with the change and before the change; and then changes the template in each way. What stands afterwards is the
-// same for all ways but three:
+// TestWhatStandsOnTheSecondDay sets pre-stop-sleep to off and to 20s, at the pod template, the
+// workload, the Namespace and by flag; before the creation, with the change and before the change;
+// and then changes the template in each way. What stands afterwards is the same for all ways but
+// three:
 //
 //	setting | when                       | afterwards
 //	off     | any                        | no sleep, a grace period of 30 s
@@ -217,7 +224,8 @@ func TestWhatStandsOnTheSecondDay(t *testing.T) {
 					var all []*dayTwo
 					for _, kind := range []string{"Deployment", "StatefulSet"} {
 						for i, change := range slices.Sorted(maps.Keys(changes)) {
-							w := &dayTwo{namespace: namespace, kind: kind, name: fmt.Sprintf("web-%d", i), where: where, when: when, change: change}
+							w := &dayTwo{namespace: namespace, kind: kind, name: fmt.Sprintf("web-%d", i), where: where,
+								when: when, change: change}
 							if when == "before" {
 								w.annotation = value
 							}
@@ -264,7 +272,8 @@ func TestWhatStandsOnTheSecondDay(t *testing.T) {
 func waitNamespace(t *testing.T, namespace, value string) {
 	t.Helper()
 	check.Eventually(t, "evenkeel to see the Namespace's annotation", func() error {
-		d, err := shared.Client.AppsV1().Deployments(namespace).Create(t.Context(), deployment("probe", 1), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		d, err := shared.Client.AppsV1().Deployments(namespace).Create(t.Context(), deployment("probe", 1),
+			metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		if err != nil {
 			return err
 		}
@@ -276,15 +285,17 @@ func waitNamespace(t *testing.T, namespace, value string) {
 	})
 }
 
-// TestAnotherWebhookIsLivedWith has another webhook, called before or after ours, change what both see, on CREATE and on UPDATE. The
-// API server takes all of it without evenkeel, and so it does with it.
+// TestAnotherWebhookIsLivedWith has another webhook, called before or after ours, change what both
+// see, on CREATE and on UPDATE. The API server takes all of it without evenkeel, and so it does
+// with it.
 func TestAnotherWebhookIsLivedWith(t *testing.T) {
 	ours(t) // the API server of another cluster can't reach a webhook of ours
 	const spec = "/spec/template/spec"
 	const container = spec + "/containers/0"
 	const grace = `[{"op":"replace","path":"` + spec + `/terminationGracePeriodSeconds","value":5}]`
 	const get, run = `{"path":"/ready","port":8081}`, `{"command":["true"]}`
-	const term = `{"requiredDuringSchedulingIgnoredDuringExecution":[{"topologyKey":"rack","labelSelector":{"matchLabels":{"a":"b"}}}]}`
+	const term = `{"requiredDuringSchedulingIgnoredDuringExecution":[{"topologyKey":"rack",` +
+		`"labelSelector":{"matchLabels":{"a":"b"}}}]}`
 	for _, c := range []struct {
 		// order is the name of the other configuration: the API server calls webhooks in the order of these names.
 		name, order string
@@ -292,24 +303,28 @@ func TestAnotherWebhookIsLivedWith(t *testing.T) {
 		patch, unless, after string
 		want                 string
 	}{
-		{"before ours, a grace period of 5 s", "aa-other", grace, `"terminationGracePeriodSeconds":5,`, "", "sleep 2, grace 5, tcpSocket, 2 terms"},
-		{"before ours, a probe", "aa-other", `[{"op":"add","path":"` + container + `/readinessProbe","value":{"httpGet":` + get + `}}]`,
+		{"before ours, a grace period of 5 s", "aa-other", grace, `"terminationGracePeriodSeconds":5,`, "",
+			"sleep 2, grace 5, tcpSocket, 2 terms"},
+		{"before ours, a probe", "aa-other",
+			`[{"op":"add","path":"` + container + `/readinessProbe","value":{"httpGet":` + get + `}}]`,
 			`"port":8081`, "", "sleep 10, grace 40, httpGet, 2 terms"},
-		{"before ours, a hook", "aa-other", `[{"op":"add","path":"` + container + `/lifecycle","value":{"preStop":{"exec":` + run + `}}}]`,
+		{"before ours, a hook", "aa-other",
+			`[{"op":"add","path":"` + container + `/lifecycle","value":{"preStop":{"exec":` + run + `}}}]`,
 			`"exec":{`, "", "no sleep, grace 30, tcpSocket, 2 terms"},
-		{"before ours, an affinity", "aa-other", `[{"op":"add","path":"` + spec + `/affinity","value":{"podAntiAffinity":` + term + `}}]`,
+		{"before ours, an affinity", "aa-other",
+			`[{"op":"add","path":"` + spec + `/affinity","value":{"podAntiAffinity":` + term + `}}]`,
 			`"topologyKey":"rack"`, "", "sleep 10, grace 40, tcpSocket, 0 terms"},
 		{"after ours, a grace period of 5 s", "zz-other", grace, `"terminationGracePeriodSeconds":5,`, `"readinessProbe"`,
 			"sleep 2, grace 5, tcpSocket, 2 terms"},
 		{"after ours, a handler merged into the probe", "zz-other",
-			`[{"op":"add","path":"` + container + `/readinessProbe/httpGet","value":` + get + `}]`, `"port":8081`, `"readinessProbe"`,
-			"sleep 10, grace 40, httpGet, 2 terms"},
+			`[{"op":"add","path":"` + container + `/readinessProbe/httpGet","value":` + get + `}]`, `"port":8081`,
+			`"readinessProbe"`, "sleep 10, grace 40, httpGet, 2 terms"},
 		{"after ours, a command merged into the hook", "zz-other",
 			`[{"op":"add","path":"` + container + `/lifecycle/preStop/exec","value":` + run + `}]`, `"exec":{`, `"preStop"`,
 			"no sleep, grace 30, tcpSocket, 2 terms"},
 		{"after ours, an affinity in the place of ours", "zz-other",
-			`[{"op":"replace","path":"` + spec + `/affinity/podAntiAffinity","value":` + term + `}]`, `"topologyKey":"rack"`, `"podAntiAffinity"`,
-			"sleep 10, grace 40, tcpSocket, 0 terms"},
+			`[{"op":"replace","path":"` + spec + `/affinity/podAntiAffinity","value":` + term + `}]`, `"topologyKey":"rack"`,
+			`"podAntiAffinity"`, "sleep 10, grace 40, tcpSocket, 0 terms"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			other := startFake(t, func(r review) string {
@@ -321,7 +336,8 @@ func TestAnotherWebhookIsLivedWith(t *testing.T) {
 			namespace := optedIn(t, nil)
 			other.register(t, c.order, func(c *admissionregistrationv1.MutatingWebhookConfiguration) {
 				c.Webhooks = slices.DeleteFunc(c.Webhooks, func(w admissionregistrationv1.MutatingWebhook) bool {
-					return slices.ContainsFunc(w.Rules, func(r admissionregistrationv1.RuleWithOperations) bool { return slices.Contains(r.Resources, "pods") })
+					return slices.ContainsFunc(w.Rules,
+						func(r admissionregistrationv1.RuleWithOperations) bool { return slices.Contains(r.Resources, "pods") })
 				})
 			})
 			for _, kind := range []string{"Deployment", "StatefulSet"} {
@@ -330,7 +346,8 @@ func TestAnotherWebhookIsLivedWith(t *testing.T) {
 					kubectl(t, w.manifest(image), "apply", "-n", namespace, "-f", "-") // fails the test when it is refused
 					_, template := stored(t, namespace, kind, "web")
 					terms := len(template.Spec.Affinity.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
-					got := fmt.Sprintf("%s, %s, %d terms", w.outcome(t), strings.Join(handlers(t, template.Spec.Containers[0].ReadinessProbe), "+"), terms)
+					got := fmt.Sprintf("%s, %s, %d terms", w.outcome(t),
+						strings.Join(handlers(t, template.Spec.Containers[0].ReadinessProbe), "+"), terms)
 					if got != c.want {
 						t.Errorf("%s, step %d: %s, want %s", kind, step, got, c.want)
 					}
@@ -343,8 +360,9 @@ func TestAnotherWebhookIsLivedWith(t *testing.T) {
 	}
 }
 
-// TestAHundredSyncsMoveNothing sends the same manifests a hundred times, as GitOps tools do: by client-side apply, by server-side apply
-// from two managers, and by a three-way strategic merge. Nothing rolls, nobody conflicts, and what git says is what stands.
+// TestAHundredSyncsMoveNothing sends the same manifests a hundred times, as GitOps tools do: by
+// client-side apply, by server-side apply from two managers, and by a three-way strategic merge.
+// Nothing rolls, nobody conflicts, and what git says is what stands.
 func TestAHundredSyncsMoveNothing(t *testing.T) {
 	ctx := t.Context()
 	grace := int64(30)
@@ -397,7 +415,8 @@ func TestAHundredSyncsMoveNothing(t *testing.T) {
 	}
 }
 
-// TestUndoGivesBackWhatRan goes back to a revision from before evenkeel, and to one from which a default was taken back.
+// TestUndoGivesBackWhatRan goes back to a revision from before evenkeel, and to one from which a
+// default was taken back.
 func TestUndoGivesBackWhatRan(t *testing.T) {
 	for _, kind := range []string{"Deployment", "StatefulSet"} {
 		t.Run(kind, func(t *testing.T) {

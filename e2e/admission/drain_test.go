@@ -168,8 +168,10 @@ func startLoad(b *balancer, namespace string, rate int) *load {
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
 		TLSClientConfig:     &tls.Config{InsecureSkipVerify: true}, // three certificates behind one address
 		MaxIdleConnsPerHost: 25, IdleConnTimeout: 90 * time.Second}}
-	body := `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u","operation":"CREATE","namespace":"` + namespace +
-		`","object":{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"app":"a"}},"spec":{"containers":[{"name":"a","ports":[{"containerPort":80}]}]}}}}`
+	body := `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u","operation":"CREATE",` +
+		`"namespace":"` + namespace +
+		`","object":{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"app":"a"}},"spec":{"containers":[{"name":"a",` +
+		`"ports":[{"containerPort":80}]}]}}}}`
 	l.done.Go(func() {
 		defer client.CloseIdleConnections()
 		ticker := time.NewTicker(time.Second / time.Duration(rate))

@@ -39,7 +39,8 @@ type review struct {
 
 // answer returns an AdmissionReview that allows the request with a patch.
 func (r review) answer(patch string) string {
-	return fmt.Sprintf(`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","response":{"uid":%q,"allowed":true,"patchType":"JSONPatch","patch":%q}}`,
+	return fmt.Sprintf(`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","response":{"uid":%q,`+
+		`"allowed":true,"patchType":"JSONPatch","patch":%q}}`,
 		r.uid, base64.StdEncoding.EncodeToString([]byte(patch)))
 }
 

@@ -31,7 +31,8 @@ var shared struct {
 	program  string                     // evenkeel, for its inject command
 }
 
-var apiServer = flag.String("api-server", "", "version of the API server to test with, such as v1.33.13; "+cluster.Version+" if empty")
+var apiServer = flag.String("api-server", "",
+	"version of the API server to test with, such as v1.33.13; "+cluster.Version+" if empty")
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -59,7 +60,8 @@ func run(m *testing.M) int {
 		return fail(err)
 	}
 	if !c.Embedded {
-		fmt.Fprintln(os.Stderr, "KUBECONFIG is set: testing the evenkeel that is installed in that cluster; what needs one of our own is skipped")
+		fmt.Fprintln(os.Stderr,
+			"KUBECONFIG is set: testing the evenkeel that is installed in that cluster; what needs one of our own is skipped")
 		return m.Run()
 	}
 	if _, err := c.AddNodes(ctx, 30, cluster.NodeSpec{}); err != nil {
@@ -71,8 +73,8 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// ours returns the evenkeel that this package runs. On an existing cluster, where it can't be stopped, replaced or asked
-// for its metrics, it skips the test, which TestMain has announced.
+// ours returns the evenkeel that this package runs. On an existing cluster, where it can't be
+// stopped, replaced or asked for its metrics, it skips the test, which TestMain has announced.
 func ours(t *testing.T) *installation.Installation {
 	t.Helper()
 	if shared.evenkeel == nil {
@@ -91,13 +93,16 @@ func plain(t *testing.T) string { return makeNamespace(t, nil, nil) }
 func makeNamespace(t *testing.T, labels, annotations map[string]string) string {
 	t.Helper()
 	namespace, err := shared.Client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{
-		ObjectMeta: metav1.ObjectMeta{GenerateName: "test-", Labels: labels, Annotations: annotations}}, metav1.CreateOptions{})
+		ObjectMeta: metav1.ObjectMeta{GenerateName: "test-", Labels: labels, Annotations: annotations}},
+		metav1.CreateOptions{})
 	check.Must(t, err)
 	t.Cleanup(func() {
-		check.Must(t, shared.Client.CoreV1().Namespaces().Delete(context.Background(), namespace.Name, metav1.DeleteOptions{}))
+		check.Must(t,
+			shared.Client.CoreV1().Namespaces().Delete(context.Background(), namespace.Name, metav1.DeleteOptions{}))
 	})
-	_, err = shared.Client.CoreV1().Services(namespace.Name).Create(t.Context(), &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: peers},
-		Spec: corev1.ServiceSpec{ClusterIP: corev1.ClusterIPNone, PublishNotReadyAddresses: true}}, metav1.CreateOptions{})
+	_, err = shared.Client.CoreV1().Services(namespace.Name).Create(t.Context(),
+		&corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: peers},
+			Spec: corev1.ServiceSpec{ClusterIP: corev1.ClusterIPNone, PublishNotReadyAddresses: true}}, metav1.CreateOptions{})
 	check.Must(t, err)
 	check.Eventually(t, "the namespace's service account", func() error {
 		_, err := shared.Client.CoreV1().ServiceAccounts(namespace.Name).Get(t.Context(), "default", metav1.GetOptions{})
@@ -133,7 +138,8 @@ func statefulSet(name string, replicas int32, change ...func(*appsv1.StatefulSet
 	labels["app"] = name
 	s := &appsv1.StatefulSet{TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "StatefulSet"},
 		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec: appsv1.StatefulSetSpec{ServiceName: peers, Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: maps.Clone(labels)},
+		Spec: appsv1.StatefulSetSpec{ServiceName: peers, Replicas: &replicas,
+			Selector: &metav1.LabelSelector{MatchLabels: maps.Clone(labels)},
 			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: spec}}}
 	for _, f := range change {
 		f(s)
@@ -166,8 +172,8 @@ func stored(t *testing.T, namespace, kind, name string) (metav1.ObjectMeta, core
 
 func ptr[T any](value T) *T { return &value }
 
-// missing returns what a pod or pod template lacks of the three defaults, as one line, and "record" where the record doesn't say
-// exactly which of them stand.
+// missing returns what a pod or pod template lacks of the three defaults, as one line, and "record"
+// where the record doesn't say exactly which of them stand.
 func missing(meta metav1.ObjectMeta, spec corev1.PodSpec) string {
 	var lacks []string
 	grace := int64(40)
@@ -182,10 +188,11 @@ func missing(meta metav1.ObjectMeta, spec corev1.PodSpec) string {
 	}{
 		{"anti-affinity", "anti-affinity=", spec.Affinity != nil && spec.Affinity.PodAntiAffinity != nil &&
 			len(spec.Affinity.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution) == 2},
-		{"pre-stop-sleep", c.Name + "/pre-stop-sleep=sleep:10", c.Lifecycle != nil && c.Lifecycle.PreStop != nil && c.Lifecycle.PreStop.Sleep != nil &&
-			c.Lifecycle.PreStop.Sleep.Seconds == 10 && *spec.TerminationGracePeriodSeconds == grace},
-		{"readiness-probe", c.Name + "/readiness-probe=tcpSocket:", c.ReadinessProbe != nil && c.ReadinessProbe.TCPSocket != nil &&
-			c.ReadinessProbe.TCPSocket.Port.IntValue() == 80},
+		{"pre-stop-sleep", c.Name + "/pre-stop-sleep=sleep:10",
+			c.Lifecycle != nil && c.Lifecycle.PreStop != nil && c.Lifecycle.PreStop.Sleep != nil &&
+				c.Lifecycle.PreStop.Sleep.Seconds == 10 && *spec.TerminationGracePeriodSeconds == grace},
+		{"readiness-probe", c.Name + "/readiness-probe=tcpSocket:",
+			c.ReadinessProbe != nil && c.ReadinessProbe.TCPSocket != nil && c.ReadinessProbe.TCPSocket.Port.IntValue() == 80},
 	} {
 		if !d.stands {
 			lacks = append(lacks, d.name)
@@ -256,8 +263,8 @@ func list[T any](items ...T) map[string]any {
 	return map[string]any{"apiVersion": "v1", "kind": "List", "items": items}
 }
 
-// kubectl runs the command with an object as its input. What another one wrote between the read and the write of kubectl replace
-// is no failure of ours: it is asked again, as the API server advises.
+// kubectl runs the command with an object as its input. What another one wrote between the read and
+// the write of kubectl replace is no failure of ours: it is asked again, as the API server advises.
 func kubectl(t *testing.T, stdin any, args ...string) string {
 	t.Helper()
 	input, err := json.Marshal(stdin)

@@ -35,7 +35,8 @@ func TestNodeLossReachesThePods(t *testing.T) {
 	gpu := []corev1.Toleration{{Key: "dedicated", Operator: corev1.TolerationOpExists}}
 	own := deployment("own", 1, func(d *appsv1.Deployment) { d.Spec.Template.Spec.Tolerations = gpu })
 	plain := deployment("plain", 1)
-	asking := statefulSet("asking", 1, func(s *appsv1.StatefulSet) { s.Annotations = map[string]string{"evenkeel.dev/node-loss": "1m"} })
+	asking := statefulSet("asking", 1,
+		func(s *appsv1.StatefulSet) { s.Annotations = map[string]string{"evenkeel.dev/node-loss": "1m"} })
 	for name, test := range map[string]struct {
 		object           metav1.Object
 		kind, want, then string
@@ -70,7 +71,10 @@ func TestNodeLossReachesThePods(t *testing.T) {
 			if _, after := stored(t, namespace, test.kind, name); cmp.Diff(before, after) != "" {
 				t.Errorf("the manifest sent again changes the template (-before +after):\n%s", cmp.Diff(before, after))
 			}
-			kubectl(t, map[string]any{"metadata": map[string]any{"annotations": map[string]any{"evenkeel.dev/node-loss": map[bool]any{true: "1m", false: "off"}[name == "asking"]}}},
+			kubectl(t, map[string]any{
+				"metadata": map[string]any{
+					"annotations": map[string]any{
+						"evenkeel.dev/node-loss": map[bool]any{true: "1m", false: "off"}[name == "asking"]}}},
 				"patch", test.kind, name, "-n", namespace, "--patch-file", "/dev/stdin")
 			kubectl(t, nil, "rollout", "restart", test.kind+"/"+name, "-n", namespace)
 			pod(t, test.then)

@@ -18,8 +18,9 @@ import (
 	"github.com/evenkeel/evenkeel/e2e/check"
 )
 
-// TestNeverRestarts follows 200 Deployments and 50 StatefulSets that were there before evenkeel, half of them with a grace
-// period of their own, through everything that may happen to evenkeel, and to them but for their template.
+// TestNeverRestarts follows 200 Deployments and 50 StatefulSets that were there before evenkeel,
+// half of them with a grace period of their own, through everything that may happen to evenkeel,
+// and to them but for their template.
 func TestNeverRestarts(t *testing.T) {
 	ctx := t.Context()
 	evenkeel := ours(t)
@@ -127,14 +128,16 @@ func TestNeverRestarts(t *testing.T) {
 			check.Must(t, err)
 			for _, d := range all.Items {
 				if d.Status.ObservedGeneration < d.Generation {
-					return fmt.Errorf("deployment %s has generation %d, observed %d", d.Name, d.Generation, d.Status.ObservedGeneration)
+					return fmt.Errorf("deployment %s has generation %d, observed %d", d.Name, d.Generation,
+						d.Status.ObservedGeneration)
 				}
 			}
 			allSets, err := sets.List(ctx, metav1.ListOptions{})
 			check.Must(t, err)
 			for _, s := range allSets.Items {
 				if s.Status.ObservedGeneration < s.Generation {
-					return fmt.Errorf("stateful set %s has generation %d, observed %d", s.Name, s.Generation, s.Status.ObservedGeneration)
+					return fmt.Errorf("stateful set %s has generation %d, observed %d", s.Name, s.Generation,
+						s.Status.ObservedGeneration)
 				}
 			}
 			replicaSets, err := shared.Client.AppsV1().ReplicaSets(namespace).List(ctx, metav1.ListOptions{})
@@ -183,8 +186,10 @@ func TestNeverRestarts(t *testing.T) {
 	for _, settings := range []struct{ flags, workload, namespace []string }{
 		{[]string{"--pre-stop-sleep=20s", "--topology-keys=topology.kubernetes.io/zone", "--readiness-probe=off"}, nil,
 			[]string{"evenkeel.dev/pre-stop-sleep=3s", "evenkeel.dev/grace-period=raise"}},
-		{[]string{"--anti-affinity=off"}, []string{"evenkeel.dev/anti-affinity=required", "evenkeel.dev/grace-period=raise"}, nil},
-		{[]string{"--grace-period=raise"}, []string{"evenkeel.dev/readiness-probe=off"}, []string{"evenkeel.dev/pre-stop-sleep=off"}},
+		{[]string{"--anti-affinity=off"},
+			[]string{"evenkeel.dev/anti-affinity=required", "evenkeel.dev/grace-period=raise"}, nil},
+		{[]string{"--grace-period=raise"}, []string{"evenkeel.dev/readiness-probe=off"},
+			[]string{"evenkeel.dev/pre-stop-sleep=off"}},
 	} {
 		evenkeel.Stop()
 		check.Must(t, evenkeel.Start(ctx, settings.flags...))

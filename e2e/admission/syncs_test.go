@@ -32,8 +32,9 @@ type synced struct {
 	first    *unstructured.Unstructured // the manifest
 }
 
-// merge sends the three-way strategic merge of what was sent before, what is sent and what stands, which kubectl apply, Helm 3 and Argo
-// CD's default diff build on. note keeps the manifest as kubectl does. It returns what the merge would change.
+// merge sends the three-way strategic merge of what was sent before, what is sent and what stands,
+// which kubectl apply, Helm 3 and Argo CD's default diff build on. note keeps the manifest as
+// kubectl does. It returns what the merge would change.
 func (s *synced) merge(t *testing.T, before []byte, note bool) (patch []byte, err error) {
 	sent := s.manifest
 	if note {
@@ -57,7 +58,8 @@ func (s *synced) merge(t *testing.T, before []byte, note bool) (patch []byte, er
 	if patch, err = strategicpatch.CreateThreeWayMergePatch(before, sent, current, meta, true); err != nil {
 		return nil, err
 	}
-	_, err = s.resource.Patch(t.Context(), name, types.StrategicMergePatchType, patch, metav1.PatchOptions{FieldManager: "sync"})
+	_, err = s.resource.Patch(t.Context(), name, types.StrategicMergePatchType, patch,
+		metav1.PatchOptions{FieldManager: "sync"})
 	return patch, err
 }
 
@@ -75,12 +77,14 @@ func (s *synced) noted() *unstructured.Unstructured {
 
 // apply is a server-side apply that doesn't force: a conflict is an error.
 func (s *synced) apply(t *testing.T, manager string) (*unstructured.Unstructured, error) {
-	return s.resource.Patch(t.Context(), s.first.GetName(), types.ApplyPatchType, s.manifest, metav1.PatchOptions{FieldManager: manager})
+	return s.resource.Patch(t.Context(), s.first.GetName(), types.ApplyPatchType, s.manifest,
+		metav1.PatchOptions{FieldManager: manager})
 }
 
-// TestTheCorpusSyncsForEver sends each Deployment and StatefulSet of the corpus again (-syncs times; 100 before a release), as client-side
-// apply does, by server-side apply from two managers, and by a three-way merge. Nothing moves: no new generation, so no new ReplicaSet;
-// no difference between what is sent and what stands; no conflict.
+// TestTheCorpusSyncsForEver sends each Deployment and StatefulSet of the corpus again (-syncs
+// times; 100 before a release), as client-side apply does, by server-side apply from two managers,
+// and by a three-way merge. Nothing moves: no new generation, so no new ReplicaSet; no difference
+// between what is sent and what stands; no conflict.
 func TestTheCorpusSyncsForEver(t *testing.T) {
 	client, err := dynamic.NewForConfig(shared.RESTConfig())
 	check.Must(t, err)
@@ -100,7 +104,8 @@ func TestTheCorpusSyncsForEver(t *testing.T) {
 		if _, err := dryRun(t, object.Unstructured, bare); err != nil {
 			continue // not valid without us, which TestEveryWorkloadOfTheCorpusIsAccepted says
 		}
-		_, err := syncForEver(t, client.Resource(admitted[object.GetKind()]).Namespace(bare), renamed(object, bare, i), "server-side apply", 1)
+		_, err := syncForEver(t, client.Resource(admitted[object.GetKind()]).Namespace(bare), renamed(object, bare, i),
+			"server-side apply", 1)
 		if err != nil {
 			t.Logf("%s moves or conflicts without us: %v", object, err)
 			continue
@@ -142,7 +147,9 @@ func renamed(object corpus.Object, namespace string, i int) *unstructured.Unstru
 }
 
 // syncForEver reports whether anything of ours stands in the workload, and what moved.
-func syncForEver(t *testing.T, resource dynamic.ResourceInterface, o *unstructured.Unstructured, way string, n int) (bool, error) {
+func syncForEver(
+	t *testing.T, resource dynamic.ResourceInterface, o *unstructured.Unstructured, way string, n int,
+) (bool, error) {
 	s := &synced{resource: resource, typed: appsv1.Deployment{}, first: o}
 	if o.GetKind() == "StatefulSet" {
 		s.typed = appsv1.StatefulSet{}
@@ -198,9 +205,11 @@ func syncForEver(t *testing.T, resource dynamic.ResourceInterface, o *unstructur
 	return record != "", nil
 }
 
-// onlyDefaulted reports whether a merge differs in nothing but what the API server drops or writes in another way, such as a CPU of
-// 1000m, so that it changes nothing. The generation says whether it did.
+// onlyDefaulted reports whether a merge differs in nothing but what the API server drops or writes
+// in another way, such as a CPU of 1000m, so that it changes nothing. The generation says whether
+// it did.
 func onlyDefaulted(patch []byte) bool {
-	return !slices.ContainsFunc([]string{"podAntiAffinity", "preStop", "readinessProbe", "terminationGracePeriodSeconds", "evenkeel.dev"},
+	return !slices.ContainsFunc(
+		[]string{"podAntiAffinity", "preStop", "readinessProbe", "terminationGracePeriodSeconds", "evenkeel.dev"},
 		func(ours string) bool { return bytes.Contains(patch, []byte(ours)) })
 }

@@ -29,7 +29,8 @@ func as(t *testing.T, user string) string {
 	return file
 }
 
-// TestTenantsSeeTheirNamespaceAndAreToldWhatTheyMayNotSee has Kubernetes' own role view, in one namespace, and nothing else.
+// TestTenantsSeeTheirNamespaceAndAreToldWhatTheyMayNotSee has Kubernetes' own role view, in one
+// namespace, and nothing else.
 func TestTenantsSeeTheirNamespaceAndAreToldWhatTheyMayNotSee(t *testing.T) {
 	ns := namespace(t, optedIn)
 	create(t, ns, deployment("web", 2))
@@ -39,9 +40,11 @@ func TestTenantsSeeTheirNamespaceAndAreToldWhatTheyMayNotSee(t *testing.T) {
 		}
 		return nil
 	})
-	_, err := shared.Client.RbacV1().RoleBindings(ns).Create(t.Context(), &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "tenants"},
-		RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "view"},
-		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "tenant"}}}, metav1.CreateOptions{})
+	_, err := shared.Client.RbacV1().RoleBindings(ns).Create(t.Context(),
+		&rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "tenants"},
+			RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "view"},
+			Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "tenant"}}},
+		metav1.CreateOptions{})
 	check.Must(t, err)
 	tenant := "--kubeconfig=" + as(t, "tenant")
 
@@ -69,11 +72,13 @@ func TestTenantsSeeTheirNamespaceAndAreToldWhatTheyMayNotSee(t *testing.T) {
 	for i := range r.Workloads[0].Defaults { // a tenant may not read evenkeel's flags, and is told so
 		r.Workloads[0].Defaults[i].Source, all.Workloads[0].Defaults[i].Source = "", ""
 	}
-	if seen, is := r.Workloads[0], all.Workloads[0]; !seen.OptedIn || seen.Ready != is.Ready || fmt.Sprint(seen.Defaults) != fmt.Sprint(is.Defaults) {
+	if seen, is := r.Workloads[0],
+		all.Workloads[0]; !seen.OptedIn || seen.Ready != is.Ready || fmt.Sprint(seen.Defaults) != fmt.Sprint(is.Defaults) {
 		t.Errorf("the tenant sees %+v, and it is %+v", seen, is)
 	}
 
-	if stdout, stderr, code := evenkeel(t, "explain", "-n", ns, "deploy/web", tenant); code != 0 || !strings.Contains(stdout, "anti-affinity") {
+	if stdout, stderr, code := evenkeel(t, "explain", "-n", ns, "deploy/web", tenant); code != 0 ||
+		!strings.Contains(stdout, "anti-affinity") {
 		t.Errorf("explain: exit code %d: %s%s", code, stdout, stderr)
 	}
 	for name, c := range map[string]struct {
@@ -81,7 +86,8 @@ func TestTenantsSeeTheirNamespaceAndAreToldWhatTheyMayNotSee(t *testing.T) {
 		want string
 	}{
 		"everything": {[]string{"audit", "-A", tenant}, "name a namespace that you may read with -n"},
-		"a stranger": {[]string{"audit", "-n", ns, "--kubeconfig=" + as(t, "stranger")}, "it needs get, list on workloads and pods"},
+		"a stranger": {[]string{"audit", "-n", ns, "--kubeconfig=" + as(t, "stranger")},
+			"it needs get, list on workloads and pods"},
 	} {
 		if stdout, stderr, code := evenkeel(t, c.args...); code != 2 || stdout != "" || !strings.Contains(stderr, c.want) {
 			t.Errorf("%s: exit code %d, %q, %q; want 2, nothing, and an error that says %q", name, code, stdout, stderr, c.want)

@@ -31,8 +31,9 @@ func TestWhatIsLostIsWhatAuditSaid(t *testing.T) {
 		return func(d *appsv1.Deployment) { d.Spec.Template.Spec.NodeSelector = map[string]string{key: value} }
 	}
 	packed := func(d *appsv1.Deployment) { // replicas attract one another, as a cluster with one fresh node does
-		d.Spec.Template.Spec.Affinity = &corev1.Affinity{PodAffinity: &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{
-			{TopologyKey: corev1.LabelHostname, LabelSelector: d.Spec.Selector}}}}
+		d.Spec.Template.Spec.Affinity = &corev1.Affinity{
+			PodAffinity: &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{
+				{TopologyKey: corev1.LabelHostname, LabelSelector: d.Spec.Selector}}}}
 	}
 	total := 0
 	add := func(d *appsv1.Deployment) {

@@ -17,9 +17,9 @@ import (
 	"github.com/evenkeel/evenkeel/e2e/check"
 )
 
-// TestWhatWasMissedIsFound creates workloads while evenkeel is away, under failurePolicy Ignore. Within 30 s of its return
-// the gauge counts them all, each has an Event, and audit names them; none of them is touched; and when they have been
-// restarted, nothing is left.
+// TestWhatWasMissedIsFound creates workloads while evenkeel is away, under failurePolicy Ignore.
+// Within 30 s of its return the gauge counts them all, each has an Event, and audit names them;
+// none of them is touched; and when they have been restarted, nothing is left.
 func TestWhatWasMissedIsFound(t *testing.T) {
 	ns := namespace(t, optedIn)
 	ctx := t.Context()
@@ -33,24 +33,33 @@ func TestWhatWasMissedIsFound(t *testing.T) {
 	}
 	labels := map[string]string{"app": "set"}
 	template := deployment("set", 2).Spec.Template
-	_, err := shared.Client.AppsV1().StatefulSets(ns).Create(ctx, &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "set"}, Spec: appsv1.StatefulSetSpec{
-		PodManagementPolicy: appsv1.ParallelPodManagement, Replicas: new(int32), Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template}}, metav1.CreateOptions{})
+	_, err := shared.Client.AppsV1().StatefulSets(ns).Create(ctx,
+		&appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "set"}, Spec: appsv1.StatefulSetSpec{
+			PodManagementPolicy: appsv1.ParallelPodManagement, Replicas: new(int32),
+			Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template}}, metav1.CreateOptions{})
 	check.Must(t, err)
 	for i := range bare {
-		_, err := shared.Client.CoreV1().Pods(ns).Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("bare%d", i), Labels: labels}, Spec: template.Spec}, metav1.CreateOptions{})
+		_, err := shared.Client.CoreV1().Pods(ns).Create(ctx,
+			&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("bare%d", i), Labels: labels}, Spec: template.Spec},
+			metav1.CreateOptions{})
 		check.Must(t, err)
 	}
 	// What must not be found: opted out, of a Job, and complete.
-	create(t, ns, deployment("out", 1, func(d *appsv1.Deployment) { d.Labels = map[string]string{"evenkeel.dev/inject": "disabled"} }))
+	create(t, ns,
+		deployment("out", 1, func(d *appsv1.Deployment) { d.Labels = map[string]string{"evenkeel.dev/inject": "disabled"} }))
 	job := template.DeepCopy()
 	job.Spec.RestartPolicy = corev1.RestartPolicyNever
-	_, err = shared.Client.BatchV1().Jobs(ns).Create(ctx, &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: "job"}, Spec: batchv1.JobSpec{Template: *job}}, metav1.CreateOptions{})
+	_, err = shared.Client.BatchV1().Jobs(ns).Create(ctx,
+		&batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: "job"}, Spec: batchv1.JobSpec{Template: *job}},
+		metav1.CreateOptions{})
 	check.Must(t, err)
 	create(t, ns, deployment("own", 1, func(d *appsv1.Deployment) {
 		spec := &d.Spec.Template.Spec
 		spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{}}
-		spec.Containers[0].Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 3}}}
-		spec.Containers[0].ReadinessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{}}}
+		spec.Containers[0].Lifecycle = &corev1.Lifecycle{
+			PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 3}}}
+		spec.Containers[0].ReadinessProbe = &corev1.Probe{
+			ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{}}}
 		spec.Containers[0].ReadinessProbe.TCPSocket.Port.IntVal = 80
 	}))
 	check.Eventually(t, "pods", func() error {
@@ -76,7 +85,8 @@ func TestWhatWasMissedIsFound(t *testing.T) {
 				if name == "readiness-probe" { // none is guessed for peers, nor for pods whose siblings have none
 					want = map[string]int{"Deployment": deployments, "Pod": bare}[kind]
 				}
-				n, err := shared.evenkeel.Metric(ctx, "evenkeel_missed_injections", `default="`+name+`"`, `kind="`+kind+`"`, `reason="no-record"`)
+				n, err := shared.evenkeel.Metric(ctx, "evenkeel_missed_injections", `default="`+name+`"`, `kind="`+kind+`"`,
+					`reason="no-record"`)
 				if err != nil || int(n) != want {
 					return fmt.Errorf("%v of %d: %s of kind %s (%w)", n, want, name, kind, err)
 				}
@@ -125,12 +135,14 @@ func TestWhatWasMissedIsFound(t *testing.T) {
 			continue
 		}
 		_, err := shared.Client.AppsV1().Deployments(ns).Patch(ctx, d.Name, types.MergePatchType,
-			[]byte(`{"spec":{"template":{"metadata":{"annotations":{"kubectl.kubernetes.io/restartedAt":"now"}}}}}`), metav1.PatchOptions{})
+			[]byte(`{"spec":{"template":{"metadata":{"annotations":{"kubectl.kubernetes.io/restartedAt":"now"}}}}}`),
+			metav1.PatchOptions{})
 		check.Must(t, err)
 	}
 	check.Must(t, shared.Client.AppsV1().StatefulSets(ns).Delete(ctx, "set", metav1.DeleteOptions{}))
 	for i := range bare {
-		check.Must(t, shared.Client.CoreV1().Pods(ns).Delete(context.Background(), fmt.Sprintf("bare%d", i), metav1.DeleteOptions{}))
+		check.Must(t,
+			shared.Client.CoreV1().Pods(ns).Delete(context.Background(), fmt.Sprintf("bare%d", i), metav1.DeleteOptions{}))
 	}
 	check.Eventually(t, "a gauge of zero", func() error {
 		n, err := shared.evenkeel.Metric(ctx, "evenkeel_missed_injections")
@@ -141,16 +153,18 @@ func TestWhatWasMissedIsFound(t *testing.T) {
 	})
 }
 
-// TestAForgedLabelHidesNoPod writes the label of a template that was done on bare pods: the webhook is called all the same, and the scan
-// finds what was made while evenkeel was away. A pod that was injected has the label too, and is not found.
+// TestAForgedLabelHidesNoPod writes the label of a template that was done on bare pods: the webhook
+// is called all the same, and the scan finds what was made while evenkeel was away. A pod that was
+// injected has the label too, and is not found.
 func TestAForgedLabelHidesNoPod(t *testing.T) {
 	ns := namespace(t, optedIn)
 	ctx := t.Context()
 	pod := func(name string, labels map[string]string) *corev1.Pod {
 		t.Helper()
 		labels["app"] = "bare"
-		stored, err := shared.Client.CoreV1().Pods(ns).Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels},
-			Spec: deployment("bare", 1).Spec.Template.Spec}, metav1.CreateOptions{})
+		stored, err := shared.Client.CoreV1().Pods(ns).Create(ctx,
+			&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels},
+				Spec: deployment("bare", 1).Spec.Template.Spec}, metav1.CreateOptions{})
 		check.Must(t, err)
 		return stored
 	}

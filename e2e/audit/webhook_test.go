@@ -57,7 +57,8 @@ func TestAuditSaysWhatTheWebhookThenDoes(t *testing.T) {
 	}
 	var budgets []string // that audit says are missing, which the controller makes as soon as the namespace is opted in
 	for _, w := range audit(t, "-n", ns).Workloads {
-		if slices.ContainsFunc(w.Defaults, func(d report.Default) bool { return d.Default == "disruption-budget" && d.State == report.StateMissing }) {
+		if slices.ContainsFunc(w.Defaults,
+			func(d report.Default) bool { return d.Default == "disruption-budget" && d.State == report.StateMissing }) {
 			budgets = append(budgets, w.Kind+"/"+w.Name)
 		}
 	}

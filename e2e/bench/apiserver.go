@@ -84,8 +84,9 @@ type used struct {
 func startServers(ctx context.Context, log io.Writer, webhooks []*contestant) (_ *servers, err error) {
 	control, err := cluster.Start(ctx, cluster.Config{Log: log, Components: []string{cluster.ControllerManager},
 		Flags: map[string][]string{
-			cluster.ControllerManager: {"--controllers=serviceaccount-controller,root-ca-certificate-publisher-controller,deployment-controller,replicaset-controller"},
-			cluster.APIServer:         {"--delete-collection-workers=4"}}})
+			cluster.ControllerManager: {"--controllers=serviceaccount-controller,root-ca-certificate-publisher-controller," +
+				"deployment-controller,replicaset-controller"},
+			cluster.APIServer: {"--delete-collection-workers=4"}}})
 	if err != nil {
 		return nil, err
 	}

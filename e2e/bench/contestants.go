@@ -96,7 +96,9 @@ func referencePatch() ([]byte, error) {
 		return nil, err
 	}
 	_, object := reference.review()
-	result := injector.Review(patches.Request{Operation: patches.Create, Object: object, Cluster: patches.Cluster{APIServer: patches.Version{Major: 1, Minor: 36}}})
+	result := injector.Review(
+		patches.Request{Operation: patches.Create, Object: object,
+			Cluster: patches.Cluster{APIServer: patches.Version{Major: 1, Minor: 36}}})
 	return result.Patch, result.Err
 }
 
@@ -138,9 +140,10 @@ func kubewebhookHandler(kind string) (http.Handler, error) {
 		return nil, err
 	}
 	w, err := mutating.NewWebhook(mutating.WebhookConfig{ID: "stock", Obj: object,
-		Mutator: mutating.MutatorFunc(func(_ context.Context, _ *model.AdmissionReview, object metav1.Object) (*mutating.MutatorResult, error) {
-			return &mutating.MutatorResult{MutatedObject: object}, addDefaults(object)
-		})})
+		Mutator: mutating.MutatorFunc(
+			func(_ context.Context, _ *model.AdmissionReview, object metav1.Object) (*mutating.MutatorResult, error) {
+				return &mutating.MutatorResult{MutatedObject: object}, addDefaults(object)
+			})})
 	if err != nil {
 		return nil, err
 	}
@@ -213,8 +216,9 @@ func addToPod(meta *metav1.ObjectMeta, spec *corev1.PodSpec, selector *metav1.La
 			return corev1.WeightedPodAffinityTerm{Weight: weight, PodAffinityTerm: corev1.PodAffinityTerm{
 				LabelSelector: selector, TopologyKey: key, MatchLabelKeys: matchLabelKeys}}
 		}
-		spec.Affinity.PodAntiAffinity = &corev1.PodAntiAffinity{PreferredDuringSchedulingIgnoredDuringExecution: []corev1.WeightedPodAffinityTerm{
-			term(100, corev1.LabelHostname), term(50, corev1.LabelTopologyZone)}}
+		spec.Affinity.PodAntiAffinity = &corev1.PodAntiAffinity{
+			PreferredDuringSchedulingIgnoredDuringExecution: []corev1.WeightedPodAffinityTerm{
+				term(100, corev1.LabelHostname), term(50, corev1.LabelTopologyZone)}}
 		added = append(added, "anti-affinity")
 	}
 	slept, probed := false, false
@@ -232,7 +236,8 @@ func addToPod(meta *metav1.ObjectMeta, spec *corev1.PodSpec, selector *metav1.La
 		}
 		if c.ReadinessProbe == nil {
 			c.ReadinessProbe = &corev1.Probe{PeriodSeconds: 5, TimeoutSeconds: 2, FailureThreshold: 3,
-				ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(c.Ports[0].ContainerPort)}}}
+				ProbeHandler: corev1.ProbeHandler{
+					TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(c.Ports[0].ContainerPort)}}}
 			if c.LivenessProbe != nil {
 				c.ReadinessProbe.ProbeHandler = c.LivenessProbe.ProbeHandler
 			}

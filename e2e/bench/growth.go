@@ -42,7 +42,8 @@ type grown struct {
 func measureGrowth(ctx context.Context, log io.Writer, sizes []int) (_ []grown, err error) {
 	// Of the controllers only the one that budgets wait for, without its limit of 20 a second: what is measured is memory,
 	// and how long all budgets take under the limit is known without measuring.
-	flags := append(cluster.FastControllers(), "--controllers=disruption-controller,serviceaccount-controller,root-ca-certificate-publisher-controller")
+	flags := append(cluster.FastControllers(),
+		"--controllers=disruption-controller,serviceaccount-controller,root-ca-certificate-publisher-controller")
 	control, err := cluster.Start(ctx, cluster.Config{Log: log, Components: []string{cluster.ControllerManager},
 		Flags: map[string][]string{cluster.ControllerManager: flags}})
 	if err != nil {
@@ -54,15 +55,18 @@ func measureGrowth(ctx context.Context, log io.Writer, sizes []int) (_ []grown, 
 		return nil, err
 	}
 	for i := range nodes {
-		_, err := control.Client.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("node-", i)},
-			Status: corev1.NodeStatus{NodeInfo: corev1.NodeSystemInfo{KubeletVersion: cluster.Version}}}, metav1.CreateOptions{})
+		_, err := control.Client.CoreV1().Nodes().Create(ctx,
+			&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("node-", i)},
+				Status: corev1.NodeStatus{NodeInfo: corev1.NodeSystemInfo{KubeletVersion: cluster.Version}}},
+			metav1.CreateOptions{})
 		if err != nil {
 			return nil, fmt.Errorf("create node: %w", err)
 		}
 	}
 	for i := range namespaces {
-		_, err := control.Client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: shop(i),
-			Labels: map[string]string{"evenkeel.dev/inject": "enabled"}}}, metav1.CreateOptions{})
+		_, err := control.Client.CoreV1().Namespaces().Create(ctx,
+			&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: shop(i),
+				Labels: map[string]string{"evenkeel.dev/inject": "enabled"}}}, metav1.CreateOptions{})
 		if err != nil {
 			return nil, fmt.Errorf("create namespace: %w", err)
 		}
@@ -80,7 +84,8 @@ func measureGrowth(ctx context.Context, log io.Writer, sizes []int) (_ []grown, 
 		for ; there < size; there++ {
 			name, namespace := fmt.Sprint("web-", there), shop(there)
 			group.Go(func() error {
-				_, err := control.Client.AppsV1().Deployments(namespace).Create(groupContext, middling(name), metav1.CreateOptions{})
+				_, err := control.Client.AppsV1().Deployments(namespace).Create(groupContext, middling(name),
+					metav1.CreateOptions{})
 				return err
 			})
 		}
@@ -99,7 +104,9 @@ func measureGrowth(ctx context.Context, log io.Writer, sizes []int) (_ []grown, 
 func shop(i int) string { return fmt.Sprint("shop-", i%namespaces) }
 
 // growTo measures one evenkeel from its start.
-func growTo(ctx context.Context, control *cluster.Cluster, program string, deployments int, flags ...string) (g grown, err error) {
+func growTo(
+	ctx context.Context, control *cluster.Cluster, program string, deployments int, flags ...string,
+) (g grown, err error) {
 	g.deployments = deployments
 	group, err := cgroup.New(memoryLimit)
 	if err != nil {
@@ -107,7 +114,8 @@ func growTo(ctx context.Context, control *cluster.Cluster, program string, deplo
 	}
 	defer func() { err = errors.Join(err, group.Remove()) }()
 	name := fmt.Sprintf("evenkeel-%d-%d", deployments, len(flags))
-	evenkeel, err := installation.Prepare(ctx, control, installation.Options{Name: name, Program: program, Wrapper: group.Wrapper(), Flags: flags})
+	evenkeel, err := installation.Prepare(ctx, control,
+		installation.Options{Name: name, Program: program, Wrapper: group.Wrapper(), Flags: flags})
 	if err != nil {
 		return g, err
 	}
@@ -150,7 +158,8 @@ func growTo(ctx context.Context, control *cluster.Cluster, program string, deplo
 			}
 		}
 		if time.Now().After(deadline) || ctx.Err() != nil {
-			return g, fmt.Errorf("%d Deployments: after %v %d have no budget, and there were %d scans", deployments, time.Since(start).Round(time.Second), left, g.scans)
+			return g, fmt.Errorf("%d Deployments: after %v %d have no budget, and there were %d scans", deployments,
+				time.Since(start).Round(time.Second), left, g.scans)
 		}
 		time.Sleep(200 * time.Millisecond) // between two looks
 	}
@@ -158,7 +167,8 @@ func growTo(ctx context.Context, control *cluster.Cluster, program string, deplo
 		if g.killed {
 			break
 		}
-		if _, err := control.Client.AppsV1().Deployments(shop(0)).Create(ctx, middling("one-more"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}); err != nil {
+		if _, err := control.Client.AppsV1().Deployments(shop(0)).Create(ctx, middling("one-more"),
+			metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}); err != nil {
 			return g, fmt.Errorf("create Deployment: %w", err)
 		}
 	}
@@ -182,18 +192,24 @@ func unbudgeted(ctx context.Context, control *cluster.Cluster, deployments int) 
 // middling is a Deployment of some 8 KB, as kubectl apply leaves it.
 func middling(name string) *appsv1.Deployment {
 	replicas := int32(3)
-	labels := map[string]string{"app.kubernetes.io/name": name, "app.kubernetes.io/part-of": "shop", "app.kubernetes.io/version": "1.2.3"}
+	labels := map[string]string{"app.kubernetes.io/name": name, "app.kubernetes.io/part-of": "shop",
+		"app.kubernetes.io/version": "1.2.3"}
 	var variables []corev1.EnvVar
 	for i := range 20 {
 		variables = append(variables, corev1.EnvVar{Name: fmt.Sprint("SETTING_", i), Value: strings.Repeat("x", 40)})
 	}
 	return &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels,
 		Annotations: map[string]string{corev1.LastAppliedConfigAnnotation: strings.Repeat("x", 3000)}},
-		Spec: appsv1.DeploymentSpec{Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app.kubernetes.io/name": name}},
-			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{
-				{Name: "web", Image: "registry.example/web:1.2.3", Env: variables, Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 8080}},
-					LivenessProbe: &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/healthz", Port: intstr.FromInt32(8080)}}}},
-				{Name: "sidecar", Image: "registry.example/sidecar:1.2.3", Env: variables}}}}}}
+		Spec: appsv1.DeploymentSpec{Replicas: &replicas,
+			Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app.kubernetes.io/name": name}},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels},
+				Spec: corev1.PodSpec{Containers: []corev1.Container{
+					{Name: "web", Image: "registry.example/web:1.2.3", Env: variables,
+						Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 8080}},
+						LivenessProbe: &corev1.Probe{
+							ProbeHandler: corev1.ProbeHandler{
+								HTTPGet: &corev1.HTTPGetAction{Path: "/healthz", Port: intstr.FromInt32(8080)}}}},
+					{Name: "sidecar", Image: "registry.example/sidecar:1.2.3", Env: variables}}}}}}
 }
 
 // growth reports what it needs.
@@ -201,9 +217,10 @@ func (r *report) growth(all []grown) {
 	fmt.Fprintf(&r.sections, `
 ## Memory, and a cluster that has never seen it
 
-One replica as deploy/ runs it, in a control group of %d MiB, in a cluster of %d nodes and %d opted-in namespaces with more and more Deployments of 8 KB that are all new to it:
-each gets its budget, and the scan for missed injections finds and reports each. Memory is the control group's peak, from the start until the last budget was written, the first
-scan done, and 500 reviews answered; the start is that of the process, and ends when /readyz answers 200.
+One replica as deploy/ runs it, in a control group of %d MiB, in a cluster of %d nodes and %d opted-in namespaces with
+more and more Deployments of 8 KB that are all new to it: each gets its budget, and the scan for missed injections
+finds and reports each. Memory is the control group's peak, from the start until the last budget was written, the
+first scan done, and 500 reviews answered; the start is that of the process, and ends when /readyz answers 200.
 
 | Deployments | runs | ready after | a budget for each after | memory at most |
 |--:|---|--:|--:|--:|
@@ -219,17 +236,24 @@ scan done, and 500 reviews answered; the start is that of the process, and ends 
 		if g.killed {
 			peak = "killed for it"
 		}
-		fmt.Fprintf(&r.sections, "| %d | %s | %v | %s | %s |\n", g.deployments, what, g.ready[len(g.ready)/2].Round(10*time.Millisecond), took, peak)
+		fmt.Fprintf(&r.sections, "| %d | %s | %v | %s | %s |\n", g.deployments, what,
+			g.ready[len(g.ready)/2].Round(10*time.Millisecond), took, peak)
 		limit, stated := limits[g.deployments]
 		if g.admission {
 			limit = 24
-			r.aims = append(r.aims, aim{what: "Ready after the start, ms", most: 300, ratios: []float64{float64(g.ready[len(g.ready)/2].Milliseconds())}})
+			r.aims = append(r.aims,
+				aim{what: "Ready after the start, ms", most: 300,
+					ratios: []float64{float64(g.ready[len(g.ready)/2].Milliseconds())}})
 		}
 		if stated {
-			r.aims = append(r.aims, aim{what: fmt.Sprintf("Memory at most with %d Deployments, %s, MiB", g.deployments, what), most: limit, ratios: []float64{float64(g.peak) / (1 << 20)}})
+			r.aims = append(r.aims,
+				aim{what: fmt.Sprintf("Memory at most with %d Deployments, %s, MiB", g.deployments, what), most: limit,
+					ratios: []float64{float64(g.peak) / (1 << 20)}})
 		}
 		if g.deployments == 10_000 {
-			r.aims = append(r.aims, aim{what: "10,000 budgets written after, with a disruption controller without limits, s", most: 60, ratios: []float64{g.budgets.Seconds()}})
+			r.aims = append(r.aims,
+				aim{what: "10,000 budgets written after, with a disruption controller without limits, s", most: 60,
+					ratios: []float64{g.budgets.Seconds()}})
 		}
 	}
 }

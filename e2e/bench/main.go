@@ -1,11 +1,12 @@
 // Command bench measures what an admission costs, side by side:
 //
-//   - creates: Pods created in a real kube-apiserver, with nothing asked, with evenkeel serve, with other webhooks, and with
-//     MutatingAdmissionPolicies that do the same;
+//   - creates: Pods created in a real kube-apiserver, with nothing asked, with evenkeel serve, with
+//     other webhooks, and with MutatingAdmissionPolicies that do the same;
 //   - rollouts: whole Deployments, with evenkeel and with those policies;
-//   - reviews: each webhook as a process of its own, called as kube-apiserver calls a webhook behind a Service, over
-//     HTTP/1.1 on connections that stay open;
-//   - growth: the memory of evenkeel, its start, and how fast it writes budgets in a cluster with ever more Deployments.
+//   - reviews: each webhook as a process of its own, called as kube-apiserver calls a webhook behind a
+//     Service, over HTTP/1.1 on connections that stay open;
+//   - growth: the memory of evenkeel, its start, and how fast it writes budgets in a cluster with
+//     ever more Deployments.
 //
 // Contestants take turns, in rounds, and what each of them answers is compared with what it has to add: one that adds
 // nothing looks fast. The report is Markdown with plots.
@@ -102,7 +103,8 @@ func allParts() []string { return []string{creates, rollouts, reviews, growth} }
 func parse(args []string) (*options, error) {
 	o := &options{parts: allParts()}
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
-	fs.StringVar(&o.serve, "serve", "", "serve reviews as this `contestant` until stdin is closed (bench starts itself so)")
+	fs.StringVar(&o.serve, "serve", "",
+		"serve reviews as this `contestant` until stdin is closed (bench starts itself so)")
 	fs.StringVar(&o.directory, "o", "", "`directory` to write speed.md and its plots to")
 	fs.IntVar(&o.rounds, "rounds", 30, "number of rounds")
 	fs.IntVar(&o.pods, "pods", 25, "Pods that are created per contestant and round, but three times as many as are "+
@@ -242,9 +244,11 @@ func (o *options) overTLS(ctx context.Context, r *report) error {
 	fmt.Fprintf(&r.sections, `
 ## A review over TLS
 
-Each webhook is a process of its own and is called as kube-apiserver calls it, over HTTP/1.1 on connections that stay open: a Pod of %s, a review of %d bytes, %d rounds of %v each.
+Each webhook is a process of its own and is called as kube-apiserver calls it, over HTTP/1.1 on connections that stay
+open: a Pod of %s, a review of %d bytes, %d rounds of %v each.
 
-| connections | webhook | CPU per review | to the constant patch | reviews per second | p50 | p99 | p99.9 | memory at most |
+| connections | webhook | CPU per review | to the constant patch | reviews per second | p50 | p99 `+
+		`| p99.9 | memory at most |
 |---|---|--:|--:|--:|--:|--:|--:|--:|
 `, size(len(object)), len(review), o.rounds, o.each)
 	c := chart{title: "A review over TLS: what the webhook's process takes",

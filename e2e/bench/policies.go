@@ -17,28 +17,35 @@ import (
 // can't write an atomic list or map, such as the terms and selectors of an affinity, and costs
 // more.
 const (
-	celSpread = `has(object.spec.affinity) || has(object.spec.topologySpreadConstraints) || !has(object.metadata.labels) ? [] : [JSONPatch{
+	celSpread = `has(object.spec.affinity) || has(object.spec.topologySpreadConstraints) ||
+  !has(object.metadata.labels) ? [] : [JSONPatch{
   op: "add", path: "/spec/affinity", value: Object.spec.affinity{podAntiAffinity: Object.spec.affinity.podAntiAffinity{
     preferredDuringSchedulingIgnoredDuringExecution: [
       Object.spec.affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution{weight: 100,
-        podAffinityTerm: Object.spec.affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution.podAffinityTerm{
+        podAffinityTerm: Object.spec.affinity.podAntiAffinity.
+          preferredDuringSchedulingIgnoredDuringExecution.podAffinityTerm{
           topologyKey: "kubernetes.io/hostname",
-          labelSelector: Object.spec.affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution.podAffinityTerm.labelSelector{
+          labelSelector: Object.spec.affinity.podAntiAffinity.
+            preferredDuringSchedulingIgnoredDuringExecution.podAffinityTerm.labelSelector{
             matchLabels: object.metadata.labels}}},
       Object.spec.affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution{weight: 50,
-        podAffinityTerm: Object.spec.affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution.podAffinityTerm{
+        podAffinityTerm: Object.spec.affinity.podAntiAffinity.
+          preferredDuringSchedulingIgnoredDuringExecution.podAffinityTerm{
           topologyKey: "topology.kubernetes.io/zone",
-          labelSelector: Object.spec.affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution.podAffinityTerm.labelSelector{
+          labelSelector: Object.spec.affinity.podAntiAffinity.
+            preferredDuringSchedulingIgnoredDuringExecution.podAffinityTerm.labelSelector{
             matchLabels: object.metadata.labels}}}]}}}]`
 
 	celSleep = `object.spec.containers.transformList(i, c, has(c.ports) && !has(c.lifecycle), JSONPatch{
   op: "add", path: "/spec/containers/" + string(i) + "/lifecycle", value: Object.spec.containers.lifecycle{
-    preStop: Object.spec.containers.lifecycle.preStop{sleep: Object.spec.containers.lifecycle.preStop.sleep{seconds: 10}}}})`
+    preStop: Object.spec.containers.lifecycle.preStop{
+      sleep: Object.spec.containers.lifecycle.preStop.sleep{seconds: 10}}}})`
 
 	celProbe = `object.spec.containers.transformList(i, c, has(c.ports) && !has(c.readinessProbe), JSONPatch{
   op: "add", path: "/spec/containers/" + string(i) + "/readinessProbe",
   value: has(c.livenessProbe) && has(c.livenessProbe.httpGet) ?
-    Object.spec.containers.readinessProbe{periodSeconds: 5, timeoutSeconds: 2, failureThreshold: 3, httpGet: c.livenessProbe.httpGet} :
+    Object.spec.containers.readinessProbe{periodSeconds: 5, timeoutSeconds: 2, failureThreshold: 3,
+      httpGet: c.livenessProbe.httpGet} :
     Object.spec.containers.readinessProbe{periodSeconds: 5, timeoutSeconds: 2, failureThreshold: 3,
       tcpSocket: Object.spec.containers.readinessProbe.tcpSocket{port: c.ports[0].containerPort}}})`
 )
@@ -89,7 +96,8 @@ func applyPolicies(ctx context.Context, client kubernetes.Interface, name string
 
 // podCreates is the rule that matches the creation of pods.
 func podCreates() admissionregistrationv1.RuleWithOperations {
-	return admissionregistrationv1.RuleWithOperations{Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create},
+	return admissionregistrationv1.RuleWithOperations{
+		Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create},
 		Rule: admissionregistrationv1.Rule{APIGroups: []string{corev1.GroupName}, APIVersions: []string{"v1"},
 			Resources: []string{"pods"}}}
 }

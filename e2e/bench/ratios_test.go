@@ -15,8 +15,8 @@ import (
 	"github.com/evenkeel/evenkeel/patches"
 )
 
-// cpu returns the CPU time of this process so far, collecting garbage included. Unlike time on the clock it stays nearly
-// the same when others use the machine.
+// cpu returns the CPU time of this process so far, collecting garbage included. Unlike time on the
+// clock it stays nearly the same when others use the machine.
 func cpu(t testing.TB) time.Duration {
 	t.Helper()
 	var usage syscall.Rusage
@@ -87,7 +87,8 @@ func TestCostStaysARatio(t *testing.T) {
 			testing.AllocsPerRun(50, func() { c.post(handlers[i], review) }))
 	}
 	ratio := float64(took[2]) / float64(took[1])
-	t.Logf("evenkeel takes 1/%.0f of kubewebhook's stock mutator and %.1f µs more than the constant patch", ratio, float64(took[1]-took[0])/1e3)
+	t.Logf("evenkeel takes 1/%.0f of kubewebhook's stock mutator and %.1f µs more than the constant patch", ratio,
+		float64(took[1]-took[0])/1e3)
 	if ratio < leastToStock {
 		t.Errorf("%.1f times less CPU than the stock mutator, want %.0f times", ratio, leastToStock)
 	}
@@ -97,8 +98,9 @@ func TestCostStaysARatio(t *testing.T) {
 	}
 }
 
-// TestAnUpdateBesideOursAllocatesLittle has the image of a Deployment change in which our additions stand, and in which the settings want
-// others since: what is ours is told from what is theirs, and decided anew.
+// TestAnUpdateBesideOursAllocatesLittle has the image of a Deployment change in which our additions
+// stand, and in which the settings want others since: what is ours is told from what is theirs, and
+// decided anew.
 func TestAnUpdateBesideOursAllocatesLittle(t *testing.T) {
 	handler, err := handlerOf(evenkeel, "Deployment")
 	if err != nil {
@@ -150,8 +152,8 @@ func injected(object []byte, sleep string) ([]byte, error) {
 	return patch.Apply(object)
 }
 
-// TestCostIsLinear fits the cost over the size of a Pod as a power. A constant part makes the exponent smaller, so it is
-// the slope between the large ones that tells, too.
+// TestCostIsLinear fits the cost over the size of a Pod as a power. A constant part makes the
+// exponent smaller, so it is the slope between the large ones that tells, too.
 func TestCostIsLinear(t *testing.T) {
 	handler, err := handlerOf(evenkeel, "Pod")
 	if err != nil {
@@ -173,7 +175,8 @@ func TestCostIsLinear(t *testing.T) {
 		return (n*sxy - sx*sy) / (n*sxx - sx*sx)
 	}
 	for i := range reviews {
-		t.Logf("%8d bytes: %8.1f µs CPU, %.2f ns per byte", len(reviews[i]), float64(took[i])/1e3, float64(took[i])/float64(len(reviews[i])))
+		t.Logf("%8d bytes: %8.1f µs CPU, %.2f ns per byte", len(reviews[i]), float64(took[i])/1e3,
+			float64(took[i])/float64(len(reviews[i])))
 	}
 	t.Logf("exponent %.3f over all, %.3f from 20 KB on", slope(0), slope(2))
 	if slope(0) > mostExponent {

@@ -189,16 +189,20 @@ func (r *report) creates(s *servers, rounds, pods int, atOnce []int) {
 	fmt.Fprintf(&r.sections, `
 ## A Pod created in the API server
 
-A real kube-apiserver, asked to create a Pod of %s by as many clients at once, about %d times each, %d or more in a round. What a webhook or policy *adds* is the
-difference to the creation of the same Pod where nothing is asked, on the first line of each group; CPU is that of kube-apiserver and of the webhook's process. Every
-Pod that was created is compared with one in which the defaults were written by hand. Webhooks are called over HTTP/1.1, as behind any Service. All sides take
-turns in each round; what they take in a round in which the machine was slow, with others on it, counts for less. kube-apiserver collects its garbage between rounds, when
-there is no room for the next one, since one collection takes as much CPU as a hundred creations and would decide over a round; its share of those is added to its CPU
-by the bytes that it allocates, %.1f ms of CPU for 100 MB (%s). Of latencies, each hundred has its own percentiles, and the median of those is stated: they hold no
-collections, of which there are the more, the more is allocated. The webhook's CPU on the first line is evenkeel's: one of its replicas watches all Pods of the cluster, for
+A real kube-apiserver, asked to create a Pod of %s by as many clients at once, about %d times each, %d or more in a
+round. What a webhook or policy *adds* is the difference to the creation of the same Pod where nothing is asked, on
+the first line of each group; CPU is that of kube-apiserver and of the webhook's process. Every Pod that was created
+is compared with one in which the defaults were written by hand. Webhooks are called over HTTP/1.1, as behind any
+Service. All sides take turns in each round; what they take in a round in which the machine was slow, with others on
+it, counts for less. kube-apiserver collects its garbage between rounds, when there is no room for the next one, since
+one collection takes as much CPU as a hundred creations and would decide over a round; its share of those is added to
+its CPU by the bytes that it allocates, %.1f ms of CPU for 100 MB (%s). Of latencies, each hundred has its own
+percentiles, and the median of those is stated: they hold no collections, of which there are the more, the more is
+allocated. The webhook's CPU on the first line is evenkeel's: one of its replicas watches all Pods of the cluster, for
 the budgets, and is told of each.
 
-| at once | asked | added p50 | added p99 | API server CPU | webhook CPU | together | to the constant patch | API server allocates | webhook memory |
+| at once | asked | added p50 | added p99 | API server CPU | webhook CPU | together `+
+		`| to the constant patch | API server allocates | webhook memory |
 |---|---|--:|--:|--:|--:|--:|--:|--:|--:|
 `, size(len(s.pod)), rounds*pods, pods, 1e8*s.garbage.perByte(), s.garbage.nonetheless())
 	c := chart{title: "What a webhook or policy adds to the creation of a Pod", panels: []panel{
@@ -296,9 +300,11 @@ func (r *report) rollouts(s *servers, times, deployments int) {
 	fmt.Fprintf(&r.sections, `
 ## A whole rollout
 
-A Deployment of %d replicas is created, %d times in %d rounds, and kube-controller-manager makes its Pods. evenkeel is asked once, for the Deployment: its own metrics
-are counted, and every Pod is looked at. Policies on Pods are asked for each. With its budgets evenkeel also writes a PodDisruptionBudget and an Event, which the others have no
-counterpart of. Rounds are evened, and collections shared out, as above (%s); the first line has evenkeel's for watching Deployments and Pods.
+A Deployment of %d replicas is created, %d times in %d rounds, and kube-controller-manager makes its Pods. evenkeel is
+asked once, for the Deployment: its own metrics are counted, and every Pod is looked at. Policies on Pods are asked
+for each. With its budgets evenkeel also writes a PodDisruptionBudget and an Event, which the others have no
+counterpart of. Rounds are evened, and collections shared out, as above (%s); the first line has evenkeel's for
+watching Deployments and Pods.
 
 | asked | reviews | until all Pods are there | added | API server CPU | added | webhook CPU | added together |
 |---|--:|--:|--:|--:|--:|--:|--:|

@@ -81,19 +81,23 @@ func (w workload) reviewOf(object, old []byte) []byte {
 		Operation: admissionv1.Create,
 		Name:      "checkout", Namespace: "shop",
 		Object: runtime.RawExtension{Raw: object},
-		UserInfo: authenticationv1.UserInfo{Username: "system:serviceaccount:ci:deployer", UID: "0c5f5f5d-2b0b-4b57-9ad6-5d4f37d6ac36",
+		UserInfo: authenticationv1.UserInfo{Username: "system:serviceaccount:ci:deployer",
+			UID:    "0c5f5f5d-2b0b-4b57-9ad6-5d4f37d6ac36",
 			Groups: []string{"system:serviceaccounts", "system:serviceaccounts:ci", "system:authenticated"},
 			Extra: map[string]authenticationv1.ExtraValue{
 				"authentication.kubernetes.io/pod-name":      {"runner-7d4f8b6c9-x2x7k"},
 				"authentication.kubernetes.io/pod-uid":       {"1f2b6f3a-40d0-4d0a-9a52-7f6d2d7e3a10"},
 				"authentication.kubernetes.io/credential-id": {"JTI=4f2b8a3c-9d1e-4c5f-8a7b-6e5d4c3b2a10"},
 			}},
-		DryRun:  new(bool),
-		Options: runtime.RawExtension{Raw: []byte(`{"kind":"CreateOptions","apiVersion":"meta.k8s.io/v1","fieldManager":"kubectl-client-side-apply","fieldValidation":"Strict"}`)},
+		DryRun: new(bool),
+		Options: runtime.RawExtension{
+			Raw: []byte(`{"kind":"CreateOptions","apiVersion":"meta.k8s.io/v1","fieldManager":"kubectl-client-side-apply",` +
+				`"fieldValidation":"Strict"}`)},
 	}
 	switch w.kind {
 	case "Pod":
-		request.Kind, request.Resource = metav1.GroupVersionKind{Version: "v1", Kind: "Pod"}, metav1.GroupVersionResource{Version: "v1", Resource: "pods"}
+		request.Kind, request.Resource = metav1.GroupVersionKind{Version: "v1", Kind: "Pod"},
+			metav1.GroupVersionResource{Version: "v1", Resource: "pods"}
 	default:
 		request.Kind = metav1.GroupVersionKind{Group: "apps", Version: "v1", Kind: w.kind}
 		request.Resource = metav1.GroupVersionResource{Group: "apps", Version: "v1", Resource: strings.ToLower(w.kind) + "s"}
@@ -118,47 +122,68 @@ func (w workload) variables() int {
 
 // typed returns the workload with environment variables over all its containers.
 func (w workload) typed(version string, variables int) any {
-	labels := map[string]string{"app.kubernetes.io/name": "checkout", "app.kubernetes.io/instance": "checkout-eu", "team": "payments"}
+	labels := map[string]string{"app.kubernetes.io/name": "checkout", "app.kubernetes.io/instance": "checkout-eu",
+		"team": "payments"}
 	spec := corev1.PodSpec{
-		RestartPolicy: corev1.RestartPolicyAlways, DNSPolicy: corev1.DNSClusterFirst, SchedulerName: corev1.DefaultSchedulerName,
-		TerminationGracePeriodSeconds: ptr(int64(30)), SecurityContext: &corev1.PodSecurityContext{}, EnableServiceLinks: ptr(true),
+		RestartPolicy: corev1.RestartPolicyAlways, DNSPolicy: corev1.DNSClusterFirst,
+		SchedulerName:                 corev1.DefaultSchedulerName,
+		TerminationGracePeriodSeconds: ptr(int64(30)), SecurityContext: &corev1.PodSecurityContext{},
+		EnableServiceLinks: ptr(true),
 	}
 	for i := range w.containers {
 		c := corev1.Container{
-			Name: fmt.Sprintf("app-%d", i), Image: fmt.Sprintf("registry.example/shop/app-%d:%s", i, version), ImagePullPolicy: corev1.PullIfNotPresent,
-			Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: int32(8080 + i), Protocol: corev1.ProtocolTCP}},
+			Name: fmt.Sprintf("app-%d", i), Image: fmt.Sprintf("registry.example/shop/app-%d:%s", i, version),
+			ImagePullPolicy: corev1.PullIfNotPresent,
+			Ports: []corev1.ContainerPort{
+				{Name: "http", ContainerPort: int32(8080 + i), Protocol: corev1.ProtocolTCP}},
 			Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{
 				corev1.ResourceCPU: resource.MustParse("100m"), corev1.ResourceMemory: resource.MustParse("128Mi")}},
 			TerminationMessagePath: "/dev/termination-log", TerminationMessagePolicy: corev1.TerminationMessageReadFile,
 		}
 		if i == 0 {
-			c.LivenessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/livez", Port: intstr.FromString("http"), Scheme: corev1.URISchemeHTTP}},
+			c.LivenessProbe = &corev1.Probe{
+				ProbeHandler: corev1.ProbeHandler{
+					HTTPGet: &corev1.HTTPGetAction{Path: "/livez", Port: intstr.FromString("http"), Scheme: corev1.URISchemeHTTP}},
 				TimeoutSeconds: 1, PeriodSeconds: 10, SuccessThreshold: 1, FailureThreshold: 3}
 		}
 		spec.Containers = append(spec.Containers, c)
 	}
 	for i := range variables {
 		c := &spec.Containers[i%w.containers]
-		c.Env = append(c.Env, corev1.EnvVar{Name: fmt.Sprintf("FEATURE_%04d_ENDPOINT", i), Value: fmt.Sprintf("https://feature-%d.shop.svc:8443/v1?mode=on", i)})
+		c.Env = append(c.Env,
+			corev1.EnvVar{Name: fmt.Sprintf("FEATURE_%04d_ENDPOINT", i),
+				Value: fmt.Sprintf("https://feature-%d.shop.svc:8443/v1?mode=on", i)})
 	}
-	meta := metav1.ObjectMeta{Name: "checkout", Namespace: "shop", Labels: labels, Annotations: map[string]string{"shop.example/owner": "payments"}}
-	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels, Annotations: map[string]string{"shop.example/owner": "payments"}}, Spec: spec}
-	selector := &metav1.LabelSelector{MatchLabels: map[string]string{"app.kubernetes.io/name": "checkout", "app.kubernetes.io/instance": "checkout-eu"}}
-	managed := metav1.ManagedFieldsEntry{Manager: "kubectl-client-side-apply", Operation: metav1.ManagedFieldsOperationUpdate, FieldsType: "FieldsV1",
-		FieldsV1: metav1.NewFieldsV1(`{"f:metadata":{"f:labels":{".":{},"f:team":{}}},"f:spec":{"f:containers":{"k:{\"name\":\"app-0\"}":{".":{},"f:image":{},"f:name":{},"f:ports":{".":{},"k:{\"containerPort\":8080,\"protocol\":\"TCP\"}":{".":{},"f:containerPort":{}}}}}}}`)}
+	meta := metav1.ObjectMeta{Name: "checkout", Namespace: "shop", Labels: labels,
+		Annotations: map[string]string{"shop.example/owner": "payments"}}
+	template := corev1.PodTemplateSpec{
+		ObjectMeta: metav1.ObjectMeta{Labels: labels, Annotations: map[string]string{"shop.example/owner": "payments"}},
+		Spec:       spec}
+	selector := &metav1.LabelSelector{
+		MatchLabels: map[string]string{"app.kubernetes.io/name": "checkout", "app.kubernetes.io/instance": "checkout-eu"}}
+	managed := metav1.ManagedFieldsEntry{Manager: "kubectl-client-side-apply",
+		Operation: metav1.ManagedFieldsOperationUpdate, FieldsType: "FieldsV1",
+		FieldsV1: metav1.NewFieldsV1(
+			`{"f:metadata":{"f:labels":{".":{},"f:team":{}}},"f:spec":{"f:containers":{"k:{\"name\":\"app-0\"}":{".":{},` +
+				`"f:image":{},"f:name":{},"f:ports":{".":{},"k:{\"containerPort\":8080,\"protocol\":\"TCP\"}":{".":{},` +
+				`"f:containerPort":{}}}}}}}`)}
 	meta.ManagedFields = []metav1.ManagedFieldsEntry{managed}
 	switch w.kind {
 	case "Deployment":
 		return &appsv1.Deployment{TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"}, ObjectMeta: meta,
 			Spec: appsv1.DeploymentSpec{Replicas: ptr(int32(10)), Selector: selector, Template: template,
-				Strategy: appsv1.DeploymentStrategy{Type: appsv1.RollingUpdateDeploymentStrategyType}, RevisionHistoryLimit: ptr(int32(10)), ProgressDeadlineSeconds: ptr(int32(600))}}
+				Strategy:             appsv1.DeploymentStrategy{Type: appsv1.RollingUpdateDeploymentStrategyType},
+				RevisionHistoryLimit: ptr(int32(10)), ProgressDeadlineSeconds: ptr(int32(600))}}
 	case "StatefulSet":
 		return &appsv1.StatefulSet{TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "StatefulSet"}, ObjectMeta: meta,
-			Spec: appsv1.StatefulSetSpec{Replicas: ptr(int32(10)), Selector: selector, Template: template, ServiceName: "checkout",
+			Spec: appsv1.StatefulSetSpec{Replicas: ptr(int32(10)), Selector: selector, Template: template,
+				ServiceName:         "checkout",
 				PodManagementPolicy: appsv1.OrderedReadyPodManagement, RevisionHistoryLimit: ptr(int32(10))}}
 	}
 	controls := true
-	meta.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "checkout-7d4f8b6c9", UID: "0c5f5f5d-2b0b-4b57-9ad6-5d4f37d6ac37", Controller: &controls}}
+	meta.OwnerReferences = []metav1.OwnerReference{
+		{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "checkout-7d4f8b6c9", UID: "0c5f5f5d-2b0b-4b57-9ad6-5d4f37d6ac37",
+			Controller: &controls}}
 	return &corev1.Pod{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, ObjectMeta: meta, Spec: spec}
 }
 

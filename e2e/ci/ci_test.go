@@ -1,5 +1,5 @@
-// Package ci tests what evenkeel offers to pipelines, on made-up repositories: the GitHub Action, the hooks of pre-commit, the
-// post-renderer of Helm, and the formats of findings.
+// Package ci tests what evenkeel offers to pipelines, on made-up repositories: the GitHub Action,
+// the hooks of pre-commit, the post-renderer of Helm, and the formats of findings.
 package ci
 
 import (
@@ -62,7 +62,8 @@ func repository(t *testing.T, files map[string]string) string {
 // run runs a command in a directory and returns what it wrote, and its exit code.
 func run(t *testing.T, dir string, env []string, command ...string) (stdout, stderr string, code int) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "env", append(env, command...)...) // which looks for the command in the new PATH
+	// which looks for the command in the new PATH
+	cmd := exec.CommandContext(t.Context(), "env", append(env, command...)...)
 	cmd.Dir = dir
 	var out, failures bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &failures
@@ -115,8 +116,10 @@ func TestTheActionChecksARepository(t *testing.T) {
 		code          int
 		says          string
 	}{
-		"a workload without defaults": {map[string]string{"k8s/web.yaml": bare}, nil, 1, "::warning file=k8s/web.yaml,line=1,title=evenkeel"},
-		"a workload that is ignored": {map[string]string{"vendor/web.yaml": bare, "a.yaml": "apiVersion: v1\nkind: ConfigMap\n"},
+		"a workload without defaults": {map[string]string{"k8s/web.yaml": bare}, nil, 1,
+			"::warning file=k8s/web.yaml,line=1,title=evenkeel"},
+		"a workload that is ignored": {
+			map[string]string{"vendor/web.yaml": bare, "a.yaml": "apiVersion: v1\nkind: ConfigMap\n"},
 			map[string]string{"ignore": "vendor"}, 0, ""},
 		"an input that would be a command": {map[string]string{"a.yaml": "apiVersion: v1\nkind: ConfigMap\n"},
 			map[string]string{"files": "a.yaml; touch owned"}, 2, ""},
@@ -155,7 +158,8 @@ func TestTheActionChecksARepository(t *testing.T) {
 					}))
 				}
 				var stderr string
-				if out, stderr, code = run(t, dir, env, step.Shell, "--noprofile", "--norc", "-eo", "pipefail", "-c", step.Run); code != 0 {
+				if out, stderr, code = run(t, dir, env, step.Shell, "--noprofile", "--norc", "-eo", "pipefail", "-c",
+					step.Run); code != 0 {
 					out += stderr
 					break
 				}
@@ -186,7 +190,8 @@ func TestTheHooksCheckAndWriteWhatIsCommitted(t *testing.T) {
 		}
 		entries[hook.ID] = append(strings.Fields(hook.Entry), "web.yaml", "values.yaml")
 	}
-	if _, stderr, code := run(t, dir, env, entries["evenkeel-check"]...); code != 1 || !strings.Contains(stderr, "missing") {
+	if _, stderr, code := run(t, dir, env, entries["evenkeel-check"]...); code != 1 ||
+		!strings.Contains(stderr, "missing") {
 		t.Errorf("the check of a bare workload: exit code %d\n%s", code, stderr)
 	}
 	if _, stderr, code := run(t, dir, env, entries["evenkeel-write"]...); code != 0 {
@@ -202,7 +207,8 @@ func TestTheHooksCheckAndWriteWhatIsCommitted(t *testing.T) {
 	if _, stderr, code := run(t, dir, env, entries["evenkeel-check"]...); code != 0 {
 		t.Errorf("the check of what was written: exit code %d\n%s", code, stderr)
 	}
-	if _, stderr, code := run(t, dir, env, append(strings.Fields(strings.Join(entries["evenkeel-check"][:3], " ")), "values.yaml")...); code != 0 {
+	if _, stderr, code := run(t, dir, env,
+		append(strings.Fields(strings.Join(entries["evenkeel-check"][:3], " ")), "values.yaml")...); code != 0 {
 		t.Errorf("a commit without manifests: exit code %d\n%s", code, stderr)
 	}
 }
@@ -251,12 +257,14 @@ func TestHelmAddsTheDefaultsToWhatAChartRenders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := repository(t, map[string]string{"web/Chart.yaml": "apiVersion: v2\nname: web\nversion: 0.1.0\n", "web/templates/web.yaml": bare})
+	dir := repository(t,
+		map[string]string{"web/Chart.yaml": "apiVersion: v2\nname: web\nversion: 0.1.0\n", "web/templates/web.yaml": bare})
 	home := t.TempDir()
 	env := []string{"PATH=" + filepath.Dir(program(t)) + string(os.PathListSeparator) + os.Getenv("PATH"),
 		"HELM_DATA_HOME=" + home, "HELM_CONFIG_HOME=" + home, "HELM_CACHE_HOME=" + home}
 	helm := filepath.Join(bin, cluster.Helm)
-	if _, stderr, code := run(t, dir, env, helm, "plugin", "install", filepath.Join(root, "deploy", "helm-plugin")); code != 0 {
+	if _, stderr, code := run(t, dir, env, helm, "plugin", "install",
+		filepath.Join(root, "deploy", "helm-plugin")); code != 0 {
 		t.Fatalf("helm plugin install: exit code %d\n%s", code, stderr)
 	}
 	stdout, stderr, code := run(t, dir, env, helm, "template", "web", "./web", "--post-renderer", "evenkeel")

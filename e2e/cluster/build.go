@@ -43,7 +43,8 @@ type tool struct {
 	update  bool          // the build completes its go.mod and go.sum; ldflags name the version
 }
 
-// versionFlags are the linker's flags that tell a program of Kubernetes its version; without them it calls itself v0.0.0.
+// versionFlags are the linker's flags that tell a program of Kubernetes its version; without them
+// it calls itself v0.0.0.
 func versionFlags(version string) string {
 	flags := []string{"-s", "-w"}
 	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
@@ -122,10 +123,11 @@ func left(tools []string, i int) string {
 	return fmt.Sprintf("%d of %d, about %s left", i+1, len(tools), long)
 }
 
-// Build makes the named tools (Etcd, APIServer, … ) from Go modules into e2e/bin and returns that directory. A tool
-// whose module versions, flags and Go version are the ones of the last build isn't built again. Progress goes to log. Two
-// processes don't build at once: the second waits, and then finds the work done. The first build of everything takes
-// minutes; the error of a build that fails holds the compiler's last lines.
+// Build makes the named tools (Etcd, APIServer, … ) from Go modules into e2e/bin and returns that
+// directory. A tool whose module versions, flags and Go version are the ones of the last build
+// isn't built again. Progress goes to log. Two processes don't build at once: the second waits, and
+// then finds the work done. The first build of everything takes minutes; the error of a build that
+// fails holds the compiler's last lines.
 func Build(ctx context.Context, log io.Writer, tools ...string) (string, error) {
 	if log == nil {
 		log = io.Discard
@@ -175,8 +177,9 @@ func (t tool) arguments() []string {
 	return args
 }
 
-// stamp returns the file that says what a tool was built from, and what it says if nothing has changed. All sources come
-// from the module cache, so the stamp needs no more than go.mod, the flags and the Go version.
+// stamp returns the file that says what a tool was built from, and what it says if nothing has
+// changed. All sources come from the module cache, so the stamp needs no more than go.mod, the
+// flags and the Go version.
 func (t tool) stamp(e2e, name string) (file, want string, err error) {
 	hash := sha256.New()
 	fmt.Fprintln(hash, runtime.Version(), runtime.GOOS, runtime.GOARCH, t.pkg, t.arguments())
@@ -217,7 +220,8 @@ func buildTool(ctx context.Context, log io.Writer, e2e, name, where string, t to
 	fresh := binary + ".new" // renamed over the old one, which may be running
 	cmd := exec.CommandContext(ctx, "go", append(args, "-o", fresh, t.pkg)...)
 	cmd.Dir = module
-	cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off") // with cgo as plain go test has it, so that both share what is compiled
+	// with cgo as plain go test has it, so that both share what is compiled
+	cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off")
 	cmd.Stdout, cmd.Stderr = &output, &output
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // go removes its work directory
 	cmd.WaitDelay = 5 * time.Second
@@ -256,9 +260,9 @@ func buildTool(ctx context.Context, log io.Writer, e2e, name, where string, t to
 	return nil
 }
 
-// buildAPIServer makes the API server of another version into e2e/bin and returns its path. Its module is written there as
-// well: what a version is built with says its own go.mod, but for the staging modules, which that replaces by directories and
-// which are published as v0.MINOR.PATCH.
+// buildAPIServer makes the API server of another version into e2e/bin and returns its path. Its
+// module is written there as well: what a version is built with says its own go.mod, but for the
+// staging modules, which that replaces by directories and which are published as v0.MINOR.PATCH.
 func buildAPIServer(ctx context.Context, log io.Writer, version string) (string, error) {
 	staging, ok := strings.CutPrefix(version, "v1.")
 	if !ok {
@@ -355,7 +359,8 @@ func lock(ctx context.Context, path string, log io.Writer) (func(), error) {
 	}
 }
 
-// ModuleDir returns the directory e2e/: beside this source file, or above the working directory if the test was built with -trimpath.
+// ModuleDir returns the directory e2e/: beside this source file, or above the working directory if
+// the test was built with -trimpath.
 func ModuleDir() (string, error) {
 	if _, file, _, ok := runtime.Caller(0); ok && filepath.IsAbs(file) {
 		dir := filepath.Dir(filepath.Dir(file))

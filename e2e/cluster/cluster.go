@@ -32,7 +32,8 @@ import (
 
 // ErrEmbeddedOnly is what an operation returns that an existing cluster doesn't offer: restarting its API server,
 // adding fake nodes to it, letting it call a webhook on this machine.
-var ErrEmbeddedOnly = errors.New("only the embedded control plane can do this, and KUBECONFIG names an existing cluster; unset it")
+var ErrEmbeddedOnly = errors.New(
+	"only the embedded control plane can do this, and KUBECONFIG names an existing cluster; unset it")
 
 // FastControllers are flags with which the controller manager makes and deletes objects as fast as the API server takes
 // them. Without them it runs with its defaults, as on other people's clusters: 20 calls a second of each controller,
@@ -53,10 +54,12 @@ type Config struct {
 	// and leaderElection are filled in.
 	SchedulerConfig string
 
-	// APIServerVersion is the version of the API server, such as "v1.33.13"; empty means Version. Another one takes minutes to
-	// build, the first time. The other components are always of Version, which a controller manager newer than its API server
-	// isn't supported for: what they do to workloads is enough to test admission. The scheduler acts as that of the API
-	// server's version, since it would wait for ever for kinds that an older one doesn't serve (resource.k8s.io/v1 before 1.34).
+	// APIServerVersion is the version of the API server, such as "v1.33.13"; empty means Version.
+	// Another one takes minutes to build, the first time. The other components are always of Version,
+	// which a controller manager newer than its API server isn't supported for: what they do to
+	// workloads is enough to test admission. The scheduler acts as that of the API server's version,
+	// since it would wait for ever for kinds that an older one doesn't serve (resource.k8s.io/v1
+	// before 1.34).
 	APIServerVersion string
 
 	// Address is an address of this machine, other than a loopback one, at which real nodes and their pods reach the API
@@ -206,7 +209,8 @@ func (c *Cluster) startAll(ctx context.Context) error {
 	c.apiServer = []string{
 		"--etcd-servers=" + etcdURL,
 		"--bind-address=127.0.0.1", "--secure-port=" + port,
-		"--tls-cert-file=" + c.path("server.crt"), "--tls-private-key-file=" + c.path("server.key"), "--client-ca-file=" + c.CAFile,
+		"--tls-cert-file=" + c.path("server.crt"), "--tls-private-key-file=" + c.path("server.key"),
+		"--client-ca-file=" + c.CAFile,
 		// Endpoints of the Service "kubernetes" may not be loopback addresses, and fake nodes don't need any.
 		"--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",
 		"--token-auth-file=" + c.path("tokens.csv"), "--authorization-mode=RBAC", "--allow-privileged=true",
@@ -216,7 +220,8 @@ func (c *Cluster) startAll(ctx context.Context) error {
 		"--shutdown-watch-termination-grace-period=3s", // else the controllers' watches hold up StopAPIServer until it kills
 	}
 	if c.config.Address != "" { // the last of two flags wins
-		c.apiServer = append(c.apiServer, "--bind-address=0.0.0.0", "--advertise-address="+c.config.Address, "--endpoint-reconciler-type=lease")
+		c.apiServer = append(c.apiServer, "--bind-address=0.0.0.0", "--advertise-address="+c.config.Address,
+			"--endpoint-reconciler-type=lease")
 	}
 	if err := c.start(APIServer, c.apiServer...); err != nil {
 		return err
@@ -250,8 +255,9 @@ func (c *Cluster) startOthers() error {
 			c.controllerManager = flags
 		case Scheduler:
 			flags = []string{
-				"--config=" + c.path("scheduler.yaml"), "--authentication-kubeconfig=" + config, "--authorization-kubeconfig=" + config,
-				"--bind-address=127.0.0.1", "--secure-port=" + c.ports.take(), "--cert-dir=" + c.path("certs-scheduler"),
+				"--config=" + c.path("scheduler.yaml"), "--authentication-kubeconfig=" + config,
+				"--authorization-kubeconfig=" + config, "--bind-address=127.0.0.1", "--secure-port=" + c.ports.take(),
+				"--cert-dir=" + c.path("certs-scheduler"),
 			}
 			if parts := strings.Split(strings.TrimPrefix(c.config.APIServerVersion, "v"), "."); len(parts) > 1 {
 				flags = append(flags, "--emulated-version="+parts[0]+"."+parts[1])

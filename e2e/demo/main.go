@@ -29,8 +29,8 @@ import (
 	"github.com/evenkeel/evenkeel/e2e/installation"
 )
 
-// The namespaces that are compared: two with the Deployments that lose a zone, one with examples/, and one for what filled
-// the nodes before.
+// The namespaces that are compared: two with the Deployments that lose a zone, one with examples/,
+// and one for what filled the nodes before.
 const (
 	plain   = "plain"
 	optedIn = "opted-in"
@@ -45,7 +45,8 @@ const (
 	deployments = 60 // of two and three replicas in turn
 )
 
-// assetsVariable names a directory with etcd, kube-apiserver and others that are there already, as setup-envtest has it.
+// assetsVariable names a directory with etcd, kube-apiserver and others that are there already, as
+// setup-envtest has it.
 const assetsVariable = "KUBEBUILDER_ASSETS"
 
 func main() {
@@ -114,8 +115,8 @@ func run(ctx context.Context, stdout, stderr io.Writer) (err error) {
 
 // whileItBuilds shows what needs no cluster, where there is one to be built first.
 func (d *demo) whileItBuilds(ctx context.Context) error {
-	wanted := cluster.Unbuilt(os.Getenv(assetsVariable), cluster.Etcd, cluster.APIServer, cluster.ControllerManager, cluster.Scheduler,
-		cluster.Kwok, cluster.Kubectl)
+	wanted := cluster.Unbuilt(os.Getenv(assetsVariable), cluster.Etcd, cluster.APIServer, cluster.ControllerManager,
+		cluster.Scheduler, cluster.Kwok, cluster.Kubectl)
 	stale, err := cluster.Stale(wanted...)
 	if err != nil || len(stale) == 0 {
 		return err
@@ -171,18 +172,21 @@ func (d *demo) fillNodes(ctx context.Context) error {
 		return err
 	}
 	// Four fifths of the 8 CPUs and 32 GiB that each node has.
-	filler := podSpec(corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("6400m"), corev1.ResourceMemory: resource.MustParse("25Gi")})
+	filler := podSpec(
+		corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("6400m"),
+			corev1.ResourceMemory: resource.MustParse("25Gi")})
 	for _, node := range busy {
 		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: node}, Spec: filler}
 		pod.Spec.NodeName = node
 		// The controller manager makes the namespace's service account, without which no pod is admitted.
-		err := wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
-			_, err := d.cluster.Client.CoreV1().Pods(others).Create(ctx, pod, metav1.CreateOptions{})
-			if err != nil && strings.Contains(err.Error(), "service account") { // the answer is a plain 403
-				return false, nil
-			}
-			return err == nil, err
-		})
+		err := wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, time.Minute, true,
+			func(ctx context.Context) (bool, error) {
+				_, err := d.cluster.Client.CoreV1().Pods(others).Create(ctx, pod, metav1.CreateOptions{})
+				if err != nil && strings.Contains(err.Error(), "service account") { // the answer is a plain 403
+					return false, nil
+				}
+				return err == nil, err
+			})
 		if err != nil {
 			return fmt.Errorf("fill node %s: %w", node, err)
 		}
@@ -197,7 +201,8 @@ func (d *demo) showLoss(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("ask for the version: %w", err)
 	}
-	small := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("50m"), corev1.ResourceMemory: resource.MustParse("64Mi")}
+	small := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("50m"),
+		corev1.ResourceMemory: resource.MustParse("64Mi")}
 	for i := range deployments {
 		for _, namespace := range []string{plain, optedIn} {
 			_, err := d.cluster.Client.AppsV1().Deployments(namespace).Create(ctx,
@@ -227,11 +232,13 @@ func (d *demo) showLoss(ctx context.Context) error {
 			}
 		}
 	}
-	d.page.title("1. What the loss of one zone would take down (Kubernetes %s, started on this machine)", version.GitVersion)
+	d.page.title("1. What the loss of one zone would take down (Kubernetes %s, started on this machine)",
+		version.GitVersion)
 	d.page.text("without evenkeel   %2d of %d Deployments\nwith evenkeel      %2d of %d Deployments",
 		lost[plain], deployments, lost[optedIn], deployments)
 	d.page.text("The same Deployments of two or three replicas stand in two namespaces, which differ in one label,\n"+
-		"evenkeel.dev/inject=enabled. %d nodes in three zones were four fifths full, and %d fresh ones had just come to one\n"+
+		"evenkeel.dev/inject=enabled. %d nodes in three zones were four fifths full, and %d fresh ones had just "+
+		"come to one\n"+
 		"zone, as after a scale-out or an upgrade. While all nodes are equally busy, the scheduler spreads by itself.",
 		busyNodes, freshNodes)
 	return nil
@@ -258,7 +265,8 @@ func (d *demo) showAdded(ctx context.Context) error {
 	if err := yaml.Unmarshal([]byte(first), &written); err != nil {
 		return fmt.Errorf("read examples/nginx.yaml: %w", err)
 	}
-	bare, err := deployments.Deployments(plain).Create(ctx, &written, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	bare, err := deployments.Deployments(plain).Create(ctx, &written,
+		metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 	if err != nil {
 		return fmt.Errorf("create nginx without evenkeel (a dry run): %w", err)
 	}
@@ -268,13 +276,15 @@ func (d *demo) showAdded(ctx context.Context) error {
 		return err
 	}
 	d.page.text("And a budget for each workload that never has fewer than two replicas:")
-	err = wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
-		budgets, err := d.cluster.Client.PolicyV1().PodDisruptionBudgets(shop).List(ctx, metav1.ListOptions{})
-		if err != nil || len(budgets.Items) < 5 { // of the examples that say nothing against it
-			return false, err
-		}
-		return !slices.ContainsFunc(budgets.Items, func(b policyv1.PodDisruptionBudget) bool { return b.Status.DisruptionsAllowed == 0 }), nil
-	})
+	err = wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, time.Minute, true,
+		func(ctx context.Context) (bool, error) {
+			budgets, err := d.cluster.Client.PolicyV1().PodDisruptionBudgets(shop).List(ctx, metav1.ListOptions{})
+			if err != nil || len(budgets.Items) < 5 { // of the examples that say nothing against it
+				return false, err
+			}
+			return !slices.ContainsFunc(budgets.Items,
+				func(b policyv1.PodDisruptionBudget) bool { return b.Status.DisruptionsAllowed == 0 }), nil
+		})
 	if err != nil {
 		return fmt.Errorf("wait for disruption budgets: %w", err)
 	}
@@ -295,21 +305,25 @@ func (d *demo) breakIt(ctx context.Context) error {
 	d.page.title("4. Now I break it")
 	d.page.text("evenkeel is ended. Nobody is kept from deploying, and this Deployment gets nothing:")
 	d.evenkeel.Stop()
-	if err := d.kubectl(ctx, "create", "deployment", "late", "-n", shop, "--image=example.com/late:1", "--port=8080", "--replicas=2"); err != nil {
+	if err := d.kubectl(ctx, "create", "deployment", "late", "-n", shop, "--image=example.com/late:1", "--port=8080",
+		"--replicas=2"); err != nil {
 		return err
 	}
 	d.page.text("evenkeel is started again. Its scan finds what it has missed, and touches nothing:")
 	if err := d.evenkeel.Start(ctx); err != nil {
 		return err
 	}
-	err := wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
-		events, err := d.cluster.Client.CoreV1().Events(shop).List(ctx, metav1.ListOptions{FieldSelector: "reason=InjectionMissed"})
-		return err == nil && len(events.Items) > 0, err
-	})
+	err := wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, time.Minute, true,
+		func(ctx context.Context) (bool, error) {
+			events, err := d.cluster.Client.CoreV1().Events(shop).List(ctx,
+				metav1.ListOptions{FieldSelector: "reason=InjectionMissed"})
+			return err == nil && len(events.Items) > 0, err
+		})
 	if err != nil {
 		return fmt.Errorf("wait for the scan: %w", err)
 	}
-	if err := d.kubectl(ctx, "get", "events", "-n", shop, "--field-selector=reason=InjectionMissed", "-o=custom-columns=OBJECT:.involvedObject.name,REASON:.reason,MESSAGE:.message"); err != nil {
+	if err := d.kubectl(ctx, "get", "events", "-n", shop, "--field-selector=reason=InjectionMissed",
+		"-o=custom-columns=OBJECT:.involvedObject.name,REASON:.reason,MESSAGE:.message"); err != nil {
 		return err
 	}
 	d.page.text("A restart, whenever you like, adds what is missing:")
@@ -332,27 +346,28 @@ func (d *demo) zones(ctx context.Context) (map[string]string, error) {
 // placement returns the nodes of each Deployment's pods, once all of them run.
 func (d *demo) placement(ctx context.Context, namespace string) (map[string][]string, error) {
 	var placed map[string][]string
-	err := wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, 2*time.Minute, true, func(ctx context.Context) (bool, error) {
-		list, err := d.cluster.Client.AppsV1().Deployments(namespace).List(ctx, metav1.ListOptions{})
-		if err != nil {
-			return false, err
-		}
-		placed = map[string][]string{}
-		for _, deployment := range list.Items {
-			if deployment.Status.ReadyReplicas != *deployment.Spec.Replicas {
-				return false, nil
-			}
-			pods, err := d.cluster.Client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{
-				LabelSelector: labels.SelectorFromSet(deployment.Spec.Selector.MatchLabels).String()})
+	err := wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, 2*time.Minute, true,
+		func(ctx context.Context) (bool, error) {
+			list, err := d.cluster.Client.AppsV1().Deployments(namespace).List(ctx, metav1.ListOptions{})
 			if err != nil {
 				return false, err
 			}
-			for _, pod := range pods.Items {
-				placed[deployment.Name] = append(placed[deployment.Name], pod.Spec.NodeName)
+			placed = map[string][]string{}
+			for _, deployment := range list.Items {
+				if deployment.Status.ReadyReplicas != *deployment.Spec.Replicas {
+					return false, nil
+				}
+				pods, err := d.cluster.Client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{
+					LabelSelector: labels.SelectorFromSet(deployment.Spec.Selector.MatchLabels).String()})
+				if err != nil {
+					return false, err
+				}
+				for _, pod := range pods.Items {
+					placed[deployment.Name] = append(placed[deployment.Name], pod.Spec.NodeName)
+				}
 			}
-		}
-		return true, nil
-	})
+			return true, nil
+		})
 	if err != nil {
 		return nil, fmt.Errorf("wait for pods in %s: %w", namespace, err)
 	}

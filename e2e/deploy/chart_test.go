@@ -59,7 +59,9 @@ func helm(t *testing.T, args ...string) (string, error) {
 // template renders the chart for a namespace with arguments such as --set, or returns helm's error.
 func template(t *testing.T, namespace string, args ...string) (string, error) {
 	t.Helper()
-	return helm(t, append([]string{"template", "evenkeel", filepath.Join(root(t), "deploy", "chart"), "--namespace", namespace, "--include-crds"}, args...)...)
+	return helm(t,
+		append([]string{"template", "evenkeel", filepath.Join(root(t), "deploy", "chart"), "--namespace", namespace,
+			"--include-crds"}, args...)...)
 }
 
 // objects returns the objects of a stream of YAML by kind and name, without the labels that only helm's have.
@@ -97,7 +99,8 @@ func TestTheChartIsWhatTheKustomizationsAre(t *testing.T) {
 		{"with failurePolicy Fail", []string{"--set=failurePolicy=Fail"}, "deploy/fail", ""},
 		{"with surge", []string{"--set=surge.enabled=true"}, "deploy/surge", ""},
 		{"with scale-in", []string{"--set=scaleIn=keep-zones"}, "deploy/scale-in", ""},
-		{"with monitoring", []string{"--set=monitoring.podMonitor.enabled=true,monitoring.rules.enabled=true"}, "deploy", "deploy/monitoring"},
+		{"with monitoring", []string{"--set=monitoring.podMonitor.enabled=true,monitoring.rules.enabled=true"}, "deploy",
+			"deploy/monitoring"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			out, err := template(t, installation.Namespace, c.args...)
@@ -117,7 +120,8 @@ func TestTheChartIsWhatTheKustomizationsAre(t *testing.T) {
 }
 
 func TestTheChartFollowsTheNamespaceOfItsRelease(t *testing.T) {
-	out, err := template(t, "elsewhere", "--set=namespaces.mode=opt-out,certificates.source=cert-manager,monitoring.podMonitor.enabled=true")
+	out, err := template(t, "elsewhere",
+		"--set=namespaces.mode=opt-out,certificates.source=cert-manager,monitoring.podMonitor.enabled=true")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,29 +141,32 @@ func TestValuesReachWhereTheyBelong(t *testing.T) {
 		"imagePullSecrets[0].name=pull":                  "- name: pull",
 		"replicas=5":                                     "replicas: 5",
 		"timeoutSeconds=7":                               "timeoutSeconds: 7",
-		"namespaces.exempt={longhorn-system}":            `"--namespace-selector=evenkeel.dev/inject=enabled,kubernetes.io/metadata.name notin (kube-system,evenkeel-system,longhorn-system)"`,
-		"settings.pre-stop-sleep=15s":                    `"--pre-stop-sleep=15s"`,
-		"settings.allow-exec-sleep=true":                 `"--allow-exec-sleep=true"`,
-		"budgets=false":                                  "- --budgets=false",
-		"surge.enabled=true,surge.patience=5m":           "- --surge-patience=5m",
-		"scaleIn=keep-zones":                             "- --scale-in=keep-zones",
-		"scanInterval=1m":                                "- --scan-interval=1m",
-		"extraArgs={--recycle-age=1m}":                   `- "--recycle-age=1m"`,
-		"extraEnv[0].name=A,extraEnv[0].value=b":         "- name: A\n              value: b\n",
-		"certificates.lifetime=1h":                       "- --certificate-lifetime=1h",
-		"certificates.authorityLifetime=720h":            "- --authority-lifetime=720h",
-		"hostNetwork=true":                               "maxSurge: 0",
-		"ports.webhook=9443":                             "containerPort: 9443",
-		"ports.metrics=9080":                             "- --metrics-listen=:9080",
-		"replicas=20":                                    `pods: "42"`,
-		"affinity.nodeAffinity.x=yes":                    "affinity:\n        nodeAffinity:\n          x: \"yes\"\n      terminationGracePeriodSeconds:",
-		"logLevel=debug":                                 "- --log-level=debug",
+		"namespaces.exempt={longhorn-system}": `"--namespace-selector=evenkeel.dev/inject=enabled,` +
+			`kubernetes.io/metadata.name notin (kube-system,evenkeel-system,longhorn-system)"`,
+		"settings.pre-stop-sleep=15s":            `"--pre-stop-sleep=15s"`,
+		"settings.allow-exec-sleep=true":         `"--allow-exec-sleep=true"`,
+		"budgets=false":                          "- --budgets=false",
+		"surge.enabled=true,surge.patience=5m":   "- --surge-patience=5m",
+		"scaleIn=keep-zones":                     "- --scale-in=keep-zones",
+		"scanInterval=1m":                        "- --scan-interval=1m",
+		"extraArgs={--recycle-age=1m}":           `- "--recycle-age=1m"`,
+		"extraEnv[0].name=A,extraEnv[0].value=b": "- name: A\n              value: b\n",
+		"certificates.lifetime=1h":               "- --certificate-lifetime=1h",
+		"certificates.authorityLifetime=720h":    "- --authority-lifetime=720h",
+		"hostNetwork=true":                       "maxSurge: 0",
+		"ports.webhook=9443":                     "containerPort: 9443",
+		"ports.metrics=9080":                     "- --metrics-listen=:9080",
+		"replicas=20":                            `pods: "42"`,
+		"affinity.nodeAffinity.x=yes": "affinity:\n        nodeAffinity:\n          x: \"yes\"\n" +
+			"      terminationGracePeriodSeconds:",
+		"logLevel=debug": "- --log-level=debug",
 		"scalableKinds[0].group=apps.kruise.io,scalableKinds[0].resource=clonesets":          "resources: [clonesets/scale]",
 		"certificates.source=secret,certificates.caBundle=Y2E=":                              "caBundle: Y2E=",
 		"certificates.source=secret,certificates.caBundle=Y2E=,certificates.secretName=mine": "secretName: mine",
 		"clients.configMap=callers":                                "mountPath: /etc/evenkeel/clients",
 		"clients.configMap=callers,clients.names={kube-apiserver}": `- "--client-name=kube-apiserver"`,
-		"clients.configMap=callers,certificates.source=secret,certificates.caBundle=Y2E=,certificates.secretName=mine": "secretName: mine",
+		"clients.configMap=callers,certificates.source=secret,certificates.caBundle=Y2E=," +
+			"certificates.secretName=mine": "secretName: mine",
 		"priorityClassName=high":            "priorityClassName: high",
 		"nodeSelector.pool=system":          "pool: system",
 		"tolerations[0].key=dedicated":      "- key: dedicated",
@@ -227,8 +234,9 @@ func TestTheChartIsRefusedInKubeSystem(t *testing.T) {
 	}
 }
 
-// The webhook configuration decides which namespaces evenkeel is called for, and the flag for which it keeps budgets and
-// scans. Where they differ, a budget is one too many, or a workload counts as missed for ever.
+// The webhook configuration decides which namespaces evenkeel is called for, and the flag for which
+// it keeps budgets and scans. Where they differ, a budget is one too many, or a workload counts as
+// missed for ever.
 func TestTheProgramGoesByTheNamespacesOfItsWebhooks(t *testing.T) {
 	for name, stream := range map[string]func() (string, error){
 		"deploy":              func() (string, error) { return kustomized(t, "deploy"), nil },
@@ -236,7 +244,9 @@ func TestTheProgramGoesByTheNamespacesOfItsWebhooks(t *testing.T) {
 		"deploy/opt-out":      func() (string, error) { return kustomized(t, "deploy/opt-out"), nil },
 		"deploy/fail":         func() (string, error) { return kustomized(t, "deploy/fail"), nil },
 		"chart":               func() (string, error) { return template(t, installation.Namespace) },
-		"chart, Fail":         func() (string, error) { return template(t, installation.Namespace, "--set=failurePolicy=Fail") },
+		"chart, Fail": func() (string, error) {
+			return template(t, installation.Namespace, "--set=failurePolicy=Fail")
+		},
 		"chart, Fail and more": func() (string, error) {
 			return template(t, installation.Namespace, "--set=failurePolicy=Fail,namespaces.exempt={storage}")
 		},
@@ -244,7 +254,8 @@ func TestTheProgramGoesByTheNamespacesOfItsWebhooks(t *testing.T) {
 			return template(t, installation.Namespace, "--set=namespaces.exempt={storage}")
 		},
 		"chart, opt-out": func() (string, error) {
-			return template(t, installation.Namespace, "--set=failurePolicy=Fail,namespaces.mode=opt-out,namespaces.exempt={storage}")
+			return template(t, installation.Namespace,
+				"--set=failurePolicy=Fail,namespaces.mode=opt-out,namespaces.exempt={storage}")
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -283,7 +294,8 @@ func TestTheProgramGoesByTheNamespacesOfItsWebhooks(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				for _, namespace := range []string{"shop", "kube-system", installation.Namespace, "kube-public", "kube-node-lease", "cert-manager", "storage"} {
+				for _, namespace := range []string{"shop", "kube-system", installation.Namespace, "kube-public", "kube-node-lease",
+					"cert-manager", "storage"} {
 					for _, value := range []string{"", "enabled", "disabled"} {
 						set := labels.Set{corev1.LabelMetadataName: namespace}
 						if value != "" {
@@ -291,7 +303,8 @@ func TestTheProgramGoesByTheNamespacesOfItsWebhooks(t *testing.T) {
 						}
 						never := namespace == "kube-system" || namespace == installation.Namespace // says server/server.go
 						if program := program.Matches(set) && !never; program != called.Matches(set) {
-							t.Errorf("%s with the label %q: the program goes by it: %v, and webhook %s is called for it: %v", namespace, value, program, webhook.Name, !program)
+							t.Errorf("%s with the label %q: the program goes by it: %v, and webhook %s is called for it: %v", namespace,
+								value, program, webhook.Name, !program)
 						}
 					}
 				}
@@ -445,7 +458,8 @@ func TestTheChartHoldsTheMonitoringOfDeploy(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(held, source) {
-			t.Errorf("deploy/chart/files/%s is not deploy/monitoring/%s; go test ./deploy -run Chart -update copies it", name, name)
+			t.Errorf("deploy/chart/files/%s is not deploy/monitoring/%s; go test ./deploy -run Chart -update copies it", name,
+				name)
 		}
 	}
 }
@@ -475,8 +489,8 @@ func TestTheChartInstallsUpgradesAndUninstalls(t *testing.T) {
 	serve(ctx, t, c, address)
 	certificate, generation := trusted(ctx, t, c), own(ctx, t, c).Generation
 
-	// Neither the same again nor another policy touches the bundle that evenkeel wrote. The same again doesn't restart it; of
-	// the namespaces that Fail exempts it is told by a flag.
+	// Neither the same again nor another policy touches the bundle that evenkeel wrote. The same again
+	// doesn't restart it; of the namespaces that Fail exempts it is told by a flag.
 	for restarts, command := range []string{
 		"helm upgrade evenkeel deploy/chart --namespace evenkeel-system",
 		"helm upgrade evenkeel deploy/chart --namespace evenkeel-system --reuse-values --set failurePolicy=Fail",
@@ -489,13 +503,15 @@ func TestTheChartInstallsUpgradesAndUninstalls(t *testing.T) {
 			t.Errorf("%s: evenkeel's own Deployment has generation %d, was %d, want %d more", command, is, generation, restarts)
 		}
 	}
-	configuration, err := c.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, "evenkeel", metav1.GetOptions{})
+	configuration, err := c.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, "evenkeel",
+		metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, webhook := range configuration.Webhooks {
 		if *webhook.FailurePolicy != admissionregistrationv1.Fail || *webhook.TimeoutSeconds != 5 {
-			t.Errorf("after the upgrade webhook %s has the policy %s and %d s", webhook.Name, *webhook.FailurePolicy, *webhook.TimeoutSeconds)
+			t.Errorf("after the upgrade webhook %s has the policy %s and %d s", webhook.Name, *webhook.FailurePolicy,
+				*webhook.TimeoutSeconds)
 		}
 	}
 	route(ctx, t, c, address)
@@ -523,7 +539,9 @@ func TestTheChartInstallsUpgradesAndUninstalls(t *testing.T) {
 	if there, err := budget(ctx, c, "after"); err != nil || !there {
 		t.Errorf("uninstalling took the budget of a workload: %v", err)
 	}
-	left := u.run(t, "kubectl get clusterrole,clusterrolebinding,mutatingwebhookconfiguration -o name; kubectl -n evenkeel-system get deployment,pdb,role,rolebinding,serviceaccount,resourcequota -o name")
+	left := u.run(t,
+		"kubectl get clusterrole,clusterrolebinding,mutatingwebhookconfiguration -o name; kubectl -n evenkeel-system get "+
+			"deployment,pdb,role,rolebinding,serviceaccount,resourcequota -o name")
 	for name := range strings.Lines(left) { // the Service is the test's own by now
 		if strings.Contains(name, "evenkeel") {
 			t.Errorf("left after uninstalling: %s", name)
@@ -571,7 +589,8 @@ func TestTheChartSwitchesToACertificateOfASecretAndBack(t *testing.T) {
 		t.Error("an upgrade that was refused changed the bundle")
 	}
 	u.run(t, commandsOf(t, "docs/install/move.md", "roll back"))
-	if arguments := own(ctx, t, c).Spec.Template.Spec.Containers[0].Args; slices.Contains(arguments, "--tls-cert-file=/etc/evenkeel/tls/tls.crt") {
+	if arguments := own(ctx, t, c).Spec.Template.Spec.Containers[0].Args; slices.Contains(arguments,
+		"--tls-cert-file=/etc/evenkeel/tls/tls.crt") {
 		t.Errorf("after the rollback evenkeel still serves with files: %v", arguments)
 	}
 	u.run(t, "kubectl -n evenkeel-system delete secret evenkeel-tls") // the commands make it
@@ -590,14 +609,16 @@ func TestTheChartSwitchesToACertificateOfASecretAndBack(t *testing.T) {
 	if !bytes.Equal(trusted(ctx, t, c), both) {
 		t.Fatalf("the bundle isn't the one given:\n%s", trusted(ctx, t, c))
 	}
-	if arguments := own(ctx, t, c).Spec.Template.Spec.Containers[0].Args; !slices.Contains(arguments, "--tls-cert-file=/etc/evenkeel/tls/tls.crt") {
+	if arguments := own(ctx, t, c).Spec.Template.Spec.Containers[0].Args; !slices.Contains(arguments,
+		"--tls-cert-file=/etc/evenkeel/tls/tls.crt") {
 		t.Errorf("evenkeel doesn't serve with the files: %v", arguments)
 	}
 	route(ctx, t, c, first)
 	reachable(ctx, t, c, first)
 	c.StopProgram("evenkeel", syscall.SIGTERM, time.Minute)
 	second := freeAddress(t)
-	serveAs(ctx, t, c, "evenkeel-files", second, "--tls-cert-file="+filepath.Join(u.dir, "tls.crt"), "--tls-key-file="+filepath.Join(u.dir, "tls.key"))
+	serveAs(ctx, t, c, "evenkeel-files", second, "--tls-cert-file="+filepath.Join(u.dir, "tls.crt"),
+		"--tls-key-file="+filepath.Join(u.dir, "tls.key"))
 	route(ctx, t, c, second)
 	reachable(ctx, t, c, second)
 

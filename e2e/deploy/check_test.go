@@ -17,8 +17,9 @@ import (
 	"github.com/evenkeel/evenkeel/e2e/installation"
 )
 
-// The states that an installation can be in, each made for real, and what evenkeel check says of them. The last line of each is
-// that the rest is well: a check that fails for everything would show nothing.
+// The states that an installation can be in, each made for real, and what evenkeel check says of
+// them. The last line of each is that the rest is well: a check that fails for everything would
+// show nothing.
 func TestCheckSaysWhatIsWrongAndWhatToDo(t *testing.T) {
 	ctx := t.Context()
 	c, err := cluster.Start(ctx, cluster.Config{Log: os.Stderr})
@@ -40,7 +41,8 @@ func TestCheckSaysWhatIsWrongAndWhatToDo(t *testing.T) {
 	// says runs evenkeel check and looks for lines, each a status, a name and parts of what follows.
 	says := func(name string, code int, args string, lines ...[]string) {
 		t.Helper()
-		cmd := exec.CommandContext(ctx, program, append([]string{"check", "--kubeconfig=" + c.Kubeconfig}, strings.Fields(args)...)...)
+		cmd := exec.CommandContext(ctx, program,
+			append([]string{"check", "--kubeconfig=" + c.Kubeconfig}, strings.Fields(args)...)...)
 		var out bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &out
 		if err := cmd.Run(); err != nil && !errors.As(err, new(*exec.ExitError)) {
@@ -64,7 +66,8 @@ func TestCheckSaysWhatIsWrongAndWhatToDo(t *testing.T) {
 		}
 	}
 
-	says("nothing is installed", 1, "", []string{"ok", "versions"}, []string{"failed", "webhook", "kubectl apply -k deploy/"})
+	says("nothing is installed", 1, "", []string{"ok", "versions"},
+		[]string{"failed", "webhook", "kubectl apply -k deploy/"})
 	says("before the installation", 0, "--pre", []string{"ok", "rights"}, []string{"ok", "webhook", "No evenkeel"})
 	says("before the installation, by nobody", 1, "--pre --as=nobody", []string{"unknown", "webhook", "may not be read"},
 		[]string{"failed", "rights", "may not create"})
@@ -78,24 +81,28 @@ func TestCheckSaysWhatIsWrongAndWhatToDo(t *testing.T) {
 	trusted(ctx, t, c)
 	route(ctx, t, c, address)
 	reachable(ctx, t, c, address)
-	well := [][]string{{"ok", "versions"}, {"ok", "webhook"}, {"ok", "rights"}, {"ok", "replicas", "3 of 3"}, {"ok", "caBundle"},
+	well := [][]string{{"ok", "versions"}, {"ok", "webhook"}, {"ok", "rights"}, {"ok", "replicas", "3 of 3"},
+		{"ok", "caBundle"},
 		{"ok", "certificates"}, {"ok", "leader"}, {"ok", "budgets"}, {"ok", "trial", "shop"}}
 	says("all is well", 0, "--wait=1m", well...)
 
 	says("a user without rights", 2, "--as=nobody", []string{"unknown", "webhook", "may not be read", "as a user who may"})
 
-	u.run(t, "kubectl get clusterrolebinding evenkeel -o json > binding.json && kubectl delete clusterrolebinding evenkeel")
+	u.run(t, "kubectl get clusterrolebinding evenkeel -o json > binding.json && kubectl delete "+
+		"clusterrolebinding evenkeel")
 	says("an account without rights", 1, "", []string{"failed", "rights", "list namespaces", "rbac.yaml"})
 	u.run(t, "kubectl create -f binding.json")
 
 	u.run(t, "kubectl -n evenkeel-system scale deployment evenkeel --replicas=1")
-	poll(ctx, t, "one replica is left", func(context.Context) (bool, error) { return own(ctx, t, c).Status.ReadyReplicas == 1, nil })
+	poll(ctx, t, "one replica is left",
+		func(context.Context) (bool, error) { return own(ctx, t, c).Status.ReadyReplicas == 1, nil })
 	says("one replica", 0, "", []string{"warning", "replicas", "one replica", "--replicas=3"}, []string{"ok", "trial"})
 	u.run(t, "kubectl -n evenkeel-system scale deployment evenkeel --replicas=3")
 	spreadOverZones(ctx, t, c)
 
 	c.StopProgram("evenkeel", syscall.SIGTERM, time.Minute)
-	says("the leader is away", 1, "", []string{"failed", "leader", "nobody leads", "get lease"}, []string{"failed", "trial", "without defaults"})
+	says("the leader is away", 1, "", []string{"failed", "leader", "nobody leads", "get lease"},
+		[]string{"failed", "trial", "without defaults"})
 
 	other, err := installation.WriteCertificate(t.TempDir(), "somebody.else.svc", time.Hour)
 	if err != nil {
@@ -105,7 +112,8 @@ func TestCheckSaysWhatIsWrongAndWhatToDo(t *testing.T) {
 	u.run(t, fmt.Sprintf(`kubectl patch mutatingwebhookconfiguration evenkeel --type=json -p '[
 		{"op":"replace","path":"/webhooks/0/clientConfig/caBundle","value":"%[1]s"},
 		{"op":"replace","path":"/webhooks/1/clientConfig/caBundle","value":"%[1]s"}]'`, text))
-	says("the caBundle of somebody else", 1, "", []string{"failed", "caBundle", "is not that of evenkeel's", "rollout restart"})
+	says("the caBundle of somebody else", 1, "",
+		[]string{"failed", "caBundle", "is not that of evenkeel's", "rollout restart"})
 
 	serve(ctx, t, c, address)
 	says("all is well again", 0, "--wait=2m", well...)

@@ -118,7 +118,8 @@ func (u *user) try(t *testing.T, script string) (string, error) {
 	}
 	shell := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", script)
 	shell.Dir = u.dir
-	shell.Env = slices.Concat(kubectl.Env, []string{"PATH=" + filepath.Dir(kubectl.Path) + string(os.PathListSeparator) + os.Getenv("PATH")})
+	shell.Env = slices.Concat(kubectl.Env,
+		[]string{"PATH=" + filepath.Dir(kubectl.Path) + string(os.PathListSeparator) + os.Getenv("PATH")})
 	out, err := shell.CombinedOutput()
 	return string(out), err
 }
@@ -141,7 +142,8 @@ func TestTheREADMEsCommandsInstallUpgradeAndUninstall(t *testing.T) {
 	u.run(t, "kubectl create namespace shop")
 
 	// What needs no cluster, and what only reads one.
-	if out := u.run(t, commands(t, "try")); !strings.Contains(out, "+          readinessProbe:") || !strings.Contains(out, "FINDINGS") {
+	if out := u.run(t, commands(t, "try")); !strings.Contains(out, "+          readinessProbe:") ||
+		!strings.Contains(out, "FINDINGS") {
 		t.Errorf("the first commands show neither a diff nor an audit:\n%s", out)
 	}
 	u.run(t, commandsOf(t, "docs/start/try-it.md", "try manifests"))
@@ -198,7 +200,8 @@ func TestTheREADMEsCommandsInstallUpgradeAndUninstall(t *testing.T) {
 	if _, err := c.Client.AppsV1().Deployments("shop").Create(ctx, replicated("two"), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	poll(ctx, t, "a Deployment of two replicas has a budget", func(ctx context.Context) (bool, error) { return budget(ctx, c, "two") })
+	poll(ctx, t, "a Deployment of two replicas has a budget",
+		func(ctx context.Context) (bool, error) { return budget(ctx, c, "two") })
 
 	u.run(t, commandsOf(t, "docs/install/uninstall.md", "uninstall"))
 	if there, err := budget(ctx, c, "two"); err != nil || !there {
@@ -210,7 +213,9 @@ func TestTheREADMEsCommandsInstallUpgradeAndUninstall(t *testing.T) {
 	if defaulted(apply(ctx, t, c, "later")) {
 		t.Error("a Deployment got defaults after evenkeel was uninstalled")
 	}
-	if out := u.run(t, "kubectl get clusterrole,clusterrolebinding,mutatingwebhookconfiguration -o name"); strings.Contains(out, "evenkeel") {
+	if out := u.run(t,
+		"kubectl get clusterrole,clusterrolebinding,mutatingwebhookconfiguration -o name"); strings.Contains(out,
+		"evenkeel") {
 		t.Errorf("something is left after uninstalling:\n%s", out)
 	}
 	c.StopProgram("evenkeel", syscall.SIGTERM, time.Minute) // as its pods have been
@@ -226,7 +231,8 @@ func TestTheREADMEsCommandsInstallUpgradeAndUninstall(t *testing.T) {
 
 // sleepOf returns the seconds that the first container sleeps before it stops.
 func sleepOf(d *appsv1.Deployment) int64 {
-	if hook := d.Spec.Template.Spec.Containers[0].Lifecycle; hook != nil && hook.PreStop != nil && hook.PreStop.Sleep != nil {
+	if hook := d.Spec.Template.Spec.Containers[0].Lifecycle; hook != nil && hook.PreStop != nil &&
+		hook.PreStop.Sleep != nil {
 		return hook.PreStop.Sleep.Seconds
 	}
 	return 0
@@ -297,7 +303,9 @@ func serveAs(ctx context.Context, t *testing.T, c *cluster.Cluster, name, addres
 	if err := installation.WriteKubeconfig(ctx, c, kubeconfig); err != nil {
 		t.Fatal(err)
 	}
-	err = c.StartProgram(name, append([]string{program, "serve", "--listen=" + address, "--metrics-listen=127.0.0.1:0", "--kubeconfig=" + kubeconfig}, flags...)...)
+	err = c.StartProgram(name,
+		append([]string{program, "serve", "--listen=" + address, "--metrics-listen=127.0.0.1:0",
+			"--kubeconfig=" + kubeconfig}, flags...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -326,7 +334,8 @@ func aim(ctx context.Context, t *testing.T, c *cluster.Cluster, port int) {
 	body := fmt.Appendf(nil, `[{"op":"replace","path":"/webhooks/0/clientConfig/service/port","value":%[1]d},
 		{"op":"replace","path":"/webhooks/1/clientConfig/service/port","value":%[1]d},
 		{"op":"replace","path":"/webhooks/2/clientConfig/service/port","value":%[1]d}]`, port)
-	if _, err := c.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Patch(ctx, "evenkeel", types.JSONPatchType, body, metav1.PatchOptions{}); err != nil {
+	if _, err := c.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Patch(ctx, "evenkeel",
+		types.JSONPatchType, body, metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -334,7 +343,8 @@ func aim(ctx context.Context, t *testing.T, c *cluster.Cluster, port int) {
 // unroute takes back what route did to objects of helm's, which helm would stumble over: it makes the Service anew.
 func unroute(ctx context.Context, t *testing.T, c *cluster.Cluster) {
 	t.Helper()
-	if err := c.Client.CoreV1().Services(installation.Namespace).Delete(ctx, installation.Service, metav1.DeleteOptions{}); err != nil {
+	if err := c.Client.CoreV1().Services(installation.Namespace).Delete(ctx, installation.Service,
+		metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	aim(ctx, t, c, 443)
@@ -357,7 +367,8 @@ func freeAddress(t *testing.T) string {
 func reachable(ctx context.Context, t *testing.T, c *cluster.Cluster, address string) {
 	t.Helper()
 	poll(ctx, t, "the API server calls "+address, func(ctx context.Context) (bool, error) {
-		created, err := c.Client.AppsV1().Deployments("shop").Create(ctx, deployment("probe"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		created, err := c.Client.AppsV1().Deployments("shop").Create(ctx, deployment("probe"),
+			metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		return err == nil && defaulted(created), err
 	})
 }
@@ -367,7 +378,8 @@ func reachable(ctx context.Context, t *testing.T, c *cluster.Cluster, address st
 func trusted(ctx context.Context, t *testing.T, c *cluster.Cluster) (certificate []byte) {
 	t.Helper()
 	poll(ctx, t, "every webhook has the same bundle", func(ctx context.Context) (bool, error) {
-		configuration, err := c.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, "evenkeel", metav1.GetOptions{})
+		configuration, err := c.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, "evenkeel",
+			metav1.GetOptions{})
 		if err != nil {
 			return false, err
 		}
@@ -418,7 +430,8 @@ func read(ctx context.Context, t *testing.T, c *cluster.Cluster, name string) *a
 // defaulted reports whether a Deployment carries evenkeel's record.
 func defaulted(d *appsv1.Deployment) bool {
 	record := d.Spec.Template.Annotations["evenkeel.dev/injected"]
-	return strings.Contains(record, "anti-affinity=") && strings.Contains(record, "/pre-stop-sleep=") && strings.Contains(record, "/readiness-probe=")
+	return strings.Contains(record, "anti-affinity=") && strings.Contains(record, "/pre-stop-sleep=") &&
+		strings.Contains(record, "/readiness-probe=")
 }
 
 // kustomized returns the documents of a kustomization.
@@ -428,7 +441,8 @@ func kustomized(t *testing.T, directory string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.CommandContext(t.Context(), filepath.Join(bin, cluster.Kubectl), "kustomize", filepath.Join(root(t), directory)).Output()
+	out, err := exec.CommandContext(t.Context(), filepath.Join(bin, cluster.Kubectl), "kustomize",
+		filepath.Join(root(t), directory)).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -480,13 +494,15 @@ func TestOurOwnDeploymentHasOurOwnDefaults(t *testing.T) {
 
 func TestTheWebhookConfigurationIsAsDesigned(t *testing.T) {
 	var configuration admissionregistrationv1.MutatingWebhookConfiguration
-	if err := yaml.UnmarshalStrict([]byte(rendered(t, "deploy")["MutatingWebhookConfiguration/evenkeel"]), &configuration); err != nil {
+	if err := yaml.UnmarshalStrict([]byte(rendered(t, "deploy")["MutatingWebhookConfiguration/evenkeel"]),
+		&configuration); err != nil {
 		t.Fatal(err)
 	}
 	for _, webhook := range configuration.Webhooks {
 		if *webhook.FailurePolicy != admissionregistrationv1.Ignore || *webhook.TimeoutSeconds != 2 ||
 			*webhook.ReinvocationPolicy != admissionregistrationv1.IfNeededReinvocationPolicy ||
-			*webhook.SideEffects != admissionregistrationv1.SideEffectClassNone || *webhook.MatchPolicy != admissionregistrationv1.Equivalent {
+			*webhook.SideEffects != admissionregistrationv1.SideEffectClassNone ||
+			*webhook.MatchPolicy != admissionregistrationv1.Equivalent {
 			t.Errorf("webhook %s may block, be slow or be passed over: %+v", webhook.Name, webhook)
 		}
 		if len(webhook.MatchConditions) > 0 {
@@ -510,11 +526,13 @@ func TestTheWebhookConfigurationIsAsDesigned(t *testing.T) {
 
 func TestTheCertManagerOverlayFitsTheBase(t *testing.T) {
 	documents := rendered(t, "deploy/cert-manager")
-	if !strings.Contains(documents["MutatingWebhookConfiguration/evenkeel"], "cert-manager.io/inject-ca-from: evenkeel-system/evenkeel-tls\n") {
+	if !strings.Contains(documents["MutatingWebhookConfiguration/evenkeel"],
+		"cert-manager.io/inject-ca-from: evenkeel-system/evenkeel-tls\n") {
 		t.Error("the webhook configuration doesn't ask for the bundle of the certificate evenkeel-system/evenkeel-tls")
 	}
 	certificate := documents["Certificate/evenkeel-tls"]
-	if !strings.Contains(documents["Deployment/evenkeel"], "secretName: evenkeel-tls") || !strings.Contains(documents["Deployment/evenkeel"], "- --tls-cert-file=/etc/evenkeel/tls/tls.crt\n") {
+	if !strings.Contains(documents["Deployment/evenkeel"], "secretName: evenkeel-tls") ||
+		!strings.Contains(documents["Deployment/evenkeel"], "- --tls-cert-file=/etc/evenkeel/tls/tls.crt\n") {
 		t.Errorf("the Deployment does not serve with the certificate:\n%s", documents["Deployment/evenkeel"])
 	}
 	for name := range documents {
@@ -522,7 +540,8 @@ func TestTheCertManagerOverlayFitsTheBase(t *testing.T) {
 			t.Errorf("%s gives rights that only certificates of evenkeel's own need", name)
 		}
 	}
-	if !strings.Contains(certificate, "secretName: evenkeel-tls\n") || !strings.Contains(certificate, "- evenkeel.evenkeel-system.svc\n") {
+	if !strings.Contains(certificate, "secretName: evenkeel-tls\n") ||
+		!strings.Contains(certificate, "- evenkeel.evenkeel-system.svc\n") {
 		t.Errorf("the certificate is not for the Service, or not in the Secret that the Deployment mounts:\n%s", certificate)
 	}
 }
@@ -549,7 +568,8 @@ func TestTheDockerfileCopiesEveryPackage(t *testing.T) {
 			continue
 		}
 		name, _, _ = strings.Cut(name, "/")
-		if !strings.Contains(string(dockerfile), "\nCOPY "+name+" "+name+"\n") || !strings.Contains(string(ignore), "\n!"+name+"\n") {
+		if !strings.Contains(string(dockerfile), "\nCOPY "+name+" "+name+"\n") ||
+			!strings.Contains(string(ignore), "\n!"+name+"\n") {
 			t.Errorf("the program needs %s, which the Dockerfile or .dockerignore leaves out", name)
 		}
 	}

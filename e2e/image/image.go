@@ -102,7 +102,8 @@ func assemble(program []byte, options Options) (v1.Image, error) {
 	if err := w.Close(); err != nil {
 		return nil, err
 	}
-	files, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(layer.Bytes())), nil })
+	files, err := tarball.LayerFromOpener(
+		func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(layer.Bytes())), nil })
 	if err != nil {
 		return nil, err
 	}

@@ -74,7 +74,9 @@ func checkWorkflow(t *testing.T, text, makefile string) {
 		}
 		for _, step := range job.Steps {
 			runs += step.Run + step.Uses
-			if step.Uses != "" && !regexp.MustCompile(`(?m)`+regexp.QuoteMeta(step.Uses)+` # v\d+\.\d+\.\d+$`).MatchString(text) || step.Uses != "" && !regexp.MustCompile(`@[0-9a-f]{40}$`).MatchString(step.Uses) {
+			if step.Uses != "" &&
+				!regexp.MustCompile(`(?m)`+regexp.QuoteMeta(step.Uses)+` # v\d+\.\d+\.\d+$`).MatchString(text) ||
+				step.Uses != "" && !regexp.MustCompile(`@[0-9a-f]{40}$`).MatchString(step.Uses) {
 				t.Errorf("job %s uses %s, want OWNER/NAME@COMMIT # vX.Y.Z", name, step.Uses)
 			}
 			for _, target := range regexp.MustCompile(`(?m)^\s*make ([a-z-]+)`).FindAllStringSubmatch(step.Run, -1) {
@@ -90,7 +92,8 @@ func checkWorkflow(t *testing.T, text, makefile string) {
 			t.Errorf("job %s signs what it builds itself, or states no provenance", name)
 		}
 	}
-	if job, ok := w.Jobs["vulnerabilities"]; !ok || !strings.Contains(job.Steps[len(job.Steps)-1].Run, "make vulnerabilities") {
+	if job, ok := w.Jobs["vulnerabilities"]; !ok ||
+		!strings.Contains(job.Steps[len(job.Steps)-1].Run, "make vulnerabilities") {
 		t.Error("nothing looks for known vulnerabilities")
 	}
 	for _, tool := range regexp.MustCompile(`go (?:run|install) (\S+/\S+)`).FindAllStringSubmatch(text+makefile, -1) {

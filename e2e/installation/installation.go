@@ -142,7 +142,8 @@ func (i *Installation) Start(ctx context.Context, flags ...string) error {
 	if err != nil {
 		return err
 	}
-	_, err = i.cluster.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, configuration.Name, metav1.GetOptions{})
+	_, err = i.cluster.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, configuration.Name,
+		metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		path = "/livez"
 	} else if err != nil {
@@ -176,7 +177,8 @@ func (i *Installation) StartUnready(flags ...string) error {
 		"--drain-timeout=1s"}, i.options.Flags, flags)...)
 }
 
-// Stop ends the process with SIGTERM, and kills it only when it drains for longer than any --drain-timeout of the tests.
+// Stop ends the process with SIGTERM, and kills it only when it drains for longer than any
+// --drain-timeout of the tests.
 func (i *Installation) Stop() { i.cluster.StopProgram(i.options.Name, syscall.SIGTERM, time.Minute) }
 
 // Signal sends a signal to the process, SIGSTOP for example.
@@ -192,7 +194,8 @@ func (i *Installation) Signal(signal syscall.Signal) error {
 func (i *Installation) Uninstall(ctx context.Context) error {
 	configuration, err := i.configuration(ctx)
 	if err == nil {
-		err = i.cluster.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Delete(ctx, configuration.Name, metav1.DeleteOptions{})
+		err = i.cluster.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Delete(ctx, configuration.Name,
+			metav1.DeleteOptions{})
 	}
 	i.Stop()
 	if apierrors.IsNotFound(err) {
@@ -219,8 +222,9 @@ func (i *Installation) Metric(ctx context.Context, name string, labels ...string
 	return Sum(text, name, labels...)
 }
 
-// Sum returns the sum of the samples of a metric, in a page of metrics, that have all of the labels, written as in the page; a value
-// without its last quotation mark is the beginning of one. It returns 0 where there are none.
+// Sum returns the sum of the samples of a metric, in a page of metrics, that have all of the
+// labels, written as in the page; a value without its last quotation mark is the beginning of one.
+// It returns 0 where there are none.
 func Sum(text, name string, labels ...string) (float64, error) {
 	parser := expfmt.NewTextParser(model.LegacyValidation)
 	families, err := parser.TextToMetricFamilies(strings.NewReader(text))
@@ -237,7 +241,8 @@ func Sum(text, name string, labels ...string) (float64, error) {
 			key, value, _ := strings.Cut(label, "=")
 			return strings.HasPrefix(strconv.Quote(string(s.Metric[model.LabelName(key)])), value)
 		}
-		if string(s.Metric[model.MetricNameLabel]) == name && !slices.ContainsFunc(labels, func(l string) bool { return !has(l) }) {
+		if string(s.Metric[model.MetricNameLabel]) == name &&
+			!slices.ContainsFunc(labels, func(l string) bool { return !has(l) }) {
 			sum += float64(s.Value)
 		}
 	}
@@ -262,8 +267,8 @@ func (i *Installation) fetch(ctx context.Context, path string) (string, error) {
 	return string(body), err
 }
 
-// Register stores the webhook configuration of deploy/, which then calls this process through a Service, and waits until
-// the process, if it runs, has said which certificate it has and is ready.
+// Register stores the webhook configuration of deploy/, which then calls this process through a
+// Service, and waits until the process, if it runs, has said which certificate it has and is ready.
 func (i *Installation) Register(ctx context.Context) error {
 	configuration, err := i.configuration(ctx)
 	if err != nil {
@@ -298,7 +303,8 @@ func (i *Installation) CA(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	configuration, err = i.cluster.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, configuration.Name, metav1.GetOptions{})
+	configuration, err = i.cluster.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx,
+		configuration.Name, metav1.GetOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("read webhook configuration: %w", err)
 	}
@@ -311,8 +317,8 @@ func (i *Installation) CA(ctx context.Context) ([]byte, error) {
 	return ca, nil
 }
 
-// Target is where a webhook listens: at a loopback address, with a certificate of CA for Host(Service). Without a CA the
-// webhook is to write its own.
+// Target is where a webhook listens: at a loopback address, with a certificate of CA for
+// Host(Service). Without a CA the webhook is to write its own.
 type Target struct {
 	Service, Address string
 	CA               []byte
@@ -322,7 +328,10 @@ type Target struct {
 func Host(service string) string { return service + "." + Namespace + ".svc" }
 
 // Register stores a webhook configuration whose webhooks are then called at a target through its Service.
-func Register(ctx context.Context, c *cluster.Cluster, configuration *admissionregistrationv1.MutatingWebhookConfiguration, target Target) error {
+func Register(
+	ctx context.Context, c *cluster.Cluster,
+	configuration *admissionregistrationv1.MutatingWebhookConfiguration, target Target,
+) error {
 	_, port, err := net.SplitHostPort(target.Address)
 	if err != nil {
 		return fmt.Errorf("register webhook: %w", err)
@@ -340,7 +349,8 @@ func Register(ctx context.Context, c *cluster.Cluster, configuration *admissionr
 		if configured := configuration.Webhooks[w].ClientConfig.Service; configured != nil {
 			service.Path = configured.Path
 		}
-		configuration.Webhooks[w].ClientConfig = admissionregistrationv1.WebhookClientConfig{Service: &service, CABundle: target.CA}
+		configuration.Webhooks[w].ClientConfig = admissionregistrationv1.WebhookClientConfig{Service: &service,
+			CABundle: target.CA}
 	}
 	client := c.Client.AdmissionregistrationV1().MutatingWebhookConfigurations()
 	if err := client.Delete(ctx, configuration.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
@@ -352,7 +362,9 @@ func Register(ctx context.Context, c *cluster.Cluster, configuration *admissionr
 	return nil
 }
 
-func (i *Installation) configuration(ctx context.Context) (*admissionregistrationv1.MutatingWebhookConfiguration, error) {
+func (i *Installation) configuration(
+	ctx context.Context,
+) (*admissionregistrationv1.MutatingWebhookConfiguration, error) {
 	configuration, err := configurationOf(ctx, i.cluster, i.options.Deploy)
 	if err == nil && i.options.Configure != nil {
 		i.options.Configure(configuration)
@@ -361,11 +373,15 @@ func (i *Installation) configuration(ctx context.Context) (*admissionregistratio
 }
 
 // Configuration returns the webhook configuration that deploy/ holds.
-func Configuration(ctx context.Context, c *cluster.Cluster) (*admissionregistrationv1.MutatingWebhookConfiguration, error) {
+func Configuration(
+	ctx context.Context, c *cluster.Cluster,
+) (*admissionregistrationv1.MutatingWebhookConfiguration, error) {
 	return configurationOf(ctx, c, "")
 }
 
-func configurationOf(ctx context.Context, c *cluster.Cluster, dir string) (*admissionregistrationv1.MutatingWebhookConfiguration, error) {
+func configurationOf(
+	ctx context.Context, c *cluster.Cluster, dir string,
+) (*admissionregistrationv1.MutatingWebhookConfiguration, error) {
 	documents, err := deployed(ctx, c, dir, "MutatingWebhookConfiguration")
 	if err != nil {
 		return nil, err
@@ -409,7 +425,8 @@ func deployed(ctx context.Context, c *cluster.Cluster, dir string, kinds ...stri
 
 // grant makes the service account of deploy/ with its rights and no others, and a kubeconfig file for it.
 func (i *Installation) grant(ctx context.Context) error {
-	documents, err := deployed(ctx, i.cluster, i.options.Deploy, "Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
+	documents, err := deployed(ctx, i.cluster, i.options.Deploy, "Namespace", "ServiceAccount", "ClusterRole",
+		"ClusterRoleBinding", "Role", "RoleBinding")
 	if err != nil {
 		return err
 	}
@@ -428,7 +445,8 @@ func (i *Installation) grant(ctx context.Context) error {
 func WriteKubeconfig(ctx context.Context, c *cluster.Cluster, file string) error {
 	seconds := int64(24 * 60 * 60)
 	token, err := c.Client.CoreV1().ServiceAccounts(Namespace).CreateToken(ctx, Service,
-		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}, metav1.CreateOptions{})
+		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}},
+		metav1.CreateOptions{})
 	if err != nil {
 		return fmt.Errorf("make token of evenkeel's service account: %w", err)
 	}
@@ -468,8 +486,8 @@ func freeAddress() (string, error) {
 	return "", errors.New("find a free loopback port: none in 200 attempts")
 }
 
-// WriteCertificate writes tls.crt and tls.key, a certificate for a server or client named host that ends after lifetime,
-// into dir, and returns the CA that signed it.
+// WriteCertificate writes tls.crt and tls.key, a certificate for a server or client named host that
+// ends after lifetime, into dir, and returns the CA that signed it.
 func WriteCertificate(dir, host string, lifetime time.Duration) (ca []byte, err error) {
 	now := time.Now()
 	authority, err := keypair.New(&x509.Certificate{Subject: pkix.Name{CommonName: "evenkeel test CA"},

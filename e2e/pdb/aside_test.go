@@ -102,7 +102,8 @@ func createOnLocalVolumes(t *testing.T, ns, name, node string) {
 		ObjectMeta: metav1.ObjectMeta{Name: ns}, Provisioner: none, VolumeBindingMode: &wait}, metav1.CreateOptions{})
 	check.Must(t, err)
 	t.Cleanup(func() {
-		check.Must(t, shared.Client.StorageV1().StorageClasses().Delete(context.Background(), class.Name, metav1.DeleteOptions{}))
+		check.Must(t,
+			shared.Client.StorageV1().StorageClasses().Delete(context.Background(), class.Name, metav1.DeleteOptions{}))
 	})
 	size := corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}
 	once := []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}
@@ -111,12 +112,14 @@ func createOnLocalVolumes(t *testing.T, ns, name, node string) {
 			ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%s-%d", ns, i)},
 			Spec: corev1.PersistentVolumeSpec{Capacity: size, AccessModes: once, StorageClassName: class.Name,
 				PersistentVolumeSource: corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{Path: "/volume"}},
-				NodeAffinity: &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
-					MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelHostname,
-						Operator: corev1.NodeSelectorOpIn, Values: []string{node}}}}}}}}}, metav1.CreateOptions{})
+				NodeAffinity: &corev1.VolumeNodeAffinity{
+					Required: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
+						MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelHostname,
+							Operator: corev1.NodeSelectorOpIn, Values: []string{node}}}}}}}}}, metav1.CreateOptions{})
 		check.Must(t, err)
 		t.Cleanup(func() {
-			check.Must(t, shared.Client.CoreV1().PersistentVolumes().Delete(context.Background(), v.Name, metav1.DeleteOptions{}))
+			check.Must(t,
+				shared.Client.CoreV1().PersistentVolumes().Delete(context.Background(), v.Name, metav1.DeleteOptions{}))
 		})
 	}
 	s := statefulSet(name, 2, nil)

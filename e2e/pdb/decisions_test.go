@@ -28,24 +28,30 @@ func foreignBudget(t *testing.T, namespace, name string, selector *metav1.LabelS
 	t.Helper()
 	one := intstr.FromInt32(1)
 	_, err := shared.Client.PolicyV1().PodDisruptionBudgets(namespace).Create(t.Context(), &policyv1.PodDisruptionBudget{
-		ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: policyv1.PodDisruptionBudgetSpec{Selector: selector, MaxUnavailable: &one}}, metav1.CreateOptions{})
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec:       policyv1.PodDisruptionBudgetSpec{Selector: selector, MaxUnavailable: &one}}, metav1.CreateOptions{})
 	check.Must(t, err)
 }
 
 func autoscaler(t *testing.T, namespace, target string, least int32) {
 	t.Helper()
-	h := &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Name: target}, Spec: autoscalingv2.HorizontalPodAutoscalerSpec{
-		ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: target},
-		MinReplicas:    &least, MaxReplicas: 10,
-		Metrics: []autoscalingv2.MetricSpec{{Type: autoscalingv2.ExternalMetricSourceType, External: &autoscalingv2.ExternalMetricSource{
-			Metric: autoscalingv2.MetricIdentifier{Name: "queue"}, Target: autoscalingv2.MetricTarget{Type: autoscalingv2.ValueMetricType, Value: one()}}}}}}
-	_, err := shared.Client.AutoscalingV2().HorizontalPodAutoscalers(namespace).Create(t.Context(), h, metav1.CreateOptions{})
+	h := &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Name: target},
+		Spec: autoscalingv2.HorizontalPodAutoscalerSpec{
+			ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: target},
+			MinReplicas:    &least, MaxReplicas: 10,
+			Metrics: []autoscalingv2.MetricSpec{
+				{Type: autoscalingv2.ExternalMetricSourceType, External: &autoscalingv2.ExternalMetricSource{
+					Metric: autoscalingv2.MetricIdentifier{Name: "queue"},
+					Target: autoscalingv2.MetricTarget{Type: autoscalingv2.ValueMetricType, Value: one()}}}}}}
+	_, err := shared.Client.AutoscalingV2().HorizontalPodAutoscalers(namespace).Create(t.Context(), h,
+		metav1.CreateOptions{})
 	check.Must(t, err)
 }
 
 // ours returns the names of our budgets of a namespace, with their amounts.
 func ours(ctx context.Context, namespace string) ([]string, error) {
-	list, err := shared.Client.PolicyV1().PodDisruptionBudgets(namespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/managed-by=evenkeel"})
+	list, err := shared.Client.PolicyV1().PodDisruptionBudgets(namespace).List(ctx,
+		metav1.ListOptions{LabelSelector: "app.kubernetes.io/managed-by=evenkeel"})
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +110,8 @@ func evictions(t *testing.T, namespace, name string, replicas int) int {
 			if err != nil {
 				return err
 			}
-			selected, err := shared.Client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{LabelSelector: s.String()})
+			selected, err := shared.Client.CoreV1().Pods(namespace).List(t.Context(),
+				metav1.ListOptions{LabelSelector: s.String()})
 			if err != nil {
 				return err
 			}
@@ -188,29 +195,35 @@ func TestDecisions(t *testing.T) {
 		stand(t, ns, "web-evenkeel max 10%")
 		patch(t, ns, "horizontalpodautoscalers", "web", `{"spec":{"minReplicas":0}}`)
 		stand(t, ns)
-		check.Must(t, shared.Client.AutoscalingV2().HorizontalPodAutoscalers(ns).Delete(t.Context(), "web", metav1.DeleteOptions{}))
+		check.Must(t,
+			shared.Client.AutoscalingV2().HorizontalPodAutoscalers(ns).Delete(t.Context(), "web", metav1.DeleteOptions{}))
 		stand(t, ns, "web-evenkeel max 10%")
 	})
 
 	t.Run("values", func(t *testing.T) {
 		t.Parallel()
 		ns := namespace(t, nil)
-		for name, value := range map[string]string{"a": "maxUnavailable=1%", "b": "maxUnavailable=50%", "c": "minAvailable=50%", "d": "minAvailable=4",
+		for name, value := range map[string]string{"a": "maxUnavailable=1%", "b": "maxUnavailable=50%",
+			"c": "minAvailable=50%", "d": "minAvailable=4",
 			"e": "minAvailable=99%", "f": "maxUnavailable=100%", "g": "minAvailable=2", "h": "off", "i": "most"} {
 			create(t, ns, deployment(name, 4, func(d *appsv1.Deployment) {
 				d.Annotations = map[string]string{"evenkeel.dev/disruption-budget": value}
 			}))
 		}
-		_, err := shared.Client.AppsV1().StatefulSets(ns).Create(t.Context(), statefulSet("db", 5, map[string]string{"evenkeel.dev/disruption-budget": "quorum"}), metav1.CreateOptions{})
+		_, err := shared.Client.AppsV1().StatefulSets(ns).Create(t.Context(),
+			statefulSet("db", 5, map[string]string{"evenkeel.dev/disruption-budget": "quorum"}), metav1.CreateOptions{})
 		check.Must(t, err)
-		stand(t, ns, "a-evenkeel max 1%", "b-evenkeel max 50%", "c-evenkeel min 50%", "d-evenkeel max 10%", "db-evenkeel max 2", "e-evenkeel max 10%", "f-evenkeel max 10%", "g-evenkeel min 2", "i-evenkeel max 10%")
+		stand(t, ns, "a-evenkeel max 1%", "b-evenkeel max 50%", "c-evenkeel min 50%", "d-evenkeel max 10%",
+			"db-evenkeel max 2", "e-evenkeel max 10%", "f-evenkeel max 10%", "g-evenkeel min 2", "i-evenkeel max 10%")
 		for _, name := range []string{"a", "b", "c", "d", "e", "f", "g", "h", "i"} {
 			canEvict(t, ns, name, 4)
 		}
 		canEvict(t, ns, "db", 5)
-		for name, code := range map[string]string{"d": "would-block-drains", "e": "would-block-drains", "f": "would-take-all", "i": "unusable-value"} {
+		for name, code := range map[string]string{"d": "would-block-drains", "e": "would-block-drains", "f": "would-take-all",
+			"i": "unusable-value"} {
 			check.Eventually(t, "event on "+name, func() error {
-				list, err := shared.Client.CoreV1().Events(ns).List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=" + name + ",reason=BudgetAdjusted"})
+				list, err := shared.Client.CoreV1().Events(ns).List(t.Context(),
+					metav1.ListOptions{FieldSelector: "involvedObject.name=" + name + ",reason=BudgetAdjusted"})
 				if err != nil || len(list.Items) != 1 || !strings.HasPrefix(list.Items[0].Message, code+": ") {
 					return fmt.Errorf("%v, %v", list.Items, err)
 				}
@@ -219,7 +232,8 @@ func TestDecisions(t *testing.T) {
 		}
 		patch(t, ns, "deployments", "d", `{"metadata":{"annotations":{"evenkeel.dev/disruption-budget":"minAvailable=3"}}}`)
 		patch(t, ns, "deployments", "h", `{"metadata":{"annotations":{"evenkeel.dev/disruption-budget":null}}}`)
-		stand(t, ns, "a-evenkeel max 1%", "b-evenkeel max 50%", "c-evenkeel min 50%", "d-evenkeel min 3", "db-evenkeel max 2", "e-evenkeel max 10%", "f-evenkeel max 10%", "g-evenkeel min 2", "h-evenkeel max 10%", "i-evenkeel max 10%")
+		stand(t, ns, "a-evenkeel max 1%", "b-evenkeel max 50%", "c-evenkeel min 50%", "d-evenkeel min 3", "db-evenkeel max 2",
+			"e-evenkeel max 10%", "f-evenkeel max 10%", "g-evenkeel min 2", "h-evenkeel max 10%", "i-evenkeel max 10%")
 	})
 
 	t.Run("budgets of others", func(t *testing.T) {
@@ -241,7 +255,8 @@ func TestDecisions(t *testing.T) {
 			n := evictions(t, ns, name, 2)
 			t.Logf("%s: %d evicted under the budget of somebody else", name, n)
 		}
-		check.Must(t, shared.Client.PolicyV1().PodDisruptionBudgets(ns).Delete(t.Context(), "everything", metav1.DeleteOptions{}))
+		check.Must(t,
+			shared.Client.PolicyV1().PodDisruptionBudgets(ns).Delete(t.Context(), "everything", metav1.DeleteOptions{}))
 		stand(t, ns, "api-evenkeel max 10%", "web-evenkeel max 10%")
 		b, err := shared.Client.PolicyV1().PodDisruptionBudgets(ns).Get(t.Context(), "taken-evenkeel", metav1.GetOptions{})
 		check.Must(t, err)
@@ -259,9 +274,11 @@ func TestDecisions(t *testing.T) {
 		stand(t, ns, "api-evenkeel max 10%", "db-evenkeel max 10%", "web-evenkeel max 10%")
 		patch(t, ns, "poddisruptionbudgets", "web-evenkeel", `{"spec":{"maxUnavailable":3}}`)
 		patch(t, ns, "poddisruptionbudgets", "api-evenkeel", `{"spec":{"maxUnavailable":null,"minAvailable":3}}`)
-		check.Must(t, shared.Client.PolicyV1().PodDisruptionBudgets(ns).Delete(t.Context(), "db-evenkeel", metav1.DeleteOptions{}))
+		check.Must(t,
+			shared.Client.PolicyV1().PodDisruptionBudgets(ns).Delete(t.Context(), "db-evenkeel", metav1.DeleteOptions{}))
 		stand(t, ns, "api-evenkeel max 10%", "db-evenkeel max 10%", "web-evenkeel max 10%")
-		patch(t, ns, "poddisruptionbudgets", "web-evenkeel", `{"metadata":{"labels":{"app.kubernetes.io/managed-by":null}},"spec":{"maxUnavailable":2}}`)
+		patch(t, ns, "poddisruptionbudgets", "web-evenkeel",
+			`{"metadata":{"labels":{"app.kubernetes.io/managed-by":null}},"spec":{"maxUnavailable":2}}`)
 		stand(t, ns, "api-evenkeel max 10%", "db-evenkeel max 10%")
 		patch(t, ns, "deployments", "web", `{"spec":{"replicas":1}}`)
 		patch(t, ns, "deployments", "db", `{"spec":{"replicas":1}}`)
@@ -286,7 +303,8 @@ func TestDecisions(t *testing.T) {
 		canEvict(t, ns, "web", 4)
 		for _, name := range []string{"web", "canary"} {
 			check.Eventually(t, "event on "+name, func() error {
-				list, err := shared.Client.CoreV1().Events(ns).List(t.Context(), metav1.ListOptions{FieldSelector: "type=Warning,involvedObject.name=" + name})
+				list, err := shared.Client.CoreV1().Events(ns).List(t.Context(),
+					metav1.ListOptions{FieldSelector: "type=Warning,involvedObject.name=" + name})
 				if err != nil || len(list.Items) == 0 {
 					return fmt.Errorf("%d events, %v", len(list.Items), err)
 				}
@@ -295,7 +313,8 @@ func TestDecisions(t *testing.T) {
 		}
 		check.Must(t, shared.Client.AppsV1().Deployments(ns).Delete(t.Context(), "web", metav1.DeleteOptions{}))
 		stand(t, ns, "canary-evenkeel max 10%")
-		_, err := shared.Client.AppsV1().StatefulSets(ns).Create(t.Context(), statefulSet("canary", 2, nil), metav1.CreateOptions{})
+		_, err := shared.Client.AppsV1().StatefulSets(ns).Create(t.Context(), statefulSet("canary", 2, nil),
+			metav1.CreateOptions{})
 		check.Must(t, err)
 		stand(t, ns, "canary-evenkeel max 10%", "canary-evenkeel-statefulset.apps max 10%")
 	})
@@ -304,9 +323,12 @@ func TestDecisions(t *testing.T) {
 		t.Parallel()
 		ns := namespace(t, nil)
 		create(t, ns, deployment("web", 3))
-		_, err := shared.Client.BatchV1().Jobs(ns).Create(t.Context(), &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: "migrate"}, Spec: batchv1.JobSpec{
-			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "web", "job": "migrate"}},
-				Spec: corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever, Containers: []corev1.Container{{Name: "migrate", Image: "web"}}}}}}, metav1.CreateOptions{})
+		_, err := shared.Client.BatchV1().Jobs(ns).Create(t.Context(),
+			&batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: "migrate"}, Spec: batchv1.JobSpec{
+				Template: corev1.PodTemplateSpec{
+					ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "web", "job": "migrate"}},
+					Spec: corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever,
+						Containers: []corev1.Container{{Name: "migrate", Image: "web"}}}}}}, metav1.CreateOptions{})
 		check.Must(t, err)
 		stand(t, ns, "web-evenkeel min 2")
 		check.Eventually(t, "an eviction", func() error {
@@ -323,7 +345,8 @@ func TestDecisions(t *testing.T) {
 		t.Parallel()
 		ns := namespace(t, nil)
 		create(t, ns, deployment("web", 2))
-		create(t, ns, deployment("api", 2, func(d *appsv1.Deployment) { d.Spec.Template.Labels["evenkeel.dev/inject"] = "disabled" }))
+		create(t, ns,
+			deployment("api", 2, func(d *appsv1.Deployment) { d.Spec.Template.Labels["evenkeel.dev/inject"] = "disabled" }))
 		stand(t, ns, "web-evenkeel max 10%")
 		canEvict(t, ns, "api", 2)
 		patch(t, ns, "deployments", "web", `{"metadata":{"labels":{"evenkeel.dev/inject":"disabled"}}}`)
@@ -332,7 +355,9 @@ func TestDecisions(t *testing.T) {
 		stand(t, ns, "web-evenkeel max 10%")
 		patch(t, "", "namespaces", ns, `{"metadata":{"labels":{"evenkeel.dev/inject":null}}}`)
 		stand(t, ns)
-		patch(t, "", "namespaces", ns, `{"metadata":{"labels":{"evenkeel.dev/inject":"enabled"},"annotations":{"evenkeel.dev/disruption-budget":"minAvailable=1"}}}`)
+		patch(t, "", "namespaces", ns,
+			`{"metadata":{"labels":{"evenkeel.dev/inject":"enabled"},`+
+				`"annotations":{"evenkeel.dev/disruption-budget":"minAvailable=1"}}}`)
 		stand(t, ns, "web-evenkeel min 1")
 	})
 
@@ -361,7 +386,8 @@ func TestDecisions(t *testing.T) {
 			create(t, ns, deployment(fmt.Sprint("web", 3-i), 5-i))
 		}
 		stand(t, ns, "web2-evenkeel max 10%", "web3-evenkeel max 10%")
-		foreignBudget(t, ns, "theirs", &metav1.LabelSelector{MatchLabels: map[string]string{"app": "theirs"}}) // takes the last
+		// takes the last
+		foreignBudget(t, ns, "theirs", &metav1.LabelSelector{MatchLabels: map[string]string{"app": "theirs"}})
 		allow("5")
 		stand(t, ns, "web1-evenkeel max 10%", "web2-evenkeel max 10%", "web3-evenkeel max 10%")
 		allow("9")
@@ -399,36 +425,50 @@ func rollouts(t *testing.T) {
 	object := func() map[string]any {
 		return map[string]any{"type": "object", "x-kubernetes-preserve-unknown-fields": true}
 	}
-	crd := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-		"metadata": map[string]any{"name": "rollouts.argoproj.io"},
-		"spec": map[string]any{"group": "argoproj.io", "scope": "Namespaced",
-			"names": map[string]any{"kind": "Rollout", "plural": "rollouts", "singular": "rollout"},
-			"versions": []any{map[string]any{"name": "v1alpha1", "served": true, "storage": true,
-				"schema": map[string]any{"openAPIV3Schema": map[string]any{"type": "object", "properties": map[string]any{"spec": map[string]any{"type": "object",
-					"x-kubernetes-preserve-unknown-fields": true, "properties": map[string]any{"replicas": map[string]any{"type": "integer"}}}, "status": object()}}},
-				"subresources": map[string]any{"status": map[string]any{}, "scale": map[string]any{"specReplicasPath": ".spec.replicas",
-					"statusReplicasPath": ".status.HPAReplicas", "labelSelectorPath": ".status.selector"}}}}}}}
-	definitions := client.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
+	crd := &unstructured.Unstructured{
+		Object: map[string]any{"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+			"metadata": map[string]any{"name": "rollouts.argoproj.io"},
+			"spec": map[string]any{"group": "argoproj.io", "scope": "Namespaced",
+				"names": map[string]any{"kind": "Rollout", "plural": "rollouts", "singular": "rollout"},
+				"versions": []any{map[string]any{"name": "v1alpha1", "served": true, "storage": true,
+					"schema": map[string]any{
+						"openAPIV3Schema": map[string]any{"type": "object",
+							"properties": map[string]any{"spec": map[string]any{"type": "object",
+								"x-kubernetes-preserve-unknown-fields": true,
+								"properties":                           map[string]any{"replicas": map[string]any{"type": "integer"}}},
+								"status": object()}}},
+					"subresources": map[string]any{"status": map[string]any{},
+						"scale": map[string]any{"specReplicasPath": ".spec.replicas",
+							"statusReplicasPath": ".status.HPAReplicas", "labelSelectorPath": ".status.selector"}}}}}}}
+	definitions := client.Resource(
+		schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
 	_, err = definitions.Create(t.Context(), crd, metav1.CreateOptions{})
 	check.Must(t, err)
 	t.Cleanup(func() {
 		check.Must(t, definitions.Delete(context.Background(), "rollouts.argoproj.io", metav1.DeleteOptions{}))
 	})
 	ns := namespace(t, nil)
-	resource := client.Resource(schema.GroupVersionResource{Group: "argoproj.io", Version: "v1alpha1", Resource: "rollouts"}).Namespace(ns)
+	resource := client.Resource(schema.GroupVersionResource{
+		Group: "argoproj.io", Version: "v1alpha1", Resource: "rollouts"}).Namespace(ns)
 	var rollout *unstructured.Unstructured
 	check.Eventually(t, "the kind is served", func() error {
-		rollout, err = resource.Create(t.Context(), &unstructured.Unstructured{Object: map[string]any{"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout",
-			"metadata": map[string]any{"name": "web"},
-			"spec":     map[string]any{"replicas": int64(3), "template": map[string]any{"metadata": map[string]any{"labels": map[string]any{"app": "web"}}}}}}, metav1.CreateOptions{})
+		rollout, err = resource.Create(t.Context(),
+			&unstructured.Unstructured{Object: map[string]any{"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout",
+				"metadata": map[string]any{"name": "web"},
+				"spec": map[string]any{"replicas": int64(3),
+					"template": map[string]any{"metadata": map[string]any{"labels": map[string]any{"app": "web"}}}}}},
+			metav1.CreateOptions{})
 		return err
 	})
 	// What Argo's controller would do.
 	yes, three := true, int32(3)
 	labels := map[string]string{"app": "web", "rollouts-pod-template-hash": "5d4f"}
-	_, err = shared.Client.AppsV1().ReplicaSets(ns).Create(t.Context(), &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: "web-5d4f",
-		OwnerReferences: []metav1.OwnerReference{{APIVersion: "argoproj.io/v1alpha1", Kind: "Rollout", Name: "web", UID: rollout.GetUID(), Controller: &yes}}},
-		Spec: appsv1.ReplicaSetSpec{Replicas: &three, Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template(labels)}}, metav1.CreateOptions{})
+	_, err = shared.Client.AppsV1().ReplicaSets(ns).Create(t.Context(),
+		&appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: "web-5d4f",
+			OwnerReferences: []metav1.OwnerReference{
+				{APIVersion: "argoproj.io/v1alpha1", Kind: "Rollout", Name: "web", UID: rollout.GetUID(), Controller: &yes}}},
+			Spec: appsv1.ReplicaSetSpec{Replicas: &three, Selector: &metav1.LabelSelector{MatchLabels: labels},
+				Template: template(labels)}}, metav1.CreateOptions{})
 	check.Must(t, err)
 	rollout.Object["status"] = map[string]any{"selector": "app=web", "HPAReplicas": int64(3)}
 	rollout, err = resource.UpdateStatus(t.Context(), rollout, metav1.UpdateOptions{})

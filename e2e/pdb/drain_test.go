@@ -149,11 +149,13 @@ func TestDrainOfAllNodes(t *testing.T) {
 // its drain takes them all at once, if nothing holds it up.
 func onOneNode(d *appsv1.Deployment, node string) {
 	d.Spec.Template.Spec.Affinity = &corev1.Affinity{
-		NodeAffinity: &corev1.NodeAffinity{PreferredDuringSchedulingIgnoredDuringExecution: []corev1.PreferredSchedulingTerm{{Weight: 100,
-			Preference: corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelHostname,
-				Operator: corev1.NodeSelectorOpIn, Values: []string{node}}}}}}},
-		PodAffinity: &corev1.PodAffinity{PreferredDuringSchedulingIgnoredDuringExecution: []corev1.WeightedPodAffinityTerm{{Weight: 100,
-			PodAffinityTerm: corev1.PodAffinityTerm{LabelSelector: d.Spec.Selector, TopologyKey: corev1.LabelHostname}}}},
+		NodeAffinity: &corev1.NodeAffinity{
+			PreferredDuringSchedulingIgnoredDuringExecution: []corev1.PreferredSchedulingTerm{{Weight: 100,
+				Preference: corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelHostname,
+					Operator: corev1.NodeSelectorOpIn, Values: []string{node}}}}}}},
+		PodAffinity: &corev1.PodAffinity{
+			PreferredDuringSchedulingIgnoredDuringExecution: []corev1.WeightedPodAffinityTerm{{Weight: 100,
+				PodAffinityTerm: corev1.PodAffinityTerm{LabelSelector: d.Spec.Selector, TopologyKey: corev1.LabelHostname}}}},
 	}
 }
 

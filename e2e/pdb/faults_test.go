@@ -20,8 +20,10 @@ func disorder(t *testing.T) string {
 	t.Helper()
 	ns := namespace(t, nil)
 	for _, name := range []string{"web-evenkeel", "orphan-evenkeel"} {
-		b := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app.kubernetes.io/managed-by": "evenkeel"}},
-			Spec: policyv1.PodDisruptionBudgetSpec{Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}}}}
+		b := &policyv1.PodDisruptionBudget{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app.kubernetes.io/managed-by": "evenkeel"}},
+			Spec: policyv1.PodDisruptionBudgetSpec{
+				Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}}}}
 		_, err := shared.Client.PolicyV1().PodDisruptionBudgets(ns).Create(t.Context(), b, metav1.CreateOptions{})
 		check.Must(t, err)
 	}
@@ -144,8 +146,10 @@ func TestLeaseClockJumps(t *testing.T) {
 			name := fmt.Sprint("jump-", time.Now().UnixNano())
 			one, ghost := int32(1), "ghost"
 			then := metav1.NewMicroTime(time.Now().Add(jump))
-			_, err := shared.Client.CoordinationV1().Leases("default").Create(t.Context(), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name},
-				Spec: coordinationv1.LeaseSpec{HolderIdentity: &ghost, LeaseDurationSeconds: &one, AcquireTime: &then, RenewTime: &then}}, metav1.CreateOptions{})
+			_, err := shared.Client.CoordinationV1().Leases("default").Create(t.Context(),
+				&coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name},
+					Spec: coordinationv1.LeaseSpec{HolderIdentity: &ghost, LeaseDurationSeconds: &one, AcquireTime: &then,
+						RenewTime: &then}}, metav1.CreateOptions{})
 			check.Must(t, err)
 			a, b := &transport{}, &transport{}
 			start(t, func(c *settings) { c.LeaseName, c.Identity = name, "a"; a.through(c) })
@@ -245,7 +249,8 @@ func TestSomebodyElseIsFaster(t *testing.T) {
 		create(t, ns, deployment("web", 2))
 		stand(t, ns, "web-evenkeel max 10%")
 		first.stop()
-		patch(t, ns, "deployments", "web", `{"spec":{"replicas":4},"metadata":{"annotations":{"evenkeel.dev/disruption-budget":"maxUnavailable=2"}}}`)
+		patch(t, ns, "deployments", "web",
+			`{"spec":{"replicas":4},"metadata":{"annotations":{"evenkeel.dev/disruption-budget":"maxUnavailable=2"}}}`)
 		tr := &transport{before: func() {
 			patch(t, ns, "poddisruptionbudgets", "web-evenkeel", `{"metadata":{"labels":null,"ownerReferences":null}}`)
 		}}

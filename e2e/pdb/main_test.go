@@ -84,7 +84,8 @@ func start(t *testing.T, change func(*settings)) *controller {
 	if testing.Verbose() {
 		log.SetOutput(os.Stderr)
 	}
-	config := settings{REST: shared.RESTConfig(), Config: budgets.Config{Base: policy.Default(), Bounds: policy.DefaultBounds(), Log: logrus.NewEntry(log)},
+	config := settings{REST: shared.RESTConfig(),
+		Config:    budgets.Config{Base: policy.Default(), Bounds: policy.DefaultBounds(), Log: logrus.NewEntry(log)},
 		LeaseName: fmt.Sprintf("lease-%d", time.Now().UnixNano()), Identity: "a", LeaseDuration: time.Second}
 	if change != nil {
 		change(&config)
@@ -95,8 +96,9 @@ func start(t *testing.T, change func(*settings)) *controller {
 	config.Dynamic = dynamic.NewForConfigOrDie(config.REST)
 	c, err := budgets.New(config.Config)
 	check.Must(t, err)
-	election, err := lease.New(lease.Config{Client: config.Client, Namespace: "default", Name: config.LeaseName, Identity: config.Identity,
-		Duration: config.LeaseDuration, Log: config.Log})
+	election, err := lease.New(
+		lease.Config{Client: config.Client, Namespace: "default", Name: config.LeaseName, Identity: config.Identity,
+			Duration: config.LeaseDuration, Log: config.Log})
 	check.Must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	running := &controller{Controller: c, kill: cancel, done: make(chan struct{})}
@@ -118,11 +120,13 @@ func start(t *testing.T, change func(*settings)) *controller {
 // namespace makes an opted-in namespace that goes with the test.
 func namespace(t *testing.T, annotations map[string]string) string {
 	t.Helper()
-	n, err := shared.Client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "budgets-",
-		Labels: map[string]string{policy.InjectLabel: policy.Enabled}, Annotations: annotations}}, metav1.CreateOptions{})
+	n, err := shared.Client.CoreV1().Namespaces().Create(t.Context(),
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "budgets-",
+			Labels: map[string]string{policy.InjectLabel: policy.Enabled}, Annotations: annotations}}, metav1.CreateOptions{})
 	check.Must(t, err)
 	t.Cleanup(func() {
-		if err := shared.Client.CoreV1().Namespaces().Delete(context.Background(), n.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		if err := shared.Client.CoreV1().Namespaces().Delete(context.Background(), n.Name,
+			metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 			t.Error(err)
 		}
 	})
@@ -150,8 +154,10 @@ func deployment(name string, replicas int32, change ...func(*appsv1.Deployment))
 
 func statefulSet(name string, replicas int32, annotations map[string]string) *appsv1.StatefulSet {
 	labels := map[string]string{"app": name}
-	return &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: annotations}, Spec: appsv1.StatefulSetSpec{Replicas: &replicas,
-		PodManagementPolicy: appsv1.ParallelPodManagement, Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template(labels)}}
+	return &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: annotations},
+		Spec: appsv1.StatefulSetSpec{Replicas: &replicas,
+			PodManagementPolicy: appsv1.ParallelPodManagement, Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: template(labels)}}
 }
 
 func create(t *testing.T, namespace string, d *appsv1.Deployment) {
@@ -171,8 +177,10 @@ func patch(t *testing.T, namespace, resource, name, body string) {
 	case "namespaces", "pods":
 		client = shared.Client.CoreV1().RESTClient()
 	}
-	check.Must(t, client.Patch(types.MergePatchType).NamespaceIfScoped(namespace, resource != "namespaces").Resource(resource).Name(name).
-		Body([]byte(body)).Do(t.Context()).Error())
+	check.Must(t,
+		client.Patch(types.MergePatchType).NamespaceIfScoped(namespace, resource != "namespaces").
+			Resource(resource).Name(name).
+			Body([]byte(body)).Do(t.Context()).Error())
 }
 
 // pods returns the ready pods with app=name.

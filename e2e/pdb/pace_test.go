@@ -21,16 +21,19 @@ import (
 	"github.com/evenkeel/evenkeel/policy"
 )
 
-var paced = flag.Int("paced", 200, "number of workloads for TestNoEvictionWaitsLongForABudgetOfOurs: 2000 is the whole measurement")
+var paced = flag.Int("paced", 200,
+	"number of workloads for TestNoEvictionWaitsLongForABudgetOfOurs: 2000 is the whole measurement")
 
-// TestNoEvictionWaitsLongForABudgetOfOurs opts in workloads of two pods, all at once, and changes the default over all of
-// them, under a controller manager with its defaults. Meanwhile random pods are asked for, twenty times a second, by a
-// client that does not retry. The control writes all budgets at once:
+// TestNoEvictionWaitsLongForABudgetOfOurs opts in workloads of two pods, all at once, and changes
+// the default over all of them, under a controller manager with its defaults. Meanwhile random pods
+// are asked for, twenty times a second, by a client that does not retry. The control writes all
+// budgets at once:
 //
 //	cd e2e && go test ./pdb -run TestNoEvictionWaitsLong -v -timeout 30m -paced 2000
 func TestNoEvictionWaitsLongForABudgetOfOurs(t *testing.T) {
 	// The set-up makes thousands of pods. What is measured runs with the defaults.
-	c, err := cluster.Start(t.Context(), cluster.Config{Log: os.Stderr, Flags: map[string][]string{cluster.ControllerManager: cluster.FastControllers()}})
+	c, err := cluster.Start(t.Context(),
+		cluster.Config{Log: os.Stderr, Flags: map[string][]string{cluster.ControllerManager: cluster.FastControllers()}})
 	check.Must(t, err)
 	defer func() { check.Must(t, c.Stop()) }()
 	_, err = c.AddNodes(t.Context(), *paced/50+2, cluster.NodeSpec{})
@@ -61,7 +64,8 @@ func TestNoEvictionWaitsLongForABudgetOfOurs(t *testing.T) {
 		for _, r := range []result{opted, changed} {
 			if arm.most > 0 {
 				if r.slowest < 2*time.Second || r.longest < 2*time.Second {
-					t.Errorf("%s: all at once, a budget waited %v and an eviction %v only, so this shows nothing", r.name, r.slowest, r.longest)
+					t.Errorf("%s: all at once, a budget waited %v and an eviction %v only, so this shows nothing", r.name,
+						r.slowest, r.longest)
 				}
 				continue
 			}
@@ -88,14 +92,16 @@ type pod struct{ namespace, name, budget string }
 func (p *paceTest) setUp() {
 	t, ctx := p.t, p.t.Context()
 	for _, name := range p.namespaces {
-		_, err := p.cluster.Client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+		_, err := p.cluster.Client.CoreV1().Namespaces().Create(ctx,
+			&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
 		check.Must(t, err)
 	}
 	var group errgroup.Group
 	group.SetLimit(8)
 	for i := range *paced {
 		group.Go(func() error {
-			_, err := p.cluster.Client.AppsV1().Deployments(p.namespaces[i%len(p.namespaces)]).Create(ctx, deployment(fmt.Sprint("web", i), 2), metav1.CreateOptions{})
+			_, err := p.cluster.Client.AppsV1().Deployments(p.namespaces[i%len(p.namespaces)]).Create(ctx,
+				deployment(fmt.Sprint("web", i), 2), metav1.CreateOptions{})
 			return err
 		})
 	}
@@ -145,21 +151,23 @@ func (p *paceTest) start(most int, budget policy.Budget) *controller {
 
 func (p *paceTest) optIn(label string) {
 	for _, ns := range p.namespaces {
-		check.Must(p.t, p.cluster.Client.CoreV1().RESTClient().Patch("application/merge-patch+json").Resource("namespaces").Name(ns).
-			Body(fmt.Appendf(nil, `{"metadata":{"labels":{"evenkeel.dev/inject":%s}}}`, label)).Do(p.t.Context()).Error())
+		check.Must(p.t,
+			p.cluster.Client.CoreV1().RESTClient().Patch("application/merge-patch+json").Resource("namespaces").Name(ns).
+				Body(fmt.Appendf(nil, `{"metadata":{"labels":{"evenkeel.dev/inject":%s}}}`, label)).Do(p.t.Context()).Error())
 	}
 }
 
-// result is what was measured: how long the slowest budget waited for the disruption controller, how long the unluckiest
-// eviction would have had to wait, how many of how many were refused, and when all budgets were in force.
+// result is what was measured: how long the slowest budget waited for the disruption controller,
+// how long the unluckiest eviction would have had to wait, how many of how many were refused, and
+// when all budgets were in force.
 type result struct {
 	name                   string
 	slowest, longest, took time.Duration
 	refused, asked         int
 }
 
-// measure follows the budgets from begin on until all are in force at a generation, and evicts random pods meanwhile, as
-// a dry run.
+// measure follows the budgets from begin on until all are in force at a generation, and evicts
+// random pods meanwhile, as a dry run.
 func (p *paceTest) measure(name string, generation int64, begin func()) result {
 	t := p.t
 	r := result{name: name}
@@ -241,7 +249,8 @@ func (p *paceTest) measure(name string, generation int64, begin func()) result {
 	for _, x := range refusals {
 		r.longest = max(r.longest, inForce[x.budget].Sub(x.at))
 	}
-	t.Logf("%s: %d budgets in force after %.1f s, the slowest waited %.2f s; %d of %d evictions refused, for %.2f s at most",
+	t.Logf("%s: %d budgets in force after %.1f s, the slowest waited %.2f s; %d of %d evictions refused, for %.2f "+
+		"s at most",
 		name, *paced, r.took.Seconds(), r.slowest.Seconds(), r.refused, r.asked, r.longest.Seconds())
 	return r
 }

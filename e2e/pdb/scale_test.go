@@ -18,7 +18,8 @@ import (
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 )
 
-var scales = flag.String("scale", "100,200", "numbers of Deployments for TestScale, comma-separated: 1000,10000 is the whole measurement")
+var scales = flag.String("scale", "100,200",
+	"numbers of Deployments for TestScale, comma-separated: 1000,10000 is the whole measurement")
 
 // TestScale measures how the controller grows with the number of Deployments:
 //
@@ -39,20 +40,24 @@ func TestScale(t *testing.T) {
 // scale returns the bytes of memory per Deployment.
 func scale(t *testing.T, n int) float64 {
 	c, err := cluster.Start(t.Context(), cluster.Config{Log: os.Stderr, Components: []string{cluster.ControllerManager},
-		Flags: map[string][]string{cluster.ControllerManager: {"--controllers=disruption-controller,serviceaccount-controller,root-ca-certificate-publisher-controller"}}})
+		Flags: map[string][]string{
+			cluster.ControllerManager: {
+				"--controllers=disruption-controller,serviceaccount-controller,root-ca-certificate-publisher-controller"}}})
 	check.Must(t, err)
 	defer func() { check.Must(t, c.Stop()) }()
 	const namespaces = 20
 	var group errgroup.Group
 	group.SetLimit(16)
 	for i := range namespaces {
-		_, err := c.Client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("shop", i),
-			Labels: map[string]string{"evenkeel.dev/inject": "enabled"}}}, metav1.CreateOptions{})
+		_, err := c.Client.CoreV1().Namespaces().Create(t.Context(),
+			&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("shop", i),
+				Labels: map[string]string{"evenkeel.dev/inject": "enabled"}}}, metav1.CreateOptions{})
 		check.Must(t, err)
 	}
 	for i := range n {
 		group.Go(func() error {
-			_, err := c.Client.AppsV1().Deployments(fmt.Sprint("shop", i%namespaces)).Create(t.Context(), deployment(fmt.Sprint("web", i), 3), metav1.CreateOptions{})
+			_, err := c.Client.AppsV1().Deployments(fmt.Sprint("shop", i%namespaces)).Create(t.Context(),
+				deployment(fmt.Sprint("web", i), 3), metav1.CreateOptions{})
 			return err
 		})
 	}
@@ -115,7 +120,8 @@ func scale(t *testing.T, n int) float64 {
 	tr.calls = nil
 	tr.mu.Unlock()
 	used := live() - before
-	t.Logf("%d Deployments: all budgets written after %.1f s and in force after %.1f s, %d writes of budgets, %d other calls per minute beside %d for the Lease, %d watches, %.1f MiB live",
+	t.Logf("%d Deployments: all budgets written after %.1f s and in force after %.1f s, %d writes of budgets, %d other "+
+		"calls per minute beside %d for the Lease, %d watches, %.1f MiB live",
 		n, written.Seconds(), took.Seconds(), writes, (calls-leases)*6, leases*6, watches, used/(1<<20))
 	if writes != n {
 		t.Errorf("%d writes for %d budgets", writes, n)

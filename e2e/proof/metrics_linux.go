@@ -40,7 +40,8 @@ ports: [{name: "", port: %[2]d}]
 apiVersion: apiregistration.k8s.io/v1
 kind: APIService
 metadata: {name: v1beta1.external.metrics.k8s.io}
-spec: {group: external.metrics.k8s.io, version: v1beta1, groupPriorityMinimum: 100, versionPriority: 100, insecureSkipTLSVerify: true,
+spec: {group: external.metrics.k8s.io, version: v1beta1, groupPriorityMinimum: 100, versionPriority: 100,
+  insecureSkipTLSVerify: true,
   service: {name: load-metric, namespace: kube-system}}
 `
 
@@ -118,7 +119,8 @@ func (r *run) scaleByMetric(ctx context.Context, s report.Scenario) (err error) 
 						External: &autoscalingv2.ExternalMetricSource{
 							Metric: autoscalingv2.MetricIdentifier{Name: "load"},
 							Target: autoscalingv2.MetricTarget{Type: autoscalingv2.AverageValueMetricType, AverageValue: &ten}}}},
-					Behavior: &autoscalingv2.HorizontalPodAutoscalerBehavior{ScaleDown: &autoscalingv2.HPAScalingRules{StabilizationWindowSeconds: &none}},
+					Behavior: &autoscalingv2.HorizontalPodAutoscalerBehavior{
+						ScaleDown: &autoscalingv2.HPAScalingRules{StabilizationWindowSeconds: &none}},
 				},
 			}, metav1.CreateOptions{})
 			if err != nil {

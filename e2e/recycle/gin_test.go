@@ -86,7 +86,8 @@ func TestGinAndNginxBehaveAlike(t *testing.T) {
 	configuration := fmt.Sprintf(`daemon off; master_process off; pid %[1]s/pid; error_log stderr error;
 events {}
 http {
-  access_log off; client_body_temp_path %[1]s/1; proxy_temp_path %[1]s/2; fastcgi_temp_path %[1]s/3; uwsgi_temp_path %[1]s/4; scgi_temp_path %[1]s/5;
+  access_log off; client_body_temp_path %[1]s/1; proxy_temp_path %[1]s/2; fastcgi_temp_path %[1]s/3;
+  uwsgi_temp_path %[1]s/4; scgi_temp_path %[1]s/5;
   server { listen %[2]s; keepalive_requests 1000; location / { return 200 "hello\n"; } }
 }
 `, directory, nginxAddress)

@@ -91,7 +91,9 @@ func TestReplacingTheAuthorityInPlaceFails(t *testing.T) {
 	}
 	ca := write()
 	publish := func() {
-		patch := fmt.Appendf(nil, `[{"op":"add","path":"/webhooks/0/clientConfig/caBundle","value":%[1]s},{"op":"add","path":"/webhooks/1/clientConfig/caBundle","value":%[1]s}]`, quoted(t, ca))
+		patch := fmt.Appendf(nil,
+			`[{"op":"add","path":"/webhooks/0/clientConfig/caBundle","value":%[1]s},{"op":"add",`+
+				`"path":"/webhooks/1/clientConfig/caBundle","value":%[1]s}]`, quoted(t, ca))
 		_, err := shared.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Patch(t.Context(), "evenkeel",
 			types.JSONPatchType, patch, metav1.PatchOptions{})
 		check.Must(t, err)
@@ -186,7 +188,9 @@ func TestTheBundleHealsAndNothingElseIsOwned(t *testing.T) {
 	check.Must(t, err)
 	for name, spoil := range map[string]string{
 		"replaced by a good one of somebody else's": string(
-			fmt.Appendf(nil, `[{"op":"replace","path":"/webhooks/0/clientConfig/caBundle","value":%[1]s},{"op":"replace","path":"/webhooks/1/clientConfig/caBundle","value":%[1]s}]`, quoted(t, ca))),
+			fmt.Appendf(nil,
+				`[{"op":"replace","path":"/webhooks/0/clientConfig/caBundle","value":%[1]s},{"op":"replace",`+
+					`"path":"/webhooks/1/clientConfig/caBundle","value":%[1]s}]`, quoted(t, ca))),
 		"removed from one webhook": `[{"op":"remove","path":"/webhooks/1/clientConfig/caBundle"}]`,
 		"emptied":                  `[{"op":"replace","path":"/webhooks/0/clientConfig/caBundle","value":""}]`,
 	} {

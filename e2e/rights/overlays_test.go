@@ -35,7 +35,8 @@ var overlays = []struct {
 	works func(ctx context.Context, c *cluster.Cluster, namespace string) error
 }{
 	{"deploy/scale-in", "--scale-in=keep-zones", []string{"patch pods."}, marks},
-	{"deploy/surge", "--surge", []string{"get deployments.apps", "get persistentvolumeclaims.", "get pods.", "patch deployments.apps"}, surges},
+	{"deploy/surge", "--surge",
+		[]string{"get deployments.apps", "get persistentvolumeclaims.", "get pods.", "patch deployments.apps"}, surges},
 }
 
 // ruled returns the rights in the rules of a directory of the repository.
@@ -67,13 +68,15 @@ func ruled(t *testing.T, dir string) []string {
 	return slices.Compact(all)
 }
 
-// TestAPlainInstallationHasTheRightsOfBefore compares the rights of deploy/ with testdata/plain.txt: whoever adds one has to write it there.
-// Each overlay adds what it says, and nothing else.
+// TestAPlainInstallationHasTheRightsOfBefore compares the rights of deploy/ with
+// testdata/plain.txt: whoever adds one has to write it there. Each overlay adds what it says, and
+// nothing else.
 func TestAPlainInstallationHasTheRightsOfBefore(t *testing.T) {
 	written, err := os.ReadFile(filepath.Join("testdata", "plain.txt"))
 	check.Must(t, err)
 	plain := ruled(t, "deploy")
-	if diff := cmp.Diff(strings.Fields(strings.ReplaceAll(string(written), " ", "_")), strings.Fields(strings.ReplaceAll(strings.Join(plain, "\n"), " ", "_"))); diff != "" {
+	if diff := cmp.Diff(strings.Fields(strings.ReplaceAll(string(written), " ", "_")),
+		strings.Fields(strings.ReplaceAll(strings.Join(plain, "\n"), " ", "_"))); diff != "" {
 		t.Errorf("rights of deploy/ (-testdata/plain.txt +deploy):\n%s", diff)
 	}
 	for _, o := range overlays {
@@ -97,12 +100,15 @@ func TestTheRightsOfOverlaysAreNeeded(t *testing.T) {
 	check.Must(t, err)
 	for _, o := range overlays {
 		t.Run(o.dir, func(t *testing.T) {
-			evenkeel, err := installation.Install(ctx, c, installation.Options{Name: filepath.Base(o.dir), Deploy: o.dir, Flags: []string{o.flag}})
+			evenkeel, err := installation.Install(ctx, c,
+				installation.Options{Name: filepath.Base(o.dir), Deploy: o.dir, Flags: []string{o.flag}})
 			check.Must(t, err)
 			defer func() { check.Must(t, evenkeel.Uninstall(context.Background())) }()
 			try := func(limit time.Duration) error {
-				ns, err := c.Client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "shop-",
-					Labels: map[string]string{"evenkeel.dev/inject": "enabled"}, Annotations: map[string]string{"evenkeel.dev/drain": "surge"}}}, metav1.CreateOptions{})
+				ns, err := c.Client.CoreV1().Namespaces().Create(ctx,
+					&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "shop-",
+						Labels:      map[string]string{"evenkeel.dev/inject": "enabled"},
+						Annotations: map[string]string{"evenkeel.dev/drain": "surge"}}}, metav1.CreateOptions{})
 				if err != nil {
 					return err
 				}
@@ -131,11 +137,16 @@ func TestTheRightsOfOverlaysAreNeeded(t *testing.T) {
 }
 
 // run makes a Deployment and returns its pods when they are ready.
-func run(ctx context.Context, c *cluster.Cluster, namespace string, replicas int32, spec corev1.PodSpec) ([]corev1.Pod, error) {
+func run(
+	ctx context.Context, c *cluster.Cluster, namespace string, replicas int32, spec corev1.PodSpec,
+) ([]corev1.Pod, error) {
 	labels := map[string]string{"app": "web"}
 	err := tried(ctx, func() error {
-		_, err := c.Client.AppsV1().Deployments(namespace).Create(ctx, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: appsv1.DeploymentSpec{Replicas: &replicas,
-			Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: spec}}}, metav1.CreateOptions{})
+		_, err := c.Client.AppsV1().Deployments(namespace).Create(ctx,
+			&appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: appsv1.DeploymentSpec{Replicas: &replicas,
+				Selector: &metav1.LabelSelector{MatchLabels: labels},
+				Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: spec}}},
+			metav1.CreateOptions{})
 		return err
 	})
 	if err != nil {
@@ -194,24 +205,33 @@ func marks(ctx context.Context, c *cluster.Cluster, namespace string) error {
 func surges(ctx context.Context, c *cluster.Cluster, namespace string) error {
 	none, size := "", corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}
 	modes := []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany}
-	if _, err := c.Client.CoreV1().PersistentVolumes().Create(ctx, &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: namespace}, Spec: corev1.PersistentVolumeSpec{
-		Capacity: size, AccessModes: modes, ClaimRef: &corev1.ObjectReference{Namespace: namespace, Name: "data"}, PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimRetain,
-		PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/data"}}}}, metav1.CreateOptions{}); err != nil {
+	if _, err := c.Client.CoreV1().PersistentVolumes().Create(ctx,
+		&corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: namespace}, Spec: corev1.PersistentVolumeSpec{
+			Capacity: size, AccessModes: modes, ClaimRef: &corev1.ObjectReference{Namespace: namespace, Name: "data"},
+			PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimRetain,
+			PersistentVolumeSource: corev1.PersistentVolumeSource{
+				HostPath: &corev1.HostPathVolumeSource{Path: "/data"}}}},
+		metav1.CreateOptions{}); err != nil {
 		return err
 	}
 	defer func() {
 		_ = c.Client.CoreV1().PersistentVolumes().Delete(context.WithoutCancel(ctx), namespace, metav1.DeleteOptions{})
 	}()
-	if _, err := c.Client.CoreV1().PersistentVolumeClaims(namespace).Create(ctx, &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Name: "data"},
-		Spec: corev1.PersistentVolumeClaimSpec{AccessModes: modes, StorageClassName: &none, VolumeName: namespace, Resources: corev1.VolumeResourceRequirements{Requests: size}}}, metav1.CreateOptions{}); err != nil {
+	if _, err := c.Client.CoreV1().PersistentVolumeClaims(namespace).Create(ctx,
+		&corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Name: "data"},
+			Spec: corev1.PersistentVolumeClaimSpec{AccessModes: modes, StorageClassName: &none, VolumeName: namespace,
+				Resources: corev1.VolumeResourceRequirements{Requests: size}}}, metav1.CreateOptions{}); err != nil {
 		return err
 	}
-	pods, err := run(ctx, c, namespace, 1, corev1.PodSpec{Containers: []corev1.Container{container}, Volumes: []corev1.Volume{{Name: "data",
-		VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}}}})
+	pods, err := run(ctx, c, namespace, 1,
+		corev1.PodSpec{Containers: []corev1.Container{container}, Volumes: []corev1.Volume{{Name: "data",
+			VolumeSource: corev1.VolumeSource{
+				PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}}}})
 	if err != nil {
 		return err
 	}
-	err = c.Client.PolicyV1().Evictions(namespace).Evict(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: pods[0].Name, Namespace: namespace}})
+	err = c.Client.PolicyV1().Evictions(namespace).Evict(ctx,
+		&policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: pods[0].Name, Namespace: namespace}})
 	switch {
 	case err == nil:
 		return errors.New("the eviction passed")

@@ -35,11 +35,12 @@ func policyText(t *testing.T) []byte {
 	return text
 }
 
-// TestThePolicyNamesEveryField compares the fields of a webhook with those that the policy compares: one that a later API adds would else
-// be free to change.
+// TestThePolicyNamesEveryField compares the fields of a webhook with those that the policy
+// compares: one that a later API adds would else be free to change.
 func TestThePolicyNamesEveryField(t *testing.T) {
 	text := string(policyText(t))
-	for _, of := range []reflect.Type{reflect.TypeFor[admissionregistrationv1.MutatingWebhook](), reflect.TypeFor[admissionregistrationv1.WebhookClientConfig]()} {
+	for _, of := range []reflect.Type{reflect.TypeFor[admissionregistrationv1.MutatingWebhook](),
+		reflect.TypeFor[admissionregistrationv1.WebhookClientConfig]()} {
 		for i := range of.NumField() {
 			name, _, _ := strings.Cut(of.Field(i).Tag.Get("json"), ",")
 			if name == "caBundle" || name == "clientConfig" {
@@ -77,7 +78,8 @@ func TestTheTokenMayChangeTheBundleAlone(t *testing.T) {
 			metav1.PatchOptions{FieldManager: "thief", DryRun: []string{metav1.DryRunAll}})
 		return err
 	}
-	const everything = `[{"op":"replace","path":"/webhooks/0/rules","value":[{"apiGroups":["*"],"apiVersions":["*"],"operations":["*"],"resources":["*/*"]}]}]`
+	const everything = `[{"op":"replace","path":"/webhooks/0/rules","value":[{"apiGroups":["*"],"apiVersions":["*"],` +
+		`"operations":["*"],"resources":["*/*"]}]}]`
 	check.Must(t, steal(types.JSONPatchType, everything)) // the control: without the policy RBAC lets it
 	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(policyText(t)), 4096)
 	for {
@@ -90,11 +92,13 @@ func TestTheTokenMayChangeTheBundleAlone(t *testing.T) {
 		var policy admissionregistrationv1.ValidatingAdmissionPolicy
 		check.Must(t, json.Unmarshal(raw, &policy))
 		if policy.Kind == "ValidatingAdmissionPolicy" {
-			_, err = c.Client.AdmissionregistrationV1().ValidatingAdmissionPolicies().Create(ctx, &policy, metav1.CreateOptions{})
+			_, err = c.Client.AdmissionregistrationV1().ValidatingAdmissionPolicies().Create(ctx, &policy,
+				metav1.CreateOptions{})
 		} else {
 			var binding admissionregistrationv1.ValidatingAdmissionPolicyBinding
 			check.Must(t, json.Unmarshal(raw, &binding))
-			_, err = c.Client.AdmissionregistrationV1().ValidatingAdmissionPolicyBindings().Create(ctx, &binding, metav1.CreateOptions{})
+			_, err = c.Client.AdmissionregistrationV1().ValidatingAdmissionPolicyBindings().Create(ctx, &binding,
+				metav1.CreateOptions{})
 		}
 		check.Must(t, err)
 	}
@@ -106,15 +110,18 @@ func TestTheTokenMayChangeTheBundleAlone(t *testing.T) {
 	})
 	one := func(path, value string) string { return `[{"op":"add","path":"` + path + `","value":` + value + `}]` }
 	for name, patch := range map[string]string{
-		"another address":           `[{"op":"remove","path":"/webhooks/0/clientConfig/service"},{"op":"add","path":"/webhooks/0/clientConfig/url","value":"https://example.com/"}]`,
-		"another service":           one("/webhooks/1/clientConfig/service/name", `"other"`),
-		"another path":              one("/webhooks/1/clientConfig/service/path", `"/other"`),
-		"another namespace":         one("/webhooks/1/clientConfig/service/namespace", `"default"`),
-		"all namespaces":            one("/webhooks/1/namespaceSelector", `{}`),
-		"all objects":               one("/webhooks/2/objectSelector", `{}`),
-		"a policy that blocks":      one("/webhooks/0/failurePolicy", `"Fail"`),
-		"a longer timeout":          one("/webhooks/0/timeoutSeconds", `30`),
-		"a webhook more":            one("/webhooks/-", `{"name":"more.evenkeel.dev","clientConfig":{"url":"https://example.com/"},"sideEffects":"None","admissionReviewVersions":["v1"]}`),
+		"another address": `[{"op":"remove","path":"/webhooks/0/clientConfig/service"},{"op":"add",` +
+			`"path":"/webhooks/0/clientConfig/url","value":"https://example.com/"}]`,
+		"another service":      one("/webhooks/1/clientConfig/service/name", `"other"`),
+		"another path":         one("/webhooks/1/clientConfig/service/path", `"/other"`),
+		"another namespace":    one("/webhooks/1/clientConfig/service/namespace", `"default"`),
+		"all namespaces":       one("/webhooks/1/namespaceSelector", `{}`),
+		"all objects":          one("/webhooks/2/objectSelector", `{}`),
+		"a policy that blocks": one("/webhooks/0/failurePolicy", `"Fail"`),
+		"a longer timeout":     one("/webhooks/0/timeoutSeconds", `30`),
+		"a webhook more": one("/webhooks/-",
+			`{"name":"more.evenkeel.dev","clientConfig":{"url":"https://example.com/"},"sideEffects":"None",`+
+				`"admissionReviewVersions":["v1"]}`),
 		"a webhook less":            `[{"op":"remove","path":"/webhooks/0"}]`,
 		"a webhook of another name": one("/webhooks/0/name", `"more.evenkeel.dev"`),
 		"a condition":               one("/webhooks/0/matchConditions", `[{"name":"a","expression":"true"}]`),
@@ -138,8 +145,8 @@ func TestTheTokenMayChangeTheBundleAlone(t *testing.T) {
 		return nil
 	})
 	begin := time.Now()
-	_, err = c.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Patch(ctx, "evenkeel", types.JSONPatchType, []byte(everything),
-		metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}})
+	_, err = c.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Patch(ctx, "evenkeel", types.JSONPatchType,
+		[]byte(everything), metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}})
 	check.Must(t, err)
 	t.Logf("an admin's patch took %v", time.Since(begin))
 }

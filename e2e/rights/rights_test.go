@@ -56,9 +56,14 @@ func start(t *testing.T) (c *cluster.Cluster, audit string) {
 	}
 	dir := t.TempDir()
 	policy, audit := filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "audit.log")
-	check.Must(t, os.WriteFile(policy, []byte(`{"apiVersion":"audit.k8s.io/v1","kind":"Policy","rules":[{"level":"Metadata","users":["`+user+`"]}]}`), 0o600))
-	c, err := cluster.Start(t.Context(), cluster.Config{Log: os.Stderr, Components: []string{cluster.ControllerManager}, Flags: map[string][]string{
-		cluster.APIServer: {"--feature-gates=WatchList=false", "--audit-policy-file=" + policy, "--audit-log-path=" + audit}}})
+	check.Must(t,
+		os.WriteFile(policy,
+			[]byte(`{"apiVersion":"audit.k8s.io/v1","kind":"Policy","rules":[{"level":"Metadata","users":["`+user+`"]}]}`),
+			0o600))
+	c, err := cluster.Start(t.Context(),
+		cluster.Config{Log: os.Stderr, Components: []string{cluster.ControllerManager}, Flags: map[string][]string{
+			cluster.APIServer: {"--feature-gates=WatchList=false", "--audit-policy-file=" + policy,
+				"--audit-log-path=" + audit}}})
 	check.Must(t, err)
 	t.Cleanup(func() { check.Must(t, c.Stop()) })
 	definition(t, c)
@@ -71,14 +76,24 @@ func definition(t *testing.T, c *cluster.Cluster) {
 	client, err := dynamic.NewForConfig(c.RESTConfig())
 	check.Must(t, err)
 	anything := map[string]any{"type": "object", "x-kubernetes-preserve-unknown-fields": true}
-	_, err = client.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}).Create(t.Context(),
-		&unstructured.Unstructured{Object: map[string]any{"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": map[string]any{"name": "rollouts.argoproj.io"},
-			"spec": map[string]any{"group": "argoproj.io", "scope": "Namespaced", "names": map[string]any{"kind": "Rollout", "plural": "rollouts", "singular": "rollout"},
-				"versions": []any{map[string]any{"name": "v1alpha1", "served": true, "storage": true,
-					"schema": map[string]any{"openAPIV3Schema": map[string]any{"type": "object", "properties": map[string]any{"spec": map[string]any{"type": "object",
-						"x-kubernetes-preserve-unknown-fields": true, "properties": map[string]any{"replicas": map[string]any{"type": "integer"}}}, "status": anything}}},
-					"subresources": map[string]any{"status": map[string]any{}, "scale": map[string]any{"specReplicasPath": ".spec.replicas",
-						"statusReplicasPath": ".status.HPAReplicas", "labelSelectorPath": ".status.selector"}}}}}}}, metav1.CreateOptions{})
+	_, err = client.Resource(schema.GroupVersionResource{
+		Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}).Create(t.Context(),
+		&unstructured.Unstructured{
+			Object: map[string]any{"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+				"metadata": map[string]any{"name": "rollouts.argoproj.io"},
+				"spec": map[string]any{"group": "argoproj.io", "scope": "Namespaced",
+					"names": map[string]any{"kind": "Rollout", "plural": "rollouts", "singular": "rollout"},
+					"versions": []any{map[string]any{"name": "v1alpha1", "served": true, "storage": true,
+						"schema": map[string]any{
+							"openAPIV3Schema": map[string]any{"type": "object",
+								"properties": map[string]any{"spec": map[string]any{"type": "object",
+									"x-kubernetes-preserve-unknown-fields": true,
+									"properties":                           map[string]any{"replicas": map[string]any{"type": "integer"}}},
+									"status": anything}}},
+						"subresources": map[string]any{"status": map[string]any{},
+							"scale": map[string]any{"specReplicasPath": ".spec.replicas",
+								"statusReplicasPath": ".status.HPAReplicas", "labelSelectorPath": ".status.selector"}}}}}}},
+		metav1.CreateOptions{})
 	check.Must(t, err)
 }
 
@@ -97,8 +112,10 @@ func until(limit time.Duration, try func() error) error {
 // exercise makes use of all that evenkeel does, and returns what did not come to pass in time.
 func exercise(ctx context.Context, c *cluster.Cluster, limit time.Duration) error {
 	client := c.Client
-	ns, err := client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "shop-",
-		Labels: map[string]string{"evenkeel.dev/inject": "enabled"}, Annotations: map[string]string{"evenkeel.dev/pre-stop-sleep": "7s"}}}, metav1.CreateOptions{})
+	ns, err := client.CoreV1().Namespaces().Create(ctx,
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "shop-",
+			Labels:      map[string]string{"evenkeel.dev/inject": "enabled"},
+			Annotations: map[string]string{"evenkeel.dev/pre-stop-sleep": "7s"}}}, metav1.CreateOptions{})
 	if err != nil {
 		return err
 	}
@@ -115,22 +132,27 @@ func exercise(ctx context.Context, c *cluster.Cluster, limit time.Duration) erro
 	labels := map[string]string{"app": "web"}
 	three := int32(3)
 	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels},
-		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web", Ports: []corev1.ContainerPort{{ContainerPort: 80}}}}}}
+		Spec: corev1.PodSpec{
+			Containers: []corev1.Container{{Name: "web", Image: "web", Ports: []corev1.ContainerPort{{ContainerPort: 80}}}}}}
 	if err := until(limit, func() error { // admission, with the Namespace's setting and the native sleep
 		d, err := client.AppsV1().Deployments(name).Create(ctx, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "web"},
-			Spec: appsv1.DeploymentSpec{Replicas: &three, Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template}}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+			Spec: appsv1.DeploymentSpec{Replicas: &three, Selector: &metav1.LabelSelector{MatchLabels: labels},
+				Template: template}}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		if err != nil {
 			return err
 		}
-		if h := d.Spec.Template.Spec.Containers[0].Lifecycle; h == nil || h.PreStop == nil || h.PreStop.Sleep == nil || h.PreStop.Sleep.Seconds != 7 {
+		if h := d.Spec.Template.Spec.Containers[0].Lifecycle; h == nil || h.PreStop == nil || h.PreStop.Sleep == nil ||
+			h.PreStop.Sleep.Seconds != 7 {
 			return errors.New("no defaults, or not those of the Namespace")
 		}
 		return nil
 	}); err != nil {
 		return fmt.Errorf("admission: %w", err)
 	}
-	if _, err := client.AppsV1().Deployments(name).Create(ctx, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "web"},
-		Spec: appsv1.DeploymentSpec{Replicas: &three, Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template}}, metav1.CreateOptions{}); err != nil {
+	if _, err := client.AppsV1().Deployments(name).Create(ctx,
+		&appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "web"},
+			Spec: appsv1.DeploymentSpec{Replicas: &three, Selector: &metav1.LabelSelector{MatchLabels: labels},
+				Template: template}}, metav1.CreateOptions{}); err != nil {
 		return err
 	}
 	budget := func(workload, want string) func() error {
@@ -152,7 +174,8 @@ func exercise(ctx context.Context, c *cluster.Cluster, limit time.Duration) erro
 		return fmt.Errorf("budget created: %w", err)
 	}
 	if _, err := client.AppsV1().Deployments(name).Patch(ctx, "web", types.MergePatchType,
-		[]byte(`{"metadata":{"annotations":{"evenkeel.dev/disruption-budget":"maxUnavailable=2"}}}`), metav1.PatchOptions{}); err != nil {
+		[]byte(`{"metadata":{"annotations":{"evenkeel.dev/disruption-budget":"maxUnavailable=2"}}}`),
+		metav1.PatchOptions{}); err != nil {
 		return err
 	}
 	if err := until(limit, budget("web", "2")); err != nil {
@@ -174,8 +197,11 @@ func exercise(ctx context.Context, c *cluster.Cluster, limit time.Duration) erro
 	}
 	// An autoscaler that goes down to one takes the budget away.
 	one := int32(1)
-	if _, err := client.AutoscalingV2().HorizontalPodAutoscalers(name).Create(ctx, &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Name: "web"},
-		Spec: autoscalingv2.HorizontalPodAutoscalerSpec{MinReplicas: &one, MaxReplicas: 3, ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "web"}}}, metav1.CreateOptions{}); err != nil {
+	if _, err := client.AutoscalingV2().HorizontalPodAutoscalers(name).Create(ctx,
+		&autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Name: "web"},
+			Spec: autoscalingv2.HorizontalPodAutoscalerSpec{MinReplicas: &one, MaxReplicas: 3,
+				ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "web"}}},
+		metav1.CreateOptions{}); err != nil {
 		return err
 	}
 	if err := until(limit, budget("web", "")); err != nil {
@@ -187,7 +213,8 @@ func exercise(ctx context.Context, c *cluster.Cluster, limit time.Duration) erro
 	return neverReady(ctx, c, name, limit)
 }
 
-// neverReady says of a pod of the Deployment web what a kubelet says whose probe never succeeds, and waits for the note.
+// neverReady says of a pod of the Deployment web what a kubelet says whose probe never succeeds,
+// and waits for the note.
 func neverReady(ctx context.Context, c *cluster.Cluster, name string, limit time.Duration) error {
 	if err := until(limit, func() error {
 		pods, err := c.Client.CoreV1().Pods(name).List(ctx, metav1.ListOptions{LabelSelector: "app=web"})
@@ -197,7 +224,8 @@ func neverReady(ctx context.Context, c *cluster.Cluster, name string, limit time
 		pod := &pods.Items[0]
 		yes, then := true, metav1.NewTime(time.Now().Add(-time.Minute))
 		pod.Status.Phase = corev1.PodRunning
-		pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodInitialized, Status: corev1.ConditionTrue, LastTransitionTime: then},
+		pod.Status.Conditions = []corev1.PodCondition{
+			{Type: corev1.PodInitialized, Status: corev1.ConditionTrue, LastTransitionTime: then},
 			{Type: corev1.PodReady, Status: corev1.ConditionFalse, LastTransitionTime: then}}
 		pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "web", Image: "web", ImageID: "web", Started: &yes,
 			State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: then}}}}
@@ -224,20 +252,28 @@ func rollout(ctx context.Context, c *cluster.Cluster, name string, limit time.Du
 	if err != nil {
 		return err
 	}
-	resource := client.Resource(schema.GroupVersionResource{Group: "argoproj.io", Version: "v1alpha1", Resource: "rollouts"}).Namespace(name)
+	resource := client.Resource(schema.GroupVersionResource{
+		Group: "argoproj.io", Version: "v1alpha1", Resource: "rollouts"}).Namespace(name)
 	var made *unstructured.Unstructured
 	if err := until(limit, func() (err error) {
-		made, err = resource.Create(ctx, &unstructured.Unstructured{Object: map[string]any{"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "metadata": map[string]any{"name": "canary"},
-			"spec": map[string]any{"replicas": int64(3)}}}, metav1.CreateOptions{})
+		made, err = resource.Create(ctx,
+			&unstructured.Unstructured{
+				Object: map[string]any{"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout",
+					"metadata": map[string]any{"name": "canary"},
+					"spec":     map[string]any{"replicas": int64(3)}}}, metav1.CreateOptions{})
 		return err
 	}); err != nil {
 		return err
 	}
 	yes, three, labels := true, int32(3), map[string]string{"app": "canary", "rollouts-pod-template-hash": "5d4f"}
-	if _, err := c.Client.AppsV1().ReplicaSets(name).Create(ctx, &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: "canary-5d4f",
-		OwnerReferences: []metav1.OwnerReference{{APIVersion: "argoproj.io/v1alpha1", Kind: "Rollout", Name: "canary", UID: made.GetUID(), Controller: &yes}}},
-		Spec: appsv1.ReplicaSetSpec{Replicas: &three, Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels},
-			Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web"}}}}}}, metav1.CreateOptions{}); err != nil {
+	if _, err := c.Client.AppsV1().ReplicaSets(name).Create(ctx,
+		&appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: "canary-5d4f",
+			OwnerReferences: []metav1.OwnerReference{
+				{APIVersion: "argoproj.io/v1alpha1", Kind: "Rollout", Name: "canary", UID: made.GetUID(), Controller: &yes}}},
+			Spec: appsv1.ReplicaSetSpec{Replicas: &three, Selector: &metav1.LabelSelector{MatchLabels: labels},
+				Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels},
+					Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web"}}}}}},
+		metav1.CreateOptions{}); err != nil {
 		return err
 	}
 	made.Object["status"] = map[string]any{"selector": "app=canary", "HPAReplicas": int64(3)}
@@ -360,7 +396,9 @@ func everyRight(t *testing.T, c *cluster.Cluster, evenkeel *installation.Install
 		check.Must(t, err)
 		_ = c.Client.CoreV1().Secrets(installation.Namespace).Delete(ctx, "evenkeel-authority", metav1.DeleteOptions{})
 		_ = c.Client.CoordinationV1().Leases(installation.Namespace).Delete(ctx, "evenkeel", metav1.DeleteOptions{})
-		check.Must(t, installation.Register(ctx, c, configured(t, c), installation.Target{Service: installation.Service, Address: evenkeel.Address}))
+		check.Must(t,
+			installation.Register(ctx, c, configured(t, c),
+				installation.Target{Service: installation.Service, Address: evenkeel.Address}))
 		check.Must(t, evenkeel.StartUnready())
 		if err := exercise(ctx, c, 10*time.Second); err != nil {
 			return err, nil
@@ -381,7 +419,8 @@ func everyRight(t *testing.T, c *cluster.Cluster, evenkeel *installation.Install
 		return
 	}
 	begin, visible, red := time.Now(), 0, 0
-	for _, r := range slices.SortedFunc(maps.Keys(all), func(a, b right) int { return strings.Compare(a.String(), b.String()) }) {
+	for _, r := range slices.SortedFunc(maps.Keys(all),
+		func(a, b right) int { return strings.Compare(a.String(), b.String()) }) {
 		t.Run("without "+r.String(), func(t *testing.T) {
 			restore := without(t, c, r)
 			defer restore()
@@ -399,7 +438,8 @@ func everyRight(t *testing.T, c *cluster.Cluster, evenkeel *installation.Install
 			}
 		})
 	}
-	t.Logf("SUMMARY rights: %d of %d rights missed when taken away, %d of them by work undone, in %v", red, len(all), visible, time.Since(begin).Round(time.Second))
+	t.Logf("SUMMARY rights: %d of %d rights missed when taken away, %d of them by work undone, in %v", red, len(all),
+		visible, time.Since(begin).Round(time.Second))
 }
 
 func configured(t *testing.T, c *cluster.Cluster) *admissionregistrationv1.MutatingWebhookConfiguration {
@@ -415,7 +455,8 @@ func without(t *testing.T, c *cluster.Cluster, r right) (restore func()) {
 	ctx := context.Background()
 	strip := func(rules []rbacv1.PolicyRule) (stripped []rbacv1.PolicyRule) {
 		for _, rule := range rules {
-			if !slices.Contains(rule.APIGroups, r.group) || !slices.Contains(rule.Resources, r.resource) || !slices.Contains(rule.Verbs, r.verb) {
+			if !slices.Contains(rule.APIGroups, r.group) || !slices.Contains(rule.Resources, r.resource) ||
+				!slices.Contains(rule.Verbs, r.verb) {
 				stripped = append(stripped, rule)
 				continue
 			}
@@ -554,7 +595,8 @@ func nothingElse(t *testing.T, c *cluster.Cluster) {
 		attributes := &authorizationv1.ResourceAttributes{Verb: fields[0], Resource: resource, Group: group, Subresource: sub,
 			Namespace: strings.TrimPrefix(fields[2], "-"), Name: strings.TrimPrefix(fields[3], "-")}
 		review, err := client.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx,
-			&authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: attributes}}, metav1.CreateOptions{})
+			&authorizationv1.SelfSubjectAccessReview{
+				Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: attributes}}, metav1.CreateOptions{})
 		check.Must(t, err)
 		if review.Status.Allowed {
 			t.Errorf("allowed to %s", line)
@@ -575,17 +617,22 @@ func nothingElse(t *testing.T, c *cluster.Cluster) {
 			return err
 		},
 		"create another secret": func() error {
-			_, err := client.CoreV1().Secrets(installation.Namespace).Create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "other"}}, metav1.CreateOptions{})
+			_, err := client.CoreV1().Secrets(installation.Namespace).Create(ctx,
+				&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "other"}}, metav1.CreateOptions{})
 			return err
 		},
 		"create a pod": func() error {
-			_, err := client.CoreV1().Pods("default").Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "x"}}, metav1.CreateOptions{})
+			_, err := client.CoreV1().Pods("default").Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "x"}},
+				metav1.CreateOptions{})
 			return err
 		},
 		"delete the webhook configuration": func() error {
-			return client.AdmissionregistrationV1().MutatingWebhookConfigurations().Delete(ctx, "evenkeel", metav1.DeleteOptions{})
+			return client.AdmissionregistrationV1().MutatingWebhookConfigurations().Delete(ctx, "evenkeel",
+				metav1.DeleteOptions{})
 		},
-		"delete a namespace": func() error { return client.CoreV1().Namespaces().Delete(ctx, "default", metav1.DeleteOptions{}) },
+		"delete a namespace": func() error {
+			return client.CoreV1().Namespaces().Delete(ctx, "default", metav1.DeleteOptions{})
+		},
 	} {
 		if err := call(); !apierrors.IsForbidden(err) {
 			t.Errorf("%s: %v, want it forbidden", name, err)

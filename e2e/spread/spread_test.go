@@ -54,8 +54,8 @@ type situation struct {
 	replicas func(i int) int32
 	// with says how evenkeel runs.
 	with installation.Options
-	// none is set where no workload may be in one place with evenkeel, and always where some have to be in one zone without it,
-	// or else the situation shows nothing.
+	// none is set where no workload may be in one place with evenkeel, and always where some have to
+	// be in one zone without it, or else the situation shows nothing.
 	none, always bool
 }
 
@@ -72,11 +72,16 @@ func TestSpread(t *testing.T) {
 	twoToFive := func(i int) int32 { return int32(2 + i%4) }
 	for _, s := range []situation{
 		{name: "an even, empty cluster", prepare: func(*world) {}, replicas: twoToFive, none: true},
-		{name: "27 nodes four fifths full, 3 fresh ones in one zone", prepare: func(w *world) { fillBut(w, 3) }, replicas: twoToFive, none: true, always: true},
-		{name: "29 nodes four fifths full, one that came back empty", prepare: func(w *world) { fillBut(w, 1) }, replicas: twoToFive, none: true},
-		{name: "a scheduler profile that packs nodes (MostAllocated, weight 3)", scheduler: packing, prepare: uneven, replicas: twoToFive},
-		{name: "two zones' Spot nodes gone, fresh ones in one of them", prepare: func(w *world) { fillBut(w, 0) }, then: "the loss", thenDo: replaceZones, replicas: twoToFive},
-		{name: "scaled in from 10 replicas to 2", prepare: func(*world) {}, then: "scaling in", thenDo: scaleIn, replicas: func(int) int32 { return 10 }, none: true,
+		{name: "27 nodes four fifths full, 3 fresh ones in one zone", prepare: func(w *world) { fillBut(w, 3) },
+			replicas: twoToFive, none: true, always: true},
+		{name: "29 nodes four fifths full, one that came back empty", prepare: func(w *world) { fillBut(w, 1) },
+			replicas: twoToFive, none: true},
+		{name: "a scheduler profile that packs nodes (MostAllocated, weight 3)", scheduler: packing, prepare: uneven,
+			replicas: twoToFive},
+		{name: "two zones' Spot nodes gone, fresh ones in one of them", prepare: func(w *world) { fillBut(w, 0) },
+			then: "the loss", thenDo: replaceZones, replicas: twoToFive},
+		{name: "scaled in from 10 replicas to 2", prepare: func(*world) {}, then: "scaling in", thenDo: scaleIn,
+			replicas: func(int) int32 { return 10 }, none: true,
 			with: installation.Options{Deploy: "deploy/scale-in", Flags: []string{"--scale-in=keep-zones"}}},
 	} {
 		if !s.always && !*all {
@@ -93,7 +98,8 @@ func TestSpread(t *testing.T) {
 			}
 			// A row of the README's table.
 			for i, when := range []string{"on creation", "after " + then} {
-				t.Logf("| %s, %s | %d | %d | %d | %d |", s.name, when, lost[false][i].zone, lost[true][i].zone, lost[false][i].node, lost[true][i].node)
+				t.Logf("| %s, %s | %d | %d | %d | %d |", s.name, when, lost[false][i].zone, lost[true][i].zone, lost[false][i].node,
+					lost[true][i].node)
 			}
 			if s.always && lost[false][0].zone == 0 {
 				t.Error("without evenkeel no zone holds a workload entirely on creation: this situation shows nothing")
@@ -103,7 +109,8 @@ func TestSpread(t *testing.T) {
 					t.Errorf("evenkeel made it worse: %+v without, %+v with", lost[false][i], c)
 				}
 				if s.none && (c.zone > 0 || c.node > 0) {
-					t.Errorf("with evenkeel one zone holds %d and one node %d of %d workloads entirely, want none", c.zone, c.node, workloads)
+					t.Errorf("with evenkeel one zone holds %d and one node %d of %d workloads entirely, want none", c.zone,
+						c.node, workloads)
 				}
 			}
 		})
@@ -177,16 +184,19 @@ func replaceZones(w *world) {
 			continue
 		}
 		check.Must(w, w.Client.CoreV1().Nodes().Delete(ctx, node, metav1.DeleteOptions{}))
-		pods, err := w.Client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
+		pods, err := w.Client.CoreV1().Pods(metav1.NamespaceAll).List(ctx,
+			metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
 		check.Must(w, err)
 		for _, p := range pods.Items {
-			check.Must(w, w.Client.CoreV1().Pods(p.Namespace).Delete(ctx, p.Name, metav1.DeleteOptions{GracePeriodSeconds: &zero}))
+			check.Must(w,
+				w.Client.CoreV1().Pods(p.Namespace).Delete(ctx, p.Name, metav1.DeleteOptions{GracePeriodSeconds: &zero}))
 		}
 	}
 }
 
-// scaleIn has the ReplicaSet controller choose which pods go: it looks at their deletion cost, at how many share a node and at their
-// age, never at zones or affinity. One half is scaled in by hand, the other by an autoscaler.
+// scaleIn has the ReplicaSet controller choose which pods go: it looks at their deletion cost, at
+// how many share a node and at their age, never at zones or affinity. One half is scaled in by
+// hand, the other by an autoscaler.
 func scaleIn(w *world) {
 	ctx := w.Context()
 	if w.evenkeel != nil {
@@ -197,14 +207,17 @@ func scaleIn(w *world) {
 		name := fmt.Sprintf("w-%d", i)
 		if i%2 == 0 {
 			_, err := w.Client.AppsV1().Deployments(w.namespace).UpdateScale(ctx, name, &autoscalingv1.Scale{
-				ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: w.namespace}, Spec: autoscalingv1.ScaleSpec{Replicas: 2}}, metav1.UpdateOptions{})
+				ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: w.namespace}, Spec: autoscalingv1.ScaleSpec{Replicas: 2}},
+				metav1.UpdateOptions{})
 			check.Must(w, err)
 			continue
 		}
 		one := int32(1) // what is above the most comes down without a metric
-		_, err := w.Client.AutoscalingV2().HorizontalPodAutoscalers(w.namespace).Create(ctx, &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Name: name},
-			Spec: autoscalingv2.HorizontalPodAutoscalerSpec{MinReplicas: &one, MaxReplicas: 2,
-				ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: name}}}, metav1.CreateOptions{})
+		_, err := w.Client.AutoscalingV2().HorizontalPodAutoscalers(w.namespace).Create(ctx,
+			&autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Name: name},
+				Spec: autoscalingv2.HorizontalPodAutoscalerSpec{MinReplicas: &one, MaxReplicas: 2,
+					ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: name}}},
+			metav1.CreateOptions{})
 		check.Must(w, err)
 	}
 	check.Eventually(w, "every Deployment is scaled in", func() error {
@@ -234,7 +247,8 @@ func (w *world) waitMarked(namespace string, deployments, each int) {
 		}
 		marked, whole := map[string]int{}, 0
 		for _, p := range pods.Items {
-			if marked[p.Labels["app"]] += len(p.Annotations[costOf]); p.Annotations[costOf] != "" && marked[p.Labels["app"]] == each {
+			if marked[p.Labels["app"]] += len(p.Annotations[costOf]); p.Annotations[costOf] != "" &&
+				marked[p.Labels["app"]] == each {
 				whole++
 			}
 		}
@@ -251,8 +265,8 @@ func (w *world) waitMarked(namespace string, deployments, each int) {
 	}
 }
 
-// foreignCost makes a Deployment of which somebody else gives a pod a cost. The function that it returns checks that evenkeel has left
-// it alone since.
+// foreignCost makes a Deployment of which somebody else gives a pod a cost. The function that it
+// returns checks that evenkeel has left it alone since.
 func (w *world) foreignCost() (verify func()) {
 	w.Helper()
 	ctx, own := w.Context(), *w
@@ -263,7 +277,8 @@ func (w *world) foreignCost() (verify func()) {
 	pods, err := w.Client.CoreV1().Pods(own.namespace).List(ctx, metav1.ListOptions{})
 	check.Must(w, err)
 	mine := pods.Items[0].Name
-	_, err = w.Client.CoreV1().Pods(own.namespace).Patch(ctx, mine, types.MergePatchType, []byte(`{"metadata":{"annotations":{"`+costOf+`":"7"}}}`), metav1.PatchOptions{})
+	_, err = w.Client.CoreV1().Pods(own.namespace).Patch(ctx, mine, types.MergePatchType,
+		[]byte(`{"metadata":{"annotations":{"`+costOf+`":"7"}}}`), metav1.PatchOptions{})
 	check.Must(w, err)
 	return func() {
 		check.Eventually(w, "the Deployment with a cost of somebody else has no other", func() error {
@@ -284,7 +299,8 @@ func (w *world) foreignCost() (verify func()) {
 
 func (w *world) makeNamespace(name string, labels map[string]string) {
 	w.Helper()
-	_, err := w.Client.CoreV1().Namespaces().Create(w.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}, metav1.CreateOptions{})
+	_, err := w.Client.CoreV1().Namespaces().Create(w.Context(),
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}, metav1.CreateOptions{})
 	check.Must(w, err)
 	check.Eventually(w, "service account of namespace "+name, func() error {
 		_, err := w.Client.CoreV1().ServiceAccounts(name).Get(w.Context(), "default", metav1.GetOptions{})
@@ -295,22 +311,30 @@ func (w *world) makeNamespace(name string, labels map[string]string) {
 // fill puts a pod with these requests on a node, past the scheduler.
 func (w *world) fill(node, cpu, memory string) {
 	w.Helper()
-	_, err := w.Client.CoreV1().Pods("filler").Create(w.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "on-" + node},
-		Spec: corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "filler", Image: "filler", Resources: requests(cpu, memory)}}}}, metav1.CreateOptions{})
+	_, err := w.Client.CoreV1().Pods("filler").Create(w.Context(),
+		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "on-" + node},
+			Spec: corev1.PodSpec{NodeName: node,
+				Containers: []corev1.Container{{Name: "filler", Image: "filler", Resources: requests(cpu, memory)}}}},
+		metav1.CreateOptions{})
 	check.Must(w, err)
 }
 
 func requests(cpu, memory string) corev1.ResourceRequirements {
-	return corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu), corev1.ResourceMemory: resource.MustParse(memory)}}
+	return corev1.ResourceRequirements{
+		Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu),
+			corev1.ResourceMemory: resource.MustParse(memory)}}
 }
 
 func (w *world) create(name string, replicas int32) {
 	w.Helper()
 	labels := map[string]string{"app": name}
-	_, err := w.Client.AppsV1().Deployments(w.namespace).Create(w.Context(), &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec: appsv1.DeploymentSpec{Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: labels},
-			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{
-				Name: "web", Image: "web", Ports: []corev1.ContainerPort{{ContainerPort: 80}}, Resources: requests("50m", "64Mi")}}}}}}, metav1.CreateOptions{})
+	_, err := w.Client.AppsV1().Deployments(w.namespace).Create(w.Context(),
+		&appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: name},
+			Spec: appsv1.DeploymentSpec{Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: labels},
+				Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels},
+					Spec: corev1.PodSpec{Containers: []corev1.Container{{
+						Name: "web", Image: "web", Ports: []corev1.ContainerPort{{ContainerPort: 80}},
+						Resources: requests("50m", "64Mi")}}}}}}, metav1.CreateOptions{})
 	check.Must(w, err)
 }
 
@@ -321,7 +345,8 @@ func (w *world) each(patch string) {
 		w.Fatalf("patch %s is no JSON", patch)
 	}
 	for i := range workloads {
-		_, err := w.Client.AppsV1().Deployments(w.namespace).Patch(w.Context(), fmt.Sprintf("w-%d", i), types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+		_, err := w.Client.AppsV1().Deployments(w.namespace).Patch(w.Context(), fmt.Sprintf("w-%d", i), types.MergePatchType,
+			[]byte(patch), metav1.PatchOptions{})
 		check.Must(w, err)
 	}
 }
@@ -337,7 +362,8 @@ func (w *world) waitReady() {
 		want := 0
 		for _, d := range list.Items {
 			want += int(*d.Spec.Replicas)
-			if d.Status.ObservedGeneration < d.Generation || d.Status.UpdatedReplicas != *d.Spec.Replicas || d.Status.AvailableReplicas != *d.Spec.Replicas {
+			if d.Status.ObservedGeneration < d.Generation || d.Status.UpdatedReplicas != *d.Spec.Replicas ||
+				d.Status.AvailableReplicas != *d.Spec.Replicas {
 				return fmt.Errorf("%s has %d of %d replicas", d.Name, d.Status.AvailableReplicas, *d.Spec.Replicas)
 			}
 		}

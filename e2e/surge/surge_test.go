@@ -1,5 +1,5 @@
-// Package surge tests drains of Deployments of one replica: with the real eviction API, kubectl drain and clients like those of
-// autoscalers, and with evenkeel killed on the way.
+// Package surge tests drains of Deployments of one replica: with the real eviction API, kubectl
+// drain and clients like those of autoscalers, and with evenkeel killed on the way.
 package surge
 
 import (
@@ -48,7 +48,8 @@ func start(t *testing.T) *world {
 	w := &world{Cluster: c}
 	w.nodes, err = c.AddNodes(ctx, 6, cluster.NodeSpec{})
 	check.Must(t, err)
-	w.evenkeel, err = installation.Install(ctx, c, installation.Options{Deploy: "deploy/surge", Flags: []string{"--surge"}})
+	w.evenkeel, err = installation.Install(ctx, c,
+		installation.Options{Deploy: "deploy/surge", Flags: []string{"--surge"}})
 	check.Must(t, err)
 	t.Cleanup(w.evenkeel.Stop)
 	return w
@@ -68,8 +69,9 @@ func (w *world) namespace(t *testing.T, asks bool) string {
 	if asks {
 		annotations["evenkeel.dev/drain"] = "surge"
 	}
-	n, err := w.Client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "shop-",
-		Labels: map[string]string{"evenkeel.dev/inject": "enabled"}, Annotations: annotations}}, metav1.CreateOptions{})
+	n, err := w.Client.CoreV1().Namespaces().Create(t.Context(),
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "shop-",
+			Labels: map[string]string{"evenkeel.dev/inject": "enabled"}, Annotations: annotations}}, metav1.CreateOptions{})
 	check.Must(t, err)
 	t.Cleanup(func() {
 		check.Must(t, w.Client.CoreV1().Namespaces().Delete(context.Background(), n.Name, metav1.DeleteOptions{}))
@@ -86,8 +88,10 @@ func (w *world) create(t *testing.T, namespace, name string, change ...func(*app
 	t.Helper()
 	one, labels := int32(1), map[string]string{"app": name}
 	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: appsv1.DeploymentSpec{Replicas: &one,
-		Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels},
-			Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web", Ports: []corev1.ContainerPort{{ContainerPort: 80}}}}}}}}
+		Selector: &metav1.LabelSelector{MatchLabels: labels},
+		Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels},
+			Spec: corev1.PodSpec{
+				Containers: []corev1.Container{{Name: "web", Image: "web", Ports: []corev1.ContainerPort{{ContainerPort: 80}}}}}}}}
 	for _, f := range change {
 		f(d)
 	}
@@ -104,7 +108,8 @@ func (w *world) settled(t *testing.T, namespace, name string) (d *appsv1.Deploym
 		if err != nil {
 			return err
 		}
-		if s := d.Status; s.ObservedGeneration < d.Generation || s.UpdatedReplicas != *d.Spec.Replicas || s.Replicas != *d.Spec.Replicas || s.AvailableReplicas != *d.Spec.Replicas {
+		if s := d.Status; s.ObservedGeneration < d.Generation || s.UpdatedReplicas != *d.Spec.Replicas ||
+			s.Replicas != *d.Spec.Replicas || s.AvailableReplicas != *d.Spec.Replicas {
 			return fmt.Errorf("its status is %+v", s)
 		}
 		return nil
@@ -123,8 +128,9 @@ func (w *world) pods(t *testing.T, namespace, app string) []corev1.Pod {
 // evict asks once to evict a pod, and returns the status of the answer.
 func (w *world) evict(t *testing.T, pod *corev1.Pod, dryRun ...string) (code int, text string) {
 	t.Helper()
-	err := w.Client.PolicyV1().Evictions(pod.Namespace).Evict(t.Context(), &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace},
-		DeleteOptions: &metav1.DeleteOptions{DryRun: dryRun}})
+	err := w.Client.PolicyV1().Evictions(pod.Namespace).Evict(t.Context(),
+		&policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace},
+			DeleteOptions: &metav1.DeleteOptions{DryRun: dryRun}})
 	var status apierrors.APIStatus
 	switch {
 	case err == nil:
@@ -140,7 +146,8 @@ func (w *world) evict(t *testing.T, pod *corev1.Pod, dryRun ...string) (code int
 func (w *world) cordon(t *testing.T, nodes ...string) {
 	t.Helper()
 	set := func(ctx context.Context, node, value string) {
-		_, err := w.Client.CoreV1().Nodes().Patch(ctx, node, types.MergePatchType, []byte(`{"spec":{"unschedulable":`+value+`}}`), metav1.PatchOptions{})
+		_, err := w.Client.CoreV1().Nodes().Patch(ctx, node, types.MergePatchType,
+			[]byte(`{"spec":{"unschedulable":`+value+`}}`), metav1.PatchOptions{})
 		check.Must(t, err)
 	}
 	for _, node := range nodes {
@@ -169,7 +176,8 @@ func (w *world) kubectl(t *testing.T, args ...string) (string, error) {
 	return string(out), err
 }
 
-// least watches how many pods of each app are ready, from when it is called, and returns a function that says the least of each.
+// least watches how many pods of each app are ready, from when it is called, and returns a function
+// that says the least of each.
 func (w *world) least(t *testing.T, namespace string) func() map[string]int {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -244,7 +252,8 @@ func TestSurge(t *testing.T) {
 	t.Run("evenkeel dies", func(t *testing.T) { deaths(t, w) })
 }
 
-// drains drains every node in turn. With surge each Deployment has a ready pod at any time; the control has none now and then.
+// drains drains every node in turn. With surge each Deployment has a ready pod at any time; the
+// control has none now and then.
 func drains(t *testing.T, w *world) {
 	for _, asks := range []bool{true, false} {
 		t.Run(fmt.Sprintf("asked for: %t", asks), func(t *testing.T) {
@@ -256,7 +265,8 @@ func drains(t *testing.T, w *world) {
 			}
 			least := w.least(t, namespace)
 			for _, node := range w.nodes {
-				if out, err := w.kubectl(t, "drain", node, "--timeout=2m", "--ignore-daemonsets", "--pod-selector=app"); err != nil {
+				if out, err := w.kubectl(t, "drain", node, "--timeout=2m", "--ignore-daemonsets",
+					"--pod-selector=app"); err != nil {
 					t.Errorf("drain of %s: %v\n%s", node, err, out)
 				}
 				_, err := w.kubectl(t, "uncordon", node)
@@ -300,10 +310,12 @@ func rows(t *testing.T, w *world) {
 		}},
 		{code: "off", change: func(d *appsv1.Deployment) { d.Annotations = off }},
 		{code: "off", change: func(d *appsv1.Deployment) { d.Spec.Template.Annotations = off }},
-		{code: "opted-out", change: func(d *appsv1.Deployment) { d.Labels = map[string]string{"evenkeel.dev/inject": "disabled"} }},
+		{code: "opted-out",
+			change: func(d *appsv1.Deployment) { d.Labels = map[string]string{"evenkeel.dev/inject": "disabled"} }},
 		{code: "other-owner", then: func(t *testing.T, namespace string, pod *corev1.Pod) *corev1.Pod {
-			bare, err := w.Client.CoreV1().Pods(namespace).Create(t.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "bare"}, Spec: corev1.PodSpec{
-				Containers: []corev1.Container{{Name: "web", Image: "web"}}}}, metav1.CreateOptions{})
+			bare, err := w.Client.CoreV1().Pods(namespace).Create(t.Context(),
+				&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "bare"}, Spec: corev1.PodSpec{
+					Containers: []corev1.Container{{Name: "web", Image: "web"}}}}, metav1.CreateOptions{})
 			check.Must(t, err)
 			return bare
 		}},
@@ -327,7 +339,10 @@ func rows(t *testing.T, w *world) {
 			return pod
 		}},
 		{code: "no-surge", change: kind(appsv1.DeploymentStrategy{Type: appsv1.RecreateDeploymentStrategyType})},
-		{code: "no-surge", change: kind(appsv1.DeploymentStrategy{RollingUpdate: &appsv1.RollingUpdateDeployment{MaxSurge: &first, MaxUnavailable: &first}})},
+		{code: "no-surge",
+			change: kind(
+				appsv1.DeploymentStrategy{
+					RollingUpdate: &appsv1.RollingUpdateDeployment{MaxSurge: &first, MaxUnavailable: &first}})},
 		{code: "again", then: func(t *testing.T, namespace string, pod *corev1.Pod) *corev1.Pod {
 			w.cordon(t, w.others(pod.Spec.NodeName)...)
 			w.evict(t, pod)
@@ -401,15 +416,19 @@ func (w *world) claim(t *testing.T, namespace string) {
 	ctx, none := t.Context(), ""
 	size := corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}
 	modes := []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}
-	_, err := w.Client.CoreV1().PersistentVolumes().Create(ctx, &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: namespace}, Spec: corev1.PersistentVolumeSpec{
-		Capacity: size, AccessModes: modes, ClaimRef: &corev1.ObjectReference{Namespace: namespace, Name: "data"},
-		PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/data"}}}}, metav1.CreateOptions{})
+	_, err := w.Client.CoreV1().PersistentVolumes().Create(ctx,
+		&corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: namespace}, Spec: corev1.PersistentVolumeSpec{
+			Capacity: size, AccessModes: modes, ClaimRef: &corev1.ObjectReference{Namespace: namespace, Name: "data"},
+			PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/data"}}}},
+		metav1.CreateOptions{})
 	check.Must(t, err)
 	t.Cleanup(func() {
 		check.Must(t, w.Client.CoreV1().PersistentVolumes().Delete(context.Background(), namespace, metav1.DeleteOptions{}))
 	})
-	_, err = w.Client.CoreV1().PersistentVolumeClaims(namespace).Create(ctx, &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Name: "data"},
-		Spec: corev1.PersistentVolumeClaimSpec{AccessModes: modes, StorageClassName: &none, VolumeName: namespace, Resources: corev1.VolumeResourceRequirements{Requests: size}}}, metav1.CreateOptions{})
+	_, err = w.Client.CoreV1().PersistentVolumeClaims(namespace).Create(ctx,
+		&corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Name: "data"},
+			Spec: corev1.PersistentVolumeClaimSpec{AccessModes: modes, StorageClassName: &none, VolumeName: namespace,
+				Resources: corev1.VolumeResourceRequirements{Requests: size}}}, metav1.CreateOptions{})
 	check.Must(t, err)
 }
 
@@ -420,7 +439,8 @@ func dryRuns(t *testing.T, w *world) {
 	if code, text := w.evict(t, pod, metav1.DryRunAll); code != http.StatusTooManyRequests {
 		t.Errorf("the answer is %d %s", code, text)
 	}
-	out, err := w.kubectl(t, "drain", pod.Spec.NodeName, "--dry-run=server", "--timeout=3s", "--ignore-daemonsets", "--pod-selector=app")
+	out, err := w.kubectl(t, "drain", pod.Spec.NodeName, "--dry-run=server", "--timeout=3s", "--ignore-daemonsets",
+		"--pod-selector=app")
 	if err == nil || !strings.Contains(out, "Deployment web has no other ready pod") {
 		t.Errorf("kubectl drain --dry-run=server: %v\n%s", err, out)
 	}
@@ -504,7 +524,8 @@ func allAtOnce(t *testing.T, w *world) {
 	t.Logf("%d of %d pods evicted at once", evicted, len(before))
 }
 
-// deadline has nowhere to put the new pod. The eviction passes when the patience is over, not before, and with an Event.
+// deadline has nowhere to put the new pod. The eviction passes when the patience is over, not
+// before, and with an Event.
 func deadline(t *testing.T, w *world) {
 	w.restart(t, "6s")
 	defer w.restart(t, "10m")
@@ -523,7 +544,8 @@ func deadline(t *testing.T, w *world) {
 		t.Errorf("the drain took %v with a patience of 6s", took)
 	}
 	check.Eventually(t, "an Event says why the eviction passed", func() error {
-		events, err := w.Client.CoreV1().Events(namespace).List(t.Context(), metav1.ListOptions{FieldSelector: "reason=DrainPasses"})
+		events, err := w.Client.CoreV1().Events(namespace).List(t.Context(),
+			metav1.ListOptions{FieldSelector: "reason=DrainPasses"})
 		if err == nil && len(events.Items) != 1 {
 			err = fmt.Errorf("%d Events", len(events.Items))
 		}
@@ -596,7 +618,8 @@ func deaths(t *testing.T, w *world) {
 			}
 			after, err := w.Client.AppsV1().Deployments(namespace).Get(t.Context(), "web", metav1.GetOptions{})
 			check.Must(t, err)
-			if after.Generation != d.Generation || after.Annotations["evenkeel.dev/surged"] != d.Annotations["evenkeel.dev/surged"] {
+			if after.Generation != d.Generation ||
+				after.Annotations["evenkeel.dev/surged"] != d.Annotations["evenkeel.dev/surged"] {
 				t.Error("the next replica began again")
 			}
 			for _, node := range w.others(pod.Spec.NodeName) {

@@ -108,7 +108,8 @@ func (g *generator) podSpec(template bool) corev1.PodSpec {
 		spec.Resources = &corev1.ResourceRequirements{Requests: enough, Limits: enough}
 	}
 	if g.chance(4) {
-		spec.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
+		spec.Volumes = []corev1.Volume{
+			{Name: "data", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
 	}
 	for i := range g.IntN(3) {
 		spec.InitContainers = append(spec.InitContainers, g.container(fmt.Sprintf("init%d", i), &spec, limit, true))
@@ -242,8 +243,9 @@ func (g *generator) affinity() *corev1.Affinity {
 	term := corev1.PodAffinityTerm{TopologyKey: "kubernetes.io/hostname",
 		LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "cache"}}}
 	if g.chance(2) {
-		a.NodeAffinity = &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{
-			{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: "gpu", Operator: corev1.NodeSelectorOpExists}}}}}}
+		a.NodeAffinity = &corev1.NodeAffinity{
+			RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{
+				{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: "gpu", Operator: corev1.NodeSelectorOpExists}}}}}}
 	}
 	if g.chance(2) {
 		a.PodAffinity = &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{term}}

@@ -151,8 +151,9 @@ func acceptedDebugging(raw []byte) error {
 	was, pod := before.(*api.Pod), after.(*api.Pod)
 	was.Name, pod.Name = "web", "web" // which may still have to be generated
 	pod.ResourceVersion, was.ResourceVersion = "1", "1"
-	pod.Spec.EphemeralContainers = []api.EphemeralContainer{{EphemeralContainerCommon: api.EphemeralContainerCommon{Name: "debug", Image: "debug",
-		ImagePullPolicy: api.PullIfNotPresent, TerminationMessagePolicy: api.TerminationMessageReadFile}}}
+	pod.Spec.EphemeralContainers = []api.EphemeralContainer{
+		{EphemeralContainerCommon: api.EphemeralContainerCommon{Name: "debug", Image: "debug",
+			ImagePullPolicy: api.PullIfNotPresent, TerminationMessagePolicy: api.TerminationMessageReadFile}}}
 	options := podutil.GetValidationOptionsFromPodSpecAndMeta(&pod.Spec, &was.Spec, &pod.ObjectMeta, &was.ObjectMeta)
 	options.ResourceIsPod = true
 	return validation.ValidatePodEphemeralContainersUpdate(pod, was, options).ToAggregate()
@@ -462,7 +463,8 @@ func sameTemplate(a, b []byte) (bool, error) {
 
 // TestTheValidationHasTeeth shows that what evenkeel must not send is rejected.
 func TestTheValidationHasTeeth(t *testing.T) {
-	const pod = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"web","namespace":"default","labels":{"app":"web","pod-template-hash":"x"}},
+	const pod = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"web","namespace":"default",
+		"labels":{"app":"web","pod-template-hash":"x"}},
 		"spec":{"terminationGracePeriodSeconds":5,"containers":[{"name":"web","image":"nginx"}]}}`
 	raw, err := decodeAndEncode(pod)
 	if err != nil {
@@ -472,12 +474,15 @@ func TestTheValidationHasTeeth(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, patch := range map[string]string{
-		"a sleep longer than the grace period": `[{"op":"add","path":"/spec/containers/0/lifecycle","value":{"preStop":{"sleep":{"seconds":6}}}}]`,
-		"a field that does not exist":          `[{"op":"add","path":"/spec/containers/0/lifecycle","value":{"preStop":{"nap":{"seconds":1}}}}]`,
-		"a probe without a handler":            `[{"op":"add","path":"/spec/containers/0/readinessProbe","value":{"periodSeconds":5}}]`,
-		"a probe on a port that can't be":      `[{"op":"add","path":"/spec/containers/0/readinessProbe","value":{"tcpSocket":{"port":0}}}]`,
-		"a weight of 0":                        term(`"weight":0,`, `"matchLabels":{"app":"web"}`, ``),
-		"a weight of 101":                      term(`"weight":101,`, `"matchLabels":{"app":"web"}`, ``),
+		"a sleep longer than the grace period": `[{"op":"add","path":"/spec/containers/0/lifecycle",` +
+			`"value":{"preStop":{"sleep":{"seconds":6}}}}]`,
+		"a field that does not exist": `[{"op":"add","path":"/spec/containers/0/lifecycle",` +
+			`"value":{"preStop":{"nap":{"seconds":1}}}}]`,
+		"a probe without a handler": `[{"op":"add","path":"/spec/containers/0/readinessProbe","value":{"periodSeconds":5}}]`,
+		"a probe on a port that can't be": `[{"op":"add","path":"/spec/containers/0/readinessProbe",` +
+			`"value":{"tcpSocket":{"port":0}}}]`,
+		"a weight of 0":   term(`"weight":0,`, `"matchLabels":{"app":"web"}`, ``),
+		"a weight of 101": term(`"weight":101,`, `"matchLabels":{"app":"web"}`, ``),
 		"a label key in selector and matchLabelKeys": term(`"weight":1,`, `"matchLabels":{"pod-template-hash":"x"}`,
 			`,"matchLabelKeys":["pod-template-hash"]`),
 	} {
@@ -492,7 +497,8 @@ func TestTheValidationHasTeeth(t *testing.T) {
 }
 
 func term(weight, selector, more string) string {
-	return `[{"op":"add","path":"/spec/affinity","value":{"podAntiAffinity":{"preferredDuringSchedulingIgnoredDuringExecution":[{` + weight +
+	return `[{"op":"add","path":"/spec/affinity",` +
+		`"value":{"podAntiAffinity":{"preferredDuringSchedulingIgnoredDuringExecution":[{` + weight +
 		`"podAffinityTerm":{"topologyKey":"zone","labelSelector":{` + selector + `}` + more + `}}]}}}]`
 }
 

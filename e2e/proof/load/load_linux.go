@@ -375,7 +375,8 @@ func newHTTP2(address string, sources *sources) request {
 	transport.Protocols.SetUnencryptedHTTP2(true)
 	return func(ctx context.Context) (connection, error) {
 		var own sent
-		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { own.over(c.Conn.LocalAddr()) }})
+		ctx = httptrace.WithClientTrace(ctx,
+			&httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { own.over(c.Conn.LocalAddr()) }})
 		body := struct{ io.Reader }{strings.NewReader("?")}
 		r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+address+"/", body)
 		if err != nil {

@@ -130,7 +130,8 @@ func TestABrokenConnectionIsAFailure(t *testing.T) {
 }
 
 func TestAnIdleConnectionThatTheServerClosedIsNotUsed(t *testing.T) {
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "pod") }))
+	server := httptest.NewServer(
+		http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "pod") }))
 	defer server.Close()
 	p := &pool{size: 1, address: server.Listener.Addr().String(), sources: newSources([]string{"127.0.0.12"}, 0)}
 	if _, err := p.do(t.Context()); err != nil {
@@ -222,14 +223,16 @@ func serveGRPC(t *testing.T, requests *atomic.Int32) (address string, end func()
 		t.Fatal(err)
 	}
 	kept := &keptConns{Listener: listener}
-	server := grpc.NewServer(grpc.UnaryInterceptor(func(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		if requests.Add(1) > 1 {
-			kept.end()
-			return nil, errors.New("too late")
-		}
-		_ = grpc.SetHeader(ctx, metadata.Pairs("pod", "pod"))
-		return handler(ctx, request)
-	}))
+	server := grpc.NewServer(
+		grpc.UnaryInterceptor(
+			func(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+				if requests.Add(1) > 1 {
+					kept.end()
+					return nil, errors.New("too late")
+				}
+				_ = grpc.SetHeader(ctx, metadata.Pairs("pod", "pod"))
+				return handler(ctx, request)
+			}))
 	grpc_health_v1.RegisterHealthServer(server, health.NewServer())
 	go func() { _ = server.Serve(kept) }()
 	t.Cleanup(server.Stop)

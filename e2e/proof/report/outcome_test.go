@@ -108,20 +108,33 @@ func TestTheVerdictNamesWhatIsNotProved(t *testing.T) {
 			"1 of 2 requests failed with evenkeel"},
 		"no failure without": {func(r *Report, _ func(string) *Outcome) { heal(r) },
 			"no request failed without evenkeel"},
-		"nothing cut without recycling":         {func(_ *Report, of func(string) *Outcome) { of("1d").Sides[With] = newSummary() }, "no connection was cut"},
-		"all replicas lost with evenkeel":       {func(_ *Report, of func(string) *Outcome) { of("6").Lost.Whole[With] = 1 }, "1 of 8 workloads lost all replicas"},
-		"no workload lost without":              {func(_ *Report, of func(string) *Outcome) { of("6").Lost.Whole[Without] = 0 }, "no workload lost all replicas without"},
-		"a share more than 5 points below even": {func(_ *Report, of func(string) *Outcome) { of("7").Shares[With][0] = 19.9 }, "19.9 %"},
-		"a share more than 5 points above even": {func(_ *Report, of func(string) *Outcome) { of("7").Shares[With][1] = 30.1 }, "30.1 %"},
-		"no new pod":                            {func(_ *Report, of func(string) *Outcome) { of("7").Shares[With] = nil }, "no pod is new"},
-		"a pod without defaults":                {func(_ *Report, of func(string) *Outcome) { of("8").Upgrade.Undefaulted = 1 }, "1 pods got no defaults"},
+		"nothing cut without recycling": {
+			func(_ *Report, of func(string) *Outcome) { of("1d").Sides[With] = newSummary() }, "no connection was cut"},
+		"all replicas lost with evenkeel": {func(_ *Report, of func(string) *Outcome) { of("6").Lost.Whole[With] = 1 },
+			"1 of 8 workloads lost all replicas"},
+		"no workload lost without": {func(_ *Report, of func(string) *Outcome) {
+			of("6").Lost.Whole[Without] = 0
+		}, "no workload lost all replicas without"},
+		"a share more than 5 points below even": {
+			func(_ *Report, of func(string) *Outcome) { of("7").Shares[With][0] = 19.9 }, "19.9 %"},
+		"a share more than 5 points above even": {
+			func(_ *Report, of func(string) *Outcome) { of("7").Shares[With][1] = 30.1 }, "30.1 %"},
+		"no new pod": {func(_ *Report, of func(string) *Outcome) { of("7").Shares[With] = nil }, "no pod is new"},
+		"a pod without defaults": {
+			func(_ *Report, of func(string) *Outcome) { of("8").Upgrade.Undefaulted = 1 }, "1 pods got no defaults"},
 		"an upgrade that upgrades nothing": {func(_ *Report, of func(string) *Outcome) { of("8").Upgrade.Kept = 2 },
 			"2 pods of evenkeel were not replaced"},
-		"a drain that never ends with evenkeel":     {func(_ *Report, of func(string) *Outcome) { of("9b").Took[With] = Never }, "did not end with evenkeel"},
-		"an update that never ends with evenkeel":   {func(_ *Report, of func(string) *Outcome) { of("9c").Took[With] = Never }, "did not end with evenkeel"},
-		"an installation that takes more than 15 s": {func(r *Report, _ func(string) *Outcome) { r.Installed[1].Took = 15100 * time.Millisecond }, "15.1 s after the beginning of helm install"},
-		"a repetition that there was no time for":   {func(r *Report, _ func(string) *Outcome) { r.Runs = 2; r.Wanted = r.Wanted[:1] }, "1a is missing, run 2"},
-		"a scenario that there was no time for":     {func(r *Report, _ func(string) *Outcome) { r.Wanted = append(r.Wanted, "5c") }, "5c is missing, run 1"},
+		"a drain that never ends with evenkeel": {
+			func(_ *Report, of func(string) *Outcome) { of("9b").Took[With] = Never }, "did not end with evenkeel"},
+		"an update that never ends with evenkeel": {
+			func(_ *Report, of func(string) *Outcome) { of("9c").Took[With] = Never }, "did not end with evenkeel"},
+		"an installation that takes more than 15 s": {func(r *Report, _ func(string) *Outcome) {
+			r.Installed[1].Took = 15100 * time.Millisecond
+		}, "15.1 s after the beginning of helm install"},
+		"a repetition that there was no time for": {
+			func(r *Report, _ func(string) *Outcome) { r.Runs = 2; r.Wanted = r.Wanted[:1] }, "1a is missing, run 2"},
+		"a scenario that there was no time for": {
+			func(r *Report, _ func(string) *Outcome) { r.Wanted = append(r.Wanted, "5c") }, "5c is missing, run 1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := shown()

@@ -239,7 +239,8 @@ func (o *Outcome) doing(r load.Record) string {
 // servers returns the pods that a request may have been led to.
 func (o *Outcome) servers(r load.Record) []PodLife {
 	t := o.Targets[r.Target]
-	return slices.DeleteFunc(slices.Clone(o.Pods), func(life PodLife) bool { return life.Side != t.Side || life.Server != t.Server })
+	return slices.DeleteFunc(slices.Clone(o.Pods),
+		func(life PodLife) bool { return life.Side != t.Side || life.Server != t.Server })
 }
 
 // onLostNode says whether a failure from the loss of a node on is about a pod there: the one that

@@ -139,13 +139,14 @@ func startGRPC(c config, pod string, failed chan<- error) (*grpc.Server, error) 
 	server := grpc.NewServer(
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: c.maxAge, MaxConnectionAgeGrace: time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second}),
-		grpc.UnaryInterceptor(func(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-			time.Sleep(c.work)
-			if err := grpc.SetHeader(ctx, metadata.Pairs("pod", pod)); err != nil {
-				return nil, err
-			}
-			return handler(ctx, request)
-		}))
+		grpc.UnaryInterceptor(
+			func(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+				time.Sleep(c.work)
+				if err := grpc.SetHeader(ctx, metadata.Pairs("pod", pod)); err != nil {
+					return nil, err
+				}
+				return handler(ctx, request)
+			}))
 	if c.grpc == "" {
 		return server, nil
 	}
