@@ -12,7 +12,8 @@ import (
 const budgetInput = `# kept as it is
 apiVersion: apps/v1
 kind: StatefulSet
-metadata: {name: db, namespace: shop, annotations: {evenkeel.dev/disruption-budget: quorum, evenkeel.dev/anti-affinity: "off"}}
+metadata: {name: db, namespace: shop,
+  annotations: {evenkeel.dev/disruption-budget: quorum, evenkeel.dev/anti-affinity: "off"}}
 spec:
   replicas: 5
   selector: {matchLabels: {app: db}}

@@ -176,13 +176,15 @@ func checkLaws(t *testing.T, text string) {
 		}
 		if d.Value == nil || sameValue(want, d.Value) {
 			if d.Before+d.Body+d.After != now.Before+now.Body+now.After {
-				t.Errorf("nothing is missing from document %d, but its text changed:\n%s", i, udiff.Unified("before", "after", d.Body, now.Body))
+				t.Errorf("nothing is missing from document %d, but its text changed:\n%s", i,
+					udiff.Unified("before", "after", d.Body, now.Body))
 			}
 			continue
 		}
 		changed = true
 		if !sameValue(want, now.Value) {
-			t.Errorf("document %d has not the value that the JSON patch gives: (-want +got)\n%s", i, cmp.Diff(string(want), string(now.Value)))
+			t.Errorf("document %d has not the value that the JSON patch gives: (-want +got)\n%s", i,
+				cmp.Diff(string(want), string(now.Value)))
 		}
 		if d.Before != now.Before || d.After != now.After {
 			t.Errorf("the surroundings of document %d changed", i)
@@ -226,7 +228,8 @@ func checkLaws(t *testing.T, text string) {
 			t.Fatalf("read JSON output: %v", err)
 		}
 		if i >= len(values) || !cmp.Equal(values[i], value) {
-			t.Errorf("document %d of the JSON output has another value than the YAML output:\nJSON:\n%s\nYAML:\n%s", i, inJSON, output)
+			t.Errorf("document %d of the JSON output has another value than the YAML output:\nJSON:\n%s\nYAML:\n%s",
+				i, inJSON, output)
 		}
 	}
 	if lines := encoded(t, r, "patch"); (lines != "") != changed {
