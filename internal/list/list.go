@@ -28,15 +28,18 @@ var (
 	Namespaces             = Resource{APIVersion: "v1", Kind: "Namespace", Plural: "namespaces", Client: Core}
 	Pods                   = Resource{APIVersion: "v1", Kind: "Pod", Plural: "pods", Client: Core}
 	Services               = Resource{APIVersion: "v1", Kind: "Service", Plural: "services", Client: Core}
-	ReplicationControllers = Resource{APIVersion: "v1", Kind: "ReplicationController", Plural: "replicationcontrollers", Client: Core}
-	Deployments            = Resource{APIVersion: "apps/v1", Kind: "Deployment", Plural: "deployments", Client: Apps}
-	StatefulSets           = Resource{APIVersion: "apps/v1", Kind: "StatefulSet", Plural: "statefulsets", Client: Apps}
-	DaemonSets             = Resource{APIVersion: "apps/v1", Kind: "DaemonSet", Plural: "daemonsets", Client: Apps}
-	ReplicaSets            = Resource{APIVersion: "apps/v1", Kind: "ReplicaSet", Plural: "replicasets", Client: Apps}
-	ControllerRevisions    = Resource{APIVersion: "apps/v1", Kind: "ControllerRevision", Plural: "controllerrevisions", Client: Apps}
-	Nodes                  = Resource{APIVersion: "v1", Kind: "Node", Plural: "nodes", Client: Core}
-	Autoscalers            = Resource{APIVersion: "autoscaling/v2", Kind: "HorizontalPodAutoscaler", Plural: "horizontalpodautoscalers"}
-	Budgets                = Resource{APIVersion: "policy/v1", Kind: "PodDisruptionBudget", Plural: "poddisruptionbudgets"}
+	ReplicationControllers = Resource{APIVersion: "v1", Kind: "ReplicationController",
+		Plural: "replicationcontrollers", Client: Core}
+	Deployments         = Resource{APIVersion: "apps/v1", Kind: "Deployment", Plural: "deployments", Client: Apps}
+	StatefulSets        = Resource{APIVersion: "apps/v1", Kind: "StatefulSet", Plural: "statefulsets", Client: Apps}
+	DaemonSets          = Resource{APIVersion: "apps/v1", Kind: "DaemonSet", Plural: "daemonsets", Client: Apps}
+	ReplicaSets         = Resource{APIVersion: "apps/v1", Kind: "ReplicaSet", Plural: "replicasets", Client: Apps}
+	ControllerRevisions = Resource{APIVersion: "apps/v1", Kind: "ControllerRevision",
+		Plural: "controllerrevisions", Client: Apps}
+	Nodes       = Resource{APIVersion: "v1", Kind: "Node", Plural: "nodes", Client: Core}
+	Autoscalers = Resource{APIVersion: "autoscaling/v2", Kind: "HorizontalPodAutoscaler",
+		Plural: "horizontalpodautoscalers"}
+	Budgets = Resource{APIVersion: "policy/v1", Kind: "PodDisruptionBudget", Plural: "poddisruptionbudgets"}
 )
 
 // Core returns the client of the core group.
@@ -65,13 +68,16 @@ const pageSize = 250
 // long that the API server forgets its beginning goes on from there (410,
 // https://kubernetes.io/docs/reference/using-api/api-concepts/#retrieving-large-results-sets-in-chunks).
 // It returns the resourceVersion of the list, for a watch.
-func (l Listing) Each(ctx context.Context, client kubernetes.Interface, visit func(raw []byte) error) (resourceVersion string, err error) {
+func (l Listing) Each(
+	ctx context.Context, client kubernetes.Interface, visit func(raw []byte) error,
+) (resourceVersion string, err error) {
 	next := ""
 	for {
 		request := l.get(client).NamespaceIfScoped(l.Namespace, l.Namespace != "").Resource(l.Plural).
 			SetHeader("Accept", "application/json").Param("limit", strconv.Itoa(pageSize))
 		if l.Metadata {
-			request = request.SetHeader("Accept", "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io,application/json")
+			request = request.SetHeader("Accept",
+				"application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io,application/json")
 		}
 		if l.Selector != "" {
 			request = request.Param("labelSelector", l.Selector)
@@ -162,7 +168,8 @@ func (l Listing) elements(d *json.Decoder, visit func(raw []byte) error) error {
 // whole puts apiVersion and kind in front of the members of an item, which the lists
 // of the API server leave out.
 func (l Listing) whole(item []byte) []byte {
-	if l.Metadata || len(item) == 0 || item[0] != '{' || bytes.HasPrefix(item, []byte(`{"kind":`)) || bytes.HasPrefix(item, []byte(`{"apiVersion":`)) {
+	if l.Metadata || len(item) == 0 || item[0] != '{' || bytes.HasPrefix(item, []byte(`{"kind":`)) ||
+		bytes.HasPrefix(item, []byte(`{"apiVersion":`)) {
 		return item
 	}
 	raw := make([]byte, 0, len(item)+64)

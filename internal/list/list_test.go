@@ -14,7 +14,8 @@ func TestListsAreReadItemByItem(t *testing.T) {
 		list, next string
 		want       []string
 	}{
-		"items get the kind that the list leaves out": {`{"kind":"DeploymentList","apiVersion":"apps/v1","metadata":{"continue":"more"},"items":[{"metadata":{"name":"a"}},{"metadata":{"name":"b"}}]}`,
+		"items get the kind that the list leaves out": {`{"kind":"DeploymentList","apiVersion":"apps/v1",` +
+			`"metadata":{"continue":"more"},"items":[{"metadata":{"name":"a"}},{"metadata":{"name":"b"}}]}`,
 			"more", []string{`{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"a"}}`,
 				`{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"b"}}`}},
 		"items with a kind keep it": {`{"items":[{"kind":"X","metadata":{}}]}`, "",

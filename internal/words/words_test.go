@@ -78,7 +78,8 @@ func TestNotFoundSuggestsOrLists(t *testing.T) {
 		{[]string{"wep", "x"}, `pod "web" does not exist; did you mean "wep"?`},
 		{[]string{"zzzzzz", "aaaaaa"}, `pod "web" does not exist; there are: aaaaaa, zzzzzz`},
 		{strings.Split("eeeeee dddddd gggggg hhhhhh iiiiii jjjjjj kkkkkk llllll mmmmmm nnnnnn oooooo", " "),
-			`pod "web" does not exist; there are dddddd, eeeeee, gggggg, hhhhhh, iiiiii, jjjjjj, kkkkkk, llllll, mmmmmm, nnnnnn, and 1 more`},
+			`pod "web" does not exist; there are dddddd, eeeeee, gggggg, hhhhhh, iiiiii, jjjjjj, kkkkkk, llllll, mmmmmm, ` +
+				`nnnnnn, and 1 more`},
 	} {
 		if got := NotFound("pod", "web", c.existing).Error(); got != c.want {
 			t.Errorf("got  %s\nwant %s", got, c.want)
