@@ -192,7 +192,8 @@ func (d *Document) encodeJSON(value []byte) ([]udiff.Edit, error) {
 }
 
 // errNoPlace says that a change can't be written.
-var errNoPlace = errors.New("the additions can't be written into this YAML; write out its anchors and merge keys, and please report it")
+var errNoPlace = errors.New(
+	"the additions can't be written into this YAML; write out its anchors and merge keys, and please report it")
 
 // editor writes changes into the text of a document.
 type editor struct {
@@ -619,7 +620,8 @@ func (e *editor) replace(around, name, value *yaml.Node, with json.RawMessage) e
 		}
 		return e.cutBlock(name, "")
 	}
-	if value.Kind == yaml.ScalarNode && value.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0 && with[0] == '"' {
+	if value.Kind == yaml.ScalarNode &&
+		value.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0 && with[0] == '"' {
 		return e.requote(value, with)
 	}
 	token := value.Value

@@ -123,7 +123,8 @@ func (o *Object) Doubts() []Remark {
 		if !errors.As(m, &field) {
 			continue
 		}
-		pointer, instead := misspelt(t, strings.FieldsFunc(field.FieldPath(), func(r rune) bool { return strings.ContainsRune(".[]", r) }))
+		pointer, instead := misspelt(t,
+			strings.FieldsFunc(field.FieldPath(), func(r rune) bool { return strings.ContainsRune(".[]", r) }))
 		text := pathOf(pointer) + " is no known field, so kubectl apply refuses it"
 		if instead != "" {
 			text += "; did you mean " + instead + "?"

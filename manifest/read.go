@@ -160,7 +160,8 @@ func splitYAML(text string) ([]*Document, error) {
 		switch {
 		case separator || marker(content, "..."):
 			if rest := strings.TrimLeft(content[3:], " \t"); rest != "" && rest[0] != '#' {
-				return nil, remark(line, fmt.Errorf("%q stands behind the document separator; put it on a line of its own", words.Shorten(rest, quoted)))
+				return nil, remark(line,
+					fmt.Errorf("%q stands behind the document separator; put it on a line of its own", words.Shorten(rest, quoted)))
 			}
 			switch {
 			case separator:
@@ -183,7 +184,8 @@ func splitYAML(text string) ([]*Document, error) {
 			directive = true
 		case blank:
 		case state == epilogue:
-			return nil, remark(line, fmt.Errorf(`%q follows a line "..."; put a line "---" between them`, words.Shorten(content, quoted)))
+			return nil, remark(line,
+				fmt.Errorf(`%q follows a line "..."; put a line "---" between them`, words.Shorten(content, quoted)))
 		case directive:
 			return nil, remark(line, errors.New(`a directive needs a line "---" behind it`))
 		default:
@@ -207,7 +209,8 @@ func marker(line, mark string) bool {
 // read parses body, once. An error is a Remark.
 func (d *Document) read() error {
 	if len(d.Body) > MaxDocument {
-		return remark(d.Line, fmt.Errorf("the document is longer than %d MiB; split it, or a list into its items", MaxDocument>>20))
+		return remark(d.Line,
+			fmt.Errorf("the document is longer than %d MiB; split it, or a list into its items", MaxDocument>>20))
 	}
 	if trimmed := strings.TrimSpace(d.Body); strings.HasPrefix(trimmed, "{") && json.Valid([]byte(trimmed)) {
 		d.IsJSON, d.Value = true, []byte(trimmed)
@@ -239,8 +242,8 @@ func (d *Document) read() error {
 	return nil
 }
 
-// checkMembers returns an error when value, which is text converted to JSON, has fewer members than text has keys: 1 and 0x1
-// are two keys of YAML and one of JSON, and which of them stays is chance.
+// checkMembers returns an error when value, which is text converted to JSON, has fewer members than
+// text has keys: 1 and 0x1 are two keys of YAML and one of JSON, and which of them stays is chance.
 func checkMembers(text string, value []byte) error {
 	var before any
 	if err := yamlv2.Unmarshal([]byte(text), &before); err != nil { // as the conversion reads it
@@ -251,7 +254,8 @@ func checkMembers(text string, value []byte) error {
 		return err
 	}
 	if countMembers(before) != countMembers(after) {
-		return errors.New(`two keys of a mapping are the same text in JSON, as 1 and 0x1, or yes and "true"; leave one of them`)
+		return errors.New(
+			`two keys of a mapping are the same text in JSON, as 1 and 0x1, or yes and "true"; leave one of them`)
 	}
 	return nil
 }
@@ -284,7 +288,8 @@ func (d *Document) checkKeys(n *yaml.Node) error {
 	for i, inner := range n.Content {
 		if n.Kind == yaml.MappingNode && i%2 == 0 && inner.Kind == yaml.ScalarNode {
 			if first, twice := lines[inner.Value]; twice {
-				return remark(d.Line+inner.Line-1, fmt.Errorf("key %q stands in line %d already", words.Shorten(inner.Value, quoted), d.Line+first-1))
+				return remark(d.Line+inner.Line-1,
+					fmt.Errorf("key %q stands in line %d already", words.Shorten(inner.Value, quoted), d.Line+first-1))
 			}
 			lines[inner.Value] = inner.Line
 		}
@@ -305,7 +310,8 @@ func parseYAML(text string) (*yaml.Node, error) {
 		return nil, err
 	}
 	if err := decoder.Decode(&second); err == nil {
-		return nil, fmt.Errorf("yaml: line %d: a second document begins without a line \"---\" that ends in a line feed", second.Line)
+		return nil, fmt.Errorf("yaml: line %d: a second document begins without a line \"---\" that ends in a line feed",
+			second.Line)
 	} else if !errors.Is(err, io.EOF) {
 		return nil, err
 	}
