@@ -67,7 +67,9 @@ func TestABudgetStepsAside(t *testing.T) {
 }
 
 // stands is a budget as the API server keeps it, and the disruption controller its status.
-func stands(b Budget, before *policyv1.PodDisruptionBudget, replicas, healthy int, now time.Time) *policyv1.PodDisruptionBudget {
+func stands(
+	b Budget, before *policyv1.PodDisruptionBudget, replicas, healthy int, now time.Time,
+) *policyv1.PodDisruptionBudget {
 	p := manifest("shop", &b)
 	p.Labels = map[string]string{ManagedByLabel: Manager}
 	p.OwnerReferences, p.UID, p.ResourceVersion = b.Owners, "1", now.Format(time.RFC3339)
@@ -96,7 +98,8 @@ func stands(b Budget, before *policyv1.PodDisruptionBudget, replicas, healthy in
 // In a thousand clusters pods break, hang and recover at random, leaders change, and each leader reads
 // what an informer keeps. While a workload has a healthy pod, no budget refuses longer than its patience.
 func TestNoBudgetRefusesLongerThanItsPatience(t *testing.T) {
-	settings := []string{"", "quorum", "maxUnavailable=1", "maxUnavailable=50%", "minAvailable=2", "minAvailable=50%", "minAvailable=99%"}
+	settings := []string{"", "quorum", "maxUnavailable=1", "maxUnavailable=50%", "minAvailable=2", "minAvailable=50%",
+		"minAvailable=99%"}
 	aside, returned := 0, 0
 	for seed := range uint64(1000) {
 		r := rand.New(rand.NewPCG(seed, 1))
@@ -167,7 +170,8 @@ func TestNoBudgetRefusesLongerThanItsPatience(t *testing.T) {
 			} else if refuses.IsZero() {
 				refuses = now
 			} else if took := now.Sub(refuses); took > patience+20*time.Second {
-				t.Fatalf("seed %d: %s has refused for %v, patience %v, %s", seed, fmt.Sprint(FromBudget(exists)), took, patience, text)
+				t.Fatalf("seed %d: %s has refused for %v, patience %v, %s", seed, fmt.Sprint(FromBudget(exists)),
+					took, patience, text)
 			}
 		}
 	}

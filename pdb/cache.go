@@ -55,7 +55,8 @@ func trim[O metav1.Object, T any](read func(O) T) cache.TransformFunc {
 		if !ok {
 			return object, nil
 		}
-		return &stored[T]{namespace: unique.Make(o.GetNamespace()).Value(), name: o.GetName(), resourceVersion: o.GetResourceVersion(), value: read(o)}, nil
+		return &stored[T]{namespace: unique.Make(o.GetNamespace()).Value(), name: o.GetName(),
+			resourceVersion: o.GetResourceVersion(), value: read(o)}, nil
 	}
 }
 
@@ -75,7 +76,8 @@ func pack[O metav1.Object](keep func(O) proto) cache.TransformFunc {
 		if err != nil {
 			return nil, fmt.Errorf("store object: %w", err)
 		}
-		return &stored[packed]{namespace: unique.Make(o.GetNamespace()).Value(), name: o.GetName(), resourceVersion: o.GetResourceVersion(), value: packed(data)}, nil
+		return &stored[packed]{namespace: unique.Make(o.GetNamespace()).Value(), name: o.GetName(),
+			resourceVersion: o.GetResourceVersion(), value: packed(data)}, nil
 	}
 }
 
@@ -129,7 +131,8 @@ func keepTemplate(t *corev1.PodTemplateSpec) corev1.PodTemplateSpec {
 
 func keepDeployment(d *appsv1.Deployment) proto {
 	kept := &appsv1.Deployment{ObjectMeta: keepMeta(&d.ObjectMeta, policy.InjectLabel),
-		Spec: appsv1.DeploymentSpec{Replicas: d.Spec.Replicas, Selector: d.Spec.Selector, Template: keepTemplate(&d.Spec.Template)}}
+		Spec: appsv1.DeploymentSpec{Replicas: d.Spec.Replicas, Selector: d.Spec.Selector,
+			Template: keepTemplate(&d.Spec.Template)}}
 	if kept.Size() > maxKept {
 		kept.Spec.Selector, kept.Spec.Template = nil, corev1.PodTemplateSpec{}
 	}
@@ -138,7 +141,8 @@ func keepDeployment(d *appsv1.Deployment) proto {
 
 func keepStatefulSet(s *appsv1.StatefulSet) proto {
 	kept := &appsv1.StatefulSet{ObjectMeta: keepMeta(&s.ObjectMeta, policy.InjectLabel),
-		Spec: appsv1.StatefulSetSpec{Replicas: s.Spec.Replicas, Selector: s.Spec.Selector, Template: keepTemplate(&s.Spec.Template)}}
+		Spec: appsv1.StatefulSetSpec{Replicas: s.Spec.Replicas, Selector: s.Spec.Selector,
+			Template: keepTemplate(&s.Spec.Template)}}
 	if kept.Size() > maxKept {
 		kept.Spec.Selector, kept.Spec.Template = nil, corev1.PodTemplateSpec{}
 	}
@@ -258,7 +262,8 @@ type namespaceFacts struct {
 }
 
 func trimNamespace(m *metav1.PartialObjectMetadata) namespaceFacts {
-	return namespaceFacts{terminating: m.DeletionTimestamp != nil, setting: setting(m.Annotations), patience: patience(m.Annotations)}
+	return namespaceFacts{terminating: m.DeletionTimestamp != nil, setting: setting(m.Annotations),
+		patience: patience(m.Annotations)}
 }
 
 // setting returns the annotation that asks for a budget, or nil.
@@ -308,7 +313,9 @@ func FromStatefulSet(s *appsv1.StatefulSet) Workload {
 	return workload("StatefulSet", &s.ObjectMeta, s.Spec.Replicas, s.Spec.Selector, &s.Spec.Template.ObjectMeta)
 }
 
-func workload(kind string, m *metav1.ObjectMeta, replicas *int32, selector *metav1.LabelSelector, template *metav1.ObjectMeta) Workload {
+func workload(
+	kind string, m *metav1.ObjectMeta, replicas *int32, selector *metav1.LabelSelector, template *metav1.ObjectMeta,
+) Workload {
 	name := m.Name
 	if name == "" { // in a manifest, and a budget needs a name
 		name = strings.TrimRight(m.GenerateName, "-.")
@@ -340,8 +347,8 @@ func trimCustom(u *unstructured.Unstructured) workloadFacts {
 		w.TemplateSetting = setting(annotations)
 	}
 	w.OptedOut = optedOut(u.GetLabels(), labels)
-	return workloadFacts{Workload: w, terminating: u.GetDeletionTimestamp() != nil, owned: metav1.GetControllerOf(u) != nil,
-		generation: u.GetGeneration()}
+	return workloadFacts{Workload: w, terminating: u.GetDeletionTimestamp() != nil,
+		owned: metav1.GetControllerOf(u) != nil, generation: u.GetGeneration()}
 }
 
 // FromAutoscaler returns what a decision needs to know of a HorizontalPodAutoscaler.
@@ -359,10 +366,11 @@ func FromAutoscaler(h *autoscalingv2.HorizontalPodAutoscaler) Autoscaler {
 
 // FromBudget returns what a decision needs to know of a PodDisruptionBudget.
 func FromBudget(b *policyv1.PodDisruptionBudget) Budget {
-	return Budget{Name: b.Name, Ours: b.Labels[ManagedByLabel] == Manager, Instance: b.Labels[InstanceLabel], Selector: b.Spec.Selector,
-		MinAvailable: b.Spec.MinAvailable, MaxUnavailable: b.Spec.MaxUnavailable,
+	return Budget{Name: b.Name, Ours: b.Labels[ManagedByLabel] == Manager, Instance: b.Labels[InstanceLabel],
+		Selector: b.Spec.Selector, MinAvailable: b.Spec.MinAvailable, MaxUnavailable: b.Spec.MaxUnavailable,
 		AlwaysAllow: b.Spec.UnhealthyPodEvictionPolicy != nil && *b.Spec.UnhealthyPodEvictionPolicy == policyv1.AlwaysAllow,
-		Owners:      b.OwnerReferences, Aside: asideSince(b), RefusesSince: refusesSince(b), Healthy: b.Status.CurrentHealthy, UID: b.UID, Terminating: b.DeletionTimestamp != nil}
+		Owners:      b.OwnerReferences, Aside: asideSince(b), RefusesSince: refusesSince(b), Healthy: b.Status.CurrentHealthy,
+		UID: b.UID, Terminating: b.DeletionTimestamp != nil}
 }
 
 // podFacts is what is stored of a pod: its labels and its controller. Pods of one

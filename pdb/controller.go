@@ -384,7 +384,8 @@ func (t *term) list(ctx context.Context, name string) (*Namespace, error) {
 		if !b.Ours || len(b.Owners) == 0 {
 			continue
 		}
-		if r := (reference{apiVersion: b.Owners[0].APIVersion, kind: b.Owners[0].Kind}); r.groupKind() != deploymentKind && r.groupKind() != statefulKind {
+		if r := (reference{apiVersion: b.Owners[0].APIVersion, kind: b.Owners[0].Kind}); r.groupKind() != deploymentKind &&
+			r.groupKind() != statefulKind {
 			if _, err := t.kinds.find(ctx, r); err != nil {
 				return nil, err
 			}
@@ -416,7 +417,8 @@ func (t *term) list(ctx context.Context, name string) (*Namespace, error) {
 		if known, err := t.kinds.find(ctx, owner); err != nil {
 			return nil, err
 		} else if known.noAccess {
-			noAccess[owner.kind+"/"+owner.name] = Workload{APIVersion: owner.apiVersion, Kind: owner.kind, Name: owner.name, UID: owner.uid, NoAccess: true}
+			noAccess[owner.kind+"/"+owner.name] = Workload{APIVersion: owner.apiVersion, Kind: owner.kind, Name: owner.name,
+				UID: owner.uid, NoAccess: true}
 		}
 	}
 	if may.short {

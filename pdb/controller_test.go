@@ -39,8 +39,8 @@ func newController(t *testing.T, host string) *Controller {
 	logger.SetOutput(io.Discard)
 	config := &rest.Config{Host: host}
 	c, err := New(Config{Client: kubernetes.NewForConfigOrDie(config), Metadata: metadata.NewForConfigOrDie(config),
-		Dynamic: dynamic.NewForConfigOrDie(config), Base: policy.Default(), Bounds: policy.DefaultBounds(), Except: []string{"kube-system"},
-		Log: logrus.NewEntry(logger), Registerer: prometheus.NewRegistry()})
+		Dynamic: dynamic.NewForConfigOrDie(config), Base: policy.Default(), Bounds: policy.DefaultBounds(),
+		Except: []string{"kube-system"}, Log: logrus.NewEntry(logger), Registerer: prometheus.NewRegistry()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +121,8 @@ func TestWhatGoesWrongBeforeAWriteIsCounted(t *testing.T) {
 	}
 	tm.queue.Add("shop")
 	go tm.work(t.Context())
-	for begin := time.Now(); exported(t, tm.Controller, "evenkeel_budget_errors_total") == 0; time.Sleep(time.Millisecond) {
+	for begin := time.Now(); exported(t, tm.Controller,
+		"evenkeel_budget_errors_total") == 0; time.Sleep(time.Millisecond) {
 		if time.Since(begin) > time.Minute {
 			t.Fatal("a namespace whose budgets can't be read counts as none")
 		}
@@ -149,12 +150,17 @@ func TestWhatIsKeptOfOneObjectIsBounded(t *testing.T) {
 	}
 	long, yes, two := strings.Repeat("x", 1<<20), true, int32(2)
 	selector := &metav1.LabelSelector{MatchLabels: huge}
-	m := metav1.ObjectMeta{Name: "web", Labels: huge, Annotations: map[string]string{"evenkeel.dev/disruption-budget": long},
+	m := metav1.ObjectMeta{Name: "web", Labels: huge,
+		Annotations:     map[string]string{"evenkeel.dev/disruption-budget": long},
 		OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: long, Name: "x", UID: "1", Controller: &yes}}}
 	template := corev1.PodTemplateSpec{ObjectMeta: m}
 	for _, kept := range []proto{
-		keepDeployment(&appsv1.Deployment{ObjectMeta: m, Spec: appsv1.DeploymentSpec{Replicas: &two, Selector: selector, Template: template}}),
-		keepStatefulSet(&appsv1.StatefulSet{ObjectMeta: m, Spec: appsv1.StatefulSetSpec{Replicas: &two, Selector: selector, Template: template}}),
+		keepDeployment(
+			&appsv1.Deployment{ObjectMeta: m,
+				Spec: appsv1.DeploymentSpec{Replicas: &two, Selector: selector, Template: template}}),
+		keepStatefulSet(
+			&appsv1.StatefulSet{ObjectMeta: m,
+				Spec: appsv1.StatefulSetSpec{Replicas: &two, Selector: selector, Template: template}}),
 		keepBudget(&policyv1.PodDisruptionBudget{ObjectMeta: m, Spec: policyv1.PodDisruptionBudgetSpec{Selector: selector}}),
 	} {
 		if n := kept.Size(); n > maxKept {
@@ -216,7 +222,8 @@ func madeUp(t *testing.T, tm *term, from, to int) {
 		name := fmt.Sprint("web-", i)
 		kept, err := trim[*metav1.PartialObjectMetadata](trimPod)(&metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{
 			Namespace: "shop", Name: name, Labels: map[string]string{"app": "web"},
-			OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: name, UID: types.UID(name), Controller: &yes}}}})
+			OwnerReferences: []metav1.OwnerReference{
+				{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: name, UID: types.UID(name), Controller: &yes}}}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -229,7 +236,8 @@ func madeUp(t *testing.T, tm *term, from, to int) {
 func TestOwnersThatDoNotExistAreLookedUpOnceAndNotAllAtOnce(t *testing.T) {
 	tm := unstarted(t)
 	client := metadatafake.NewSimpleMetadataClient(metadatafake.NewTestScheme())
-	tm.kinds = &kinds{metadata: client, mapper: &noKinds{}, known: map[schema.GroupKind]*kind{}, replicaSets: map[types.UID]above{}}
+	tm.kinds = &kinds{metadata: client, mapper: &noKinds{}, known: map[schema.GroupKind]*kind{},
+		replicaSets: map[types.UID]above{}}
 	optedInDeployment(t, tm, "web")
 	madeUp(t, tm, 0, 300)
 	before := 0
@@ -243,7 +251,8 @@ func TestOwnersThatDoNotExistAreLookedUpOnceAndNotAllAtOnce(t *testing.T) {
 			t.Errorf("look %d: %d ReplicaSets were looked up, want %d", i, asked, want)
 		}
 	}
-	if _, err := tm.kinds.replicaSet(t.Context(), "shop", reference{kind: "ReplicaSet", name: "web", uid: types.UID(strings.Repeat("x", 1000))},
+	if _, err := tm.kinds.replicaSet(t.Context(), "shop",
+		reference{kind: "ReplicaSet", name: "web", uid: types.UID(strings.Repeat("x", 1000))},
 		&lookups{left: 1}); err != nil || len(client.Actions()) != before {
 		t.Error("a UID that nothing can have was looked up")
 	}
@@ -264,8 +273,9 @@ func TestABudgetThatIsDeletedInAGapOfTheWatchIsMadeAgain(t *testing.T) {
 		return len(client.Actions())
 	}
 	client.PrependReactor("patch", "poddisruptionbudgets", func(clienttesting.Action) (bool, runtime.Object, error) {
-		return true, &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: "web-evenkeel", UID: "1", ResourceVersion: "7",
-			Labels: map[string]string{ManagedByLabel: Manager}}}, nil
+		return true,
+			&policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: "web-evenkeel", UID: "1", ResourceVersion: "7",
+				Labels: map[string]string{ManagedByLabel: Manager}}}, nil
 	})
 	if n := writes(); n != 1 {
 		t.Fatalf("%d writes, want 1", n)
@@ -306,7 +316,8 @@ func TestBudgetsOfAnotherInstallationAreSomebodyElses(t *testing.T) {
 		if instance != "" {
 			labels[InstanceLabel] = instance
 		}
-		kept, err := packBudget(&tm.rules)(&policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, Labels: labels}})
+		kept, err := packBudget(&tm.rules)(
+			&policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, Labels: labels}})
 		if err != nil {
 			t.Fatal(err)
 		}

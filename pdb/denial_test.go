@@ -16,8 +16,9 @@ import (
 )
 
 func quota(hard, used string, scopes ...corev1.ResourceQuotaScope) *corev1.ResourceQuota {
-	return &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "quota-" + hard}, Spec: corev1.ResourceQuotaSpec{
-		Hard: corev1.ResourceList{quotaResource: resource.MustParse(hard)}, Scopes: scopes},
+	return &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "quota-" + hard},
+		Spec: corev1.ResourceQuotaSpec{
+			Hard: corev1.ResourceList{quotaResource: resource.MustParse(hard)}, Scopes: scopes},
 		Status: corev1.ResourceQuotaStatus{Used: corev1.ResourceList{quotaResource: resource.MustParse(used)}}}
 }
 
@@ -29,14 +30,15 @@ func TestRoomIsWhatTheNarrowestQuotaLeaves(t *testing.T) {
 		budgets int
 		want    int // -1 for any number
 	}{
-		"no quota":                             {nil, 3, -1},
-		"a quota of something else":            {[]*corev1.ResourceQuota{pods}, 3, -1},
-		"a quota with scopes counts no budget": {[]*corev1.ResourceQuota{quota("0", "0", corev1.ResourceQuotaScopeTerminating)}, 3, -1},
-		"a quota of none":                      {[]*corev1.ResourceQuota{quota("0", "0")}, 0, 0},
-		"what the quota counts":                {[]*corev1.ResourceQuota{quota("5", "3")}, 1, 2},
-		"what it has not counted yet":          {[]*corev1.ResourceQuota{quota("5", "1")}, 3, 2},
-		"more than it admits":                  {[]*corev1.ResourceQuota{quota("2", "5")}, 5, 0},
-		"the narrowest of two":                 {[]*corev1.ResourceQuota{quota("9", "1"), quota("4", "1"), pods}, 1, 3},
+		"no quota":                  {nil, 3, -1},
+		"a quota of something else": {[]*corev1.ResourceQuota{pods}, 3, -1},
+		"a quota with scopes counts no budget": {
+			[]*corev1.ResourceQuota{quota("0", "0", corev1.ResourceQuotaScopeTerminating)}, 3, -1},
+		"a quota of none":             {[]*corev1.ResourceQuota{quota("0", "0")}, 0, 0},
+		"what the quota counts":       {[]*corev1.ResourceQuota{quota("5", "3")}, 1, 2},
+		"what it has not counted yet": {[]*corev1.ResourceQuota{quota("5", "1")}, 3, 2},
+		"more than it admits":         {[]*corev1.ResourceQuota{quota("2", "5")}, 5, 0},
+		"the narrowest of two":        {[]*corev1.ResourceQuota{quota("9", "1"), quota("4", "1"), pods}, 1, 3},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

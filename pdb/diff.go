@@ -61,7 +61,8 @@ func diff(existing []Budget, decisions []Decision) changes {
 // something else of ours would let the garbage collector delete it. A reference that
 // is missing is put back.
 func ownedBy(b *Budget, owner metav1.OwnerReference) bool {
-	return len(b.Owners) == 0 || slices.ContainsFunc(b.Owners, func(o metav1.OwnerReference) bool { return o.UID == owner.UID })
+	return len(b.Owners) == 0 ||
+		slices.ContainsFunc(b.Owners, func(o metav1.OwnerReference) bool { return o.UID == owner.UID })
 }
 
 // same reports whether an existing budget of ours says what the wanted one says.

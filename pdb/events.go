@@ -49,7 +49,8 @@ type queued struct {
 }
 
 func newEvents(client kubernetes.Interface, log *logrus.Entry) *events {
-	return &events{client: client, log: log, queue: make(chan *queued, 20_000), seed: maphash.MakeSeed(), said: map[string]map[uint64]uint64{}}
+	return &events{client: client, log: log, queue: make(chan *queued, 20_000), seed: maphash.MakeSeed(),
+		said: map[string]map[uint64]uint64{}}
 }
 
 // decided queues Events for the decisions about a namespace that differ from those
@@ -79,7 +80,8 @@ func (e *events) decided(namespace string, decisions []Decision) {
 		}
 		if w := holders.find(decisions, d.Other); w != nil {
 			e.add(namespace, w, kind, eventShared, fmt.Sprintf(
-				"the selector also selects pods of %s/%s, which gets no PodDisruptionBudget of its own", d.Workload.Kind, d.Workload.Name))
+				"the selector also selects pods of %s/%s, which gets no PodDisruptionBudget of its own", d.Workload.Kind,
+				d.Workload.Name))
 		}
 	}
 	if len(now) == 0 {
@@ -152,7 +154,8 @@ func (e *events) add(namespace string, w *Workload, kind, reason, message string
 		message = message[:1021] + "..."
 	}
 	sum := sha256.Sum256([]byte(w.APIVersion + w.Kind + string(w.UID) + reason + message))
-	event := &queued{name: shortened(w.Name, "."+hex.EncodeToString(sum[:8])), severity: kind, reason: reason, text: message, at: metav1.NewTime(time.Now()),
+	event := &queued{name: shortened(w.Name, "."+hex.EncodeToString(sum[:8])), severity: kind, reason: reason,
+		text: message, at: metav1.NewTime(time.Now()),
 		about: corev1.ObjectReference{APIVersion: w.APIVersion, Kind: w.Kind, Namespace: namespace, Name: w.Name, UID: w.UID}}
 	select {
 	case e.queue <- event:

@@ -318,7 +318,9 @@ func (k *kinds) workloads(ctx context.Context, namespace string) ([]Workload, er
 
 // scaleOf asks for the scale of an object, once per generation as soon as it has a
 // selector, which some controllers fill in later.
-func (k *kind) scaleOf(ctx context.Context, client dynamic.Interface, namespace string, w *workloadFacts) (scale, error) {
+func (k *kind) scaleOf(
+	ctx context.Context, client dynamic.Interface, namespace string, w *workloadFacts,
+) (scale, error) {
 	k.mu.Lock()
 	s, ok := k.scales[w.UID]
 	k.mu.Unlock()

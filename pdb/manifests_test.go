@@ -15,8 +15,10 @@ import (
 func TestManifestsDecideAsTheControllerDoes(t *testing.T) {
 	web := func(namespace, name string, replicas *int32) *appsv1.Deployment {
 		labels := map[string]string{"app": name}
-		return &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Spec: appsv1.DeploymentSpec{Replicas: replicas,
-			Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}}}}
+		return &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
+			Spec: appsv1.DeploymentSpec{Replicas: replicas,
+				Selector: &metav1.LabelSelector{MatchLabels: labels},
+				Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}}}}
 	}
 	two := int32(2)
 	got := Manifests([]runtime.Object{
@@ -25,17 +27,21 @@ func TestManifestsDecideAsTheControllerDoes(t *testing.T) {
 		web("shop", "web", &two),
 		web("shop", "api", &two),
 		web("quiet", "web", &two),
-		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "quiet", Labels: map[string]string{"evenkeel.dev/inject": "disabled"}}},
-		&autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "api"}, Spec: autoscalingv2.HorizontalPodAutoscalerSpec{
-			ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "api"}}},
-		&policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", Labels: map[string]string{ManagedByLabel: Manager}},
-			Spec: policyv1.PodDisruptionBudgetSpec{Selector: selector("app", "web")}},
+		&corev1.Namespace{
+			ObjectMeta: metav1.ObjectMeta{Name: "quiet", Labels: map[string]string{"evenkeel.dev/inject": "disabled"}}},
+		&autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "api"},
+			Spec: autoscalingv2.HorizontalPodAutoscalerSpec{
+				ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "api"}}},
+		&policyv1.PodDisruptionBudget{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", Labels: map[string]string{ManagedByLabel: Manager}},
+			Spec:       policyv1.PodDisruptionBudgetSpec{Selector: selector("app", "web")}},
 		&corev1.Service{},
 	}, rules())
 	var lines []string
 	for _, d := range got {
 		lines = append(lines, d.Namespace+": "+line(d.Decision))
-		if d.Manifest != nil && (d.Manifest.Labels != nil || d.Manifest.OwnerReferences != nil || d.Manifest.Name != d.Budget.Name) {
+		if d.Manifest != nil &&
+			(d.Manifest.Labels != nil || d.Manifest.OwnerReferences != nil || d.Manifest.Name != d.Budget.Name) {
 			t.Errorf("the manifest says more than the budget: %+v", d.Manifest)
 		}
 	}

@@ -23,22 +23,27 @@ type metrics struct {
 }
 
 var workloadsDescription = prometheus.NewDesc("evenkeel_budget_workloads",
-	"Workloads of opted-in namespaces, by what was decided about their budget: applied, adjusted or skipped, and the code of the reason. Zero where another replica leads.",
+	"Workloads of opted-in namespaces, by what was decided about their budget: applied, adjusted or skipped, and the "+
+		"code of the reason. Zero where another replica leads.",
 	[]string{"outcome", "code"}, nil)
 
 var pendingDescription = prometheus.NewDesc("evenkeel_budgets_not_in_force",
-	"Budgets that are needed and not in force, by state: held (not written yet, so that the disruption controller can follow) "+
+	"Budgets that are needed and not in force, by state: held (not written yet, so that the disruption controller "+
+		"can follow) "+
 		"and waiting (written, and the disruption controller has not counted their pods, so that evictions are refused).",
 	[]string{"state"}, nil)
 
 func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		reconcile: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "evenkeel_budget_reconcile_seconds",
-			Help: "How long it took to look at a namespace and write its budgets, in seconds.", Buckets: []float64{.001, .003, .01, .03, .1, .3, 1, 3, 10, 30}}),
+			Help:    "How long it took to look at a namespace and write its budgets, in seconds.",
+			Buckets: []float64{.001, .003, .01, .03, .1, .3, 1, 3, 10, 30}}),
 		writes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "evenkeel_budget_writes_total",
-			Help: "Writes of budgets, by operation (create, update, delete) and result (ok, conflict, error)."}, []string{"operation", "result"}),
+			Help: "Writes of budgets, by operation (create, update, delete) and result (ok, conflict, error)."},
+			[]string{"operation", "result"}),
 		errors: prometheus.NewCounter(prometheus.CounterOpts{Name: "evenkeel_budget_errors_total",
-			Help: "How often the budgets of a namespace could not be worked out or written, but for conflicts; it is tried again."}),
+			Help: "How often the budgets of a namespace could not be worked out or written, but for conflicts; it is " +
+				"tried again."}),
 		counts: map[string]map[Code]int{},
 	}
 	for _, operation := range []string{"create", "update", "delete"} {
@@ -46,22 +51,27 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 			m.writes.WithLabelValues(operation, result)
 		}
 	}
-	depth := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "evenkeel_budget_queue_depth", Help: "Namespaces that wait to be looked at."}, func() float64 {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		if m.depth == nil {
+	depth := prometheus.NewGaugeFunc(
+		prometheus.GaugeOpts{Name: "evenkeel_budget_queue_depth", Help: "Namespaces that wait to be looked at."},
+		func() float64 {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if m.depth == nil {
+				return 0
+			}
+			return float64(m.depth())
+		})
+	leader := prometheus.NewGaugeFunc(
+		prometheus.GaugeOpts{Name: "evenkeel_budget_leader",
+			Help: "1 where this replica holds the Lease, has listed what it needs, and writes budgets, else 0."},
+		func() float64 {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if m.leader {
+				return 1
+			}
 			return 0
-		}
-		return float64(m.depth())
-	})
-	leader := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "evenkeel_budget_leader", Help: "1 where this replica holds the Lease, has listed what it needs, and writes budgets, else 0."}, func() float64 {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		if m.leader {
-			return 1
-		}
-		return 0
-	})
+		})
 	if registerer == nil {
 		return m, nil
 	}
@@ -96,7 +106,8 @@ func (m *metrics) Collect(samples chan<- prometheus.Metric) {
 		}
 	}
 	for _, r := range reasons {
-		samples <- prometheus.MustNewConstMetric(workloadsDescription, prometheus.GaugeValue, float64(sums[r.Code]), string(r.Outcome), string(r.Code))
+		samples <- prometheus.MustNewConstMetric(workloadsDescription, prometheus.GaugeValue, float64(sums[r.Code]),
+			string(r.Outcome), string(r.Code))
 	}
 }
 

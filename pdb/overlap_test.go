@@ -14,7 +14,8 @@ import (
 )
 
 func requirement(key string, operator metav1.LabelSelectorOperator, values ...string) *metav1.LabelSelector {
-	return &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: key, Operator: operator, Values: values}}}
+	return &metav1.LabelSelector{
+		MatchExpressions: []metav1.LabelSelectorRequirement{{Key: key, Operator: operator, Values: values}}}
 }
 
 // crowd returns n Deployments, number i with the selector that the function gives.
@@ -52,12 +53,14 @@ func TestOverlapsAreBounded(t *testing.T) {
 		namespace Namespace
 		want      map[Code]int
 	}{
-		"a few that all select everything":           {crowd(maxShared, all), map[Code]int{Applied: 1, SkipOverlap: maxShared - 1}},
-		"many that all select everything":            {crowd(500, all), map[Code]int{Applied: 1, SkipOverlap: maxShared - 1, SkipCrowded: 500 - maxShared}},
-		"more than are compared":                     {crowd(maxTried+1, all), map[Code]int{SkipCrowded: maxTried + 1}},
-		"more than are compared, each with a key":    {crowd(maxTried+1, exclusive), map[Code]int{SkipCrowded: maxTried + 1}},
-		"many that overlap in pairs":                 {crowd(3000, pairs), map[Code]int{Applied: 1500, SkipOverlap: 1500}},
-		"many of which each selects all but another": {crowd(500, allButNext), map[Code]int{Applied: 1, SkipOverlap: maxShared - 1, SkipCrowded: 500 - maxShared}},
+		"a few that all select everything": {crowd(maxShared, all), map[Code]int{Applied: 1, SkipOverlap: maxShared - 1}},
+		"many that all select everything": {crowd(500, all),
+			map[Code]int{Applied: 1, SkipOverlap: maxShared - 1, SkipCrowded: 500 - maxShared}},
+		"more than are compared":                  {crowd(maxTried+1, all), map[Code]int{SkipCrowded: maxTried + 1}},
+		"more than are compared, each with a key": {crowd(maxTried+1, exclusive), map[Code]int{SkipCrowded: maxTried + 1}},
+		"many that overlap in pairs":              {crowd(3000, pairs), map[Code]int{Applied: 1500, SkipOverlap: 1500}},
+		"many of which each selects all but another": {crowd(500, allButNext),
+			map[Code]int{Applied: 1, SkipOverlap: maxShared - 1, SkipCrowded: 500 - maxShared}},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -72,7 +75,8 @@ func TestOverlapsAreBounded(t *testing.T) {
 				t.Error(diff)
 			}
 			workloads := c.namespace.Workloads
-			rand.New(rand.NewPCG(1, 1)).Shuffle(len(workloads), func(i, j int) { workloads[i], workloads[j] = workloads[j], workloads[i] })
+			rand.New(rand.NewPCG(1, 1)).Shuffle(len(workloads),
+				func(i, j int) { workloads[i], workloads[j] = workloads[j], workloads[i] })
 			if diff := cmp.Diff(c.want, count()); diff != "" {
 				t.Errorf("in another order: %s", diff)
 			}
@@ -103,7 +107,8 @@ func TestTheMemoryOfDesiredIsLinear(t *testing.T) {
 		runtime.ReadMemStats(&after)
 		return float64(after.TotalAlloc-before.TotalAlloc) / float64(n)
 	}
-	for name, of := range map[string]func(int) *metav1.LabelSelector{"all": all, "all but next": allButNext, "with a key": exclusive, "pairs": pairs} {
+	for name, of := range map[string]func(int) *metav1.LabelSelector{"all": all, "all but next": allButNext,
+		"with a key": exclusive, "pairs": pairs} {
 		few, many := used(500, of), used(5000, of)
 		t.Logf("%s: %.0f bytes for each of 500, %.0f for each of 5,000", name, few, many)
 		if many > 2*few+4096 {

@@ -25,7 +25,9 @@ func (d *disruption) step(step time.Duration) []string {
 }
 
 // simulate writes n budgets, and returns how long the slowest waited, and how long all took.
-func simulate(p *pace, d *disruption, n int, begin time.Time, limit time.Duration) (slowest, took time.Duration, written int) {
+func simulate(
+	p *pace, d *disruption, n int, begin time.Time, limit time.Duration,
+) (slowest, took time.Duration, written int) {
 	const step = 10 * time.Millisecond
 	since := map[string]time.Time{}
 	now := begin
@@ -58,7 +60,8 @@ func TestThePaceIsThatOfTheDisruptionController(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			slowest, took, _ := simulate(newPace(MaxWaiting), &disruption{rate: c.rate, burst: c.burst, tokens: c.burst}, c.budgets, noon, time.Hour)
+			slowest, took, _ := simulate(newPace(MaxWaiting), &disruption{rate: c.rate, burst: c.burst, tokens: c.burst},
+				c.budgets, noon, time.Hour)
 			limit := time.Duration(float64(c.budgets) / c.rate * float64(time.Second))
 			t.Logf("the slowest waited %v; all took %v, the limit of the controller %v", slowest, took, limit)
 			if slowest > 2*time.Second {
@@ -88,7 +91,8 @@ func TestADisruptionControllerThatDoesNotAnswerSlowsDownAndStopsNothing(t *testi
 	if len(p.waiting) > MaxWaiting {
 		t.Errorf("%d budgets are remembered", len(p.waiting))
 	}
-	if _, took, _ := simulate(p, &disruption{rate: 20, burst: 30}, 2000, noon.Add(time.Hour), time.Hour); took > 2*time.Minute {
+	if _, took, _ := simulate(p, &disruption{rate: 20, burst: 30}, 2000, noon.Add(time.Hour),
+		time.Hour); took > 2*time.Minute {
 		t.Errorf("%v for 2,000 budgets after it answers again", took)
 	}
 }

@@ -266,7 +266,8 @@ func Desired(n Namespace, rules Rules) []Decision {
 		}
 		a := write(chosen[i], floor[i], o.unscalable[i])
 		*d.Budget = Budget{Name: d.Budget.Name, Ours: true, Instance: rules.Instance, Selector: d.Workload.Selector,
-			AlwaysAllow: true, MinAvailable: a.minAvailable, MaxUnavailable: a.maxUnavailable, Owners: []metav1.OwnerReference{owner(d.Workload)}}
+			AlwaysAllow: true, MinAvailable: a.minAvailable, MaxUnavailable: a.maxUnavailable,
+			Owners: []metav1.OwnerReference{owner(d.Workload)}}
 		d.stepAside(ours[d.Budget.Name], chosen[i], patience[i], o.unscalable[i], n.Now)
 	}
 	n.admit(decisions, ours)
@@ -352,7 +353,8 @@ func (d *Decision) first(n Namespace, rules Rules, floor int) (policy.Budget, ti
 // overridden returns the problem with a value that would have decided had it been
 // usable, or "": one that stands before the source that decides.
 func overridden(decides policy.Source, problems []policy.Problem) string {
-	precedence := []policy.Source{policy.SourcePodTemplate, policy.SourceWorkload, policy.SourceNamespace, policy.SourceFlag}
+	precedence := []policy.Source{policy.SourcePodTemplate, policy.SourceWorkload, policy.SourceNamespace,
+		policy.SourceFlag}
 	for _, p := range problems {
 		if slices.Index(precedence, p.Source) < slices.Index(precedence, decides) {
 			return p.String()

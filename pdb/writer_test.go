@@ -29,21 +29,22 @@ func newAPI(t *testing.T) *api {
 	t.Helper()
 	a := &api{t: t, tm: unstarted(t), stored: map[string]*policyv1.PodDisruptionBudget{}}
 	client := fake.NewClientset()
-	client.PrependReactor("patch", "poddisruptionbudgets", func(action clienttesting.Action) (bool, runtime.Object, error) {
-		name := action.(clienttesting.PatchAction).GetName()
-		b := &policyv1.PodDisruptionBudget{}
-		if old := a.stored[name]; old != nil {
-			b = old.DeepCopy()
-		}
-		b.Namespace, b.Name, b.UID, b.Labels = "shop", name, "1", map[string]string{ManagedByLabel: Manager}
-		b.Generation++
-		a.writes = append(a.writes, name)
-		answer := a.store(b)
-		if a.during != nil {
-			a.during()
-		}
-		return true, answer, nil
-	})
+	client.PrependReactor("patch", "poddisruptionbudgets",
+		func(action clienttesting.Action) (bool, runtime.Object, error) {
+			name := action.(clienttesting.PatchAction).GetName()
+			b := &policyv1.PodDisruptionBudget{}
+			if old := a.stored[name]; old != nil {
+				b = old.DeepCopy()
+			}
+			b.Namespace, b.Name, b.UID, b.Labels = "shop", name, "1", map[string]string{ManagedByLabel: Manager}
+			b.Generation++
+			a.writes = append(a.writes, name)
+			answer := a.store(b)
+			if a.during != nil {
+				a.during()
+			}
+			return true, answer, nil
+		})
 	a.tm.client = client
 	a.tm.events = newEvents(client, a.tm.log)
 	if err := a.tm.namespaces.GetIndexer().Add(&stored[namespaceFacts]{name: "shop"}); err != nil {
@@ -153,10 +154,12 @@ func TestOwnWritesCauseNoLook(t *testing.T) {
 		do   func(a *api)
 		want int
 	}{
-		"the cache shows the write":            {func(a *api) { a.write(); a.show("web0-evenkeel"); a.count("web0-evenkeel") }, 0},
+		"the cache shows the write": {
+			func(a *api) { a.write(); a.show("web0-evenkeel"); a.count("web0-evenkeel") }, 0},
 		"the cache shows only what came after": {func(a *api) { a.write(); a.count("web0-evenkeel") }, 1},
-		"somebody changes it afterwards":       {func(a *api) { a.write(); a.show("web0-evenkeel"); a.change("web0-evenkeel") }, 1},
-		"somebody changes it at once":          {func(a *api) { a.write(); a.change("web0-evenkeel") }, 1},
+		"somebody changes it afterwards": {
+			func(a *api) { a.write(); a.show("web0-evenkeel"); a.change("web0-evenkeel") }, 1},
+		"somebody changes it at once": {func(a *api) { a.write(); a.change("web0-evenkeel") }, 1},
 		"the namespace is looked at while it is written": {func(a *api) {
 			h, _ := a.tm.writer.next()
 			a.hold(2)
@@ -219,7 +222,8 @@ func TestOfManyWritesOnlyTheFirstAreHeld(t *testing.T) {
 		var holds []hold
 		for i := range n {
 			workload := deployment(fmt.Sprint("web", i), replicas)
-			holds = append(holds, hold{namespace: namespace, decision: Decision{Workload: &workload}, budget: Budget{Name: fmt.Sprint("web", i)}})
+			holds = append(holds,
+				hold{namespace: namespace, decision: Decision{Workload: &workload}, budget: Budget{Name: fmt.Sprint("web", i)}})
 		}
 		w.offer(namespace, holds, 0)
 	}
@@ -270,8 +274,9 @@ func TestWhatIsNewWaitsForChangesOfSelectors(t *testing.T) {
 func TestTheGaugeOfBudgetsNotInForce(t *testing.T) {
 	a := newAPI(t)
 	a.tm.metrics.lead(a.tm.queue.Len, a.tm.writer.notInForce)
-	a.stored["web0-evenkeel"] = &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web0-evenkeel", UID: "1",
-		Generation: 1, ResourceVersion: "1", Labels: map[string]string{ManagedByLabel: Manager}}}
+	a.stored["web0-evenkeel"] = &policyv1.PodDisruptionBudget{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web0-evenkeel", UID: "1",
+			Generation: 1, ResourceVersion: "1", Labels: map[string]string{ManagedByLabel: Manager}}}
 	waiting := func() int {
 		_, n := a.tm.writer.notInForce()
 		return n
