@@ -101,9 +101,12 @@ var allowed = []struct {
 	{SettingReadinessProbe, "tcp:1", func(p *Policy) { p.ReadinessProbe = Probe{Kind: ProbeTCP, PortNumber: 1} }},
 	{SettingReadinessProbe, "tcp:65535", func(p *Policy) { p.ReadinessProbe = Probe{Kind: ProbeTCP, PortNumber: 65535} }},
 	{SettingReadinessProbe, "tcp:a-1", func(p *Policy) { p.ReadinessProbe = Probe{Kind: ProbeTCP, PortName: "a-1"} }},
-	{SettingReadinessProbe, "tcp:8080tcp", func(p *Policy) { p.ReadinessProbe = Probe{Kind: ProbeTCP, PortName: "8080tcp"} }},
-	{SettingReadinessProbe, "http:80", func(p *Policy) { p.ReadinessProbe = Probe{Kind: ProbeHTTP, PortNumber: 80, Path: "/"} }},
-	{SettingReadinessProbe, "http:80/", func(p *Policy) { p.ReadinessProbe = Probe{Kind: ProbeHTTP, PortNumber: 80, Path: "/"} }},
+	{SettingReadinessProbe, "tcp:8080tcp",
+		func(p *Policy) { p.ReadinessProbe = Probe{Kind: ProbeTCP, PortName: "8080tcp"} }},
+	{SettingReadinessProbe, "http:80",
+		func(p *Policy) { p.ReadinessProbe = Probe{Kind: ProbeHTTP, PortNumber: 80, Path: "/"} }},
+	{SettingReadinessProbe, "http:80/",
+		func(p *Policy) { p.ReadinessProbe = Probe{Kind: ProbeHTTP, PortNumber: 80, Path: "/"} }},
 	{SettingReadinessProbe, "http:web/a/b?c=d:e#f", func(p *Policy) {
 		p.ReadinessProbe = Probe{Kind: ProbeHTTP, PortName: "web", Path: "/a/b?c=d:e#f"}
 	}},
@@ -140,33 +143,45 @@ var allowed = []struct {
 }
 
 var refused = map[string][]string{
-	SettingAntiAffinity: {"", " ", "Preferred", "preferred ", "true", "on", "preferred,required", "off\x00", strings.Repeat("x", 1<<20)},
+	SettingAntiAffinity: {"", " ", "Preferred", "preferred ", "true", "on", "preferred,required", "off\x00",
+		strings.Repeat("x", 1<<20)},
 	SettingTopologyKeys: {
-		"", " ", ",", "a,", ",a", "a,,b", "a,a", "a, a", "a b", "a/b/c", "/a", "a/", "-a", "a-", "_a", "a.", "A/b", "a..b/c", ".a/b", "a-/b",
-		"ä", "a\x00", "\"a\"", "$(a)", "a,b,c,d,e,f,g,h,i", strings.Repeat("a", 64), strings.Repeat("a", 254) + "/b", strings.Repeat(",", 1<<20),
+		"", " ", ",", "a,", ",a", "a,,b", "a,a", "a, a", "a b", "a/b/c", "/a", "a/", "-a", "a-", "_a", "a.", "A/b",
+		"a..b/c", ".a/b", "a-/b",
+		"ä", "a\x00", "\"a\"", "$(a)", "a,b,c,d,e,f,g,h,i", strings.Repeat("a", 64), strings.Repeat("a", 254) + "/b",
+		strings.Repeat(",", 1<<20),
 	},
 	SettingPreStopSleep: {
-		"", " ", "10", "10 s", " 10s", "-1s", "0", "0s", "1.5s", "500ms", "1ns", "1s1ns", "ten", "10S", "1d", "∞", "1e3s", "0x10s", "NaNs",
-		"99999999999999999999h", "1s\x00", "auto", strings.Repeat("1", 1<<20) + "s", "1s1s1s1s1s1s1s1s1s1s1s1s1s1s1s1s1s",
+		"", " ", "10", "10 s", " 10s", "-1s", "0", "0s", "1.5s", "500ms", "1ns", "1s1ns", "ten", "10S", "1d", "∞", "1e3s",
+		"0x10s", "NaNs", "99999999999999999999h", "1s\x00", "auto", strings.Repeat("1", 1<<20) + "s",
+		"1s1s1s1s1s1s1s1s1s1s1s1s1s1s1s1s1s",
 	},
 	SettingReadinessProbe: {
-		"", " ", "Auto", "auto:", "off:80", "tcp", "tcp:", "tcp:0", "tcp:65536", "tcp:-1", "tcp:+80", "tcp:080", "tcp: 80", "tcp:80 ", "tcp:80/", "tcp:80/x",
-		"tcp:8_0", "tcp:80:81", "tcp:a--b", "tcp:-a", "tcp:a-", "tcp:A", "tcp:a_b", "tcp:abcdefghijklmnop", "tcp:ä", "udp:53", "exec:true",
-		"http", "http:", "http:/", "http:/ready", "http://host:80/ready", "http:80/a b", "http:80/\n", "http:80/\x7f", "http:80/ä",
-		"http:80/" + strings.Repeat("a", 1024), "grpc:80/", "grpc:80/a b", "grpc:80/" + strings.Repeat("a", 254), "tcp:99999999999999999999", strings.Repeat("tcp:", 1<<18),
+		"", " ", "Auto", "auto:", "off:80", "tcp", "tcp:", "tcp:0", "tcp:65536", "tcp:-1", "tcp:+80", "tcp:080", "tcp: 80",
+		"tcp:80 ", "tcp:80/", "tcp:80/x",
+		"tcp:8_0", "tcp:80:81", "tcp:a--b", "tcp:-a", "tcp:a-", "tcp:A", "tcp:a_b", "tcp:abcdefghijklmnop", "tcp:ä",
+		"udp:53", "exec:true",
+		"http", "http:", "http:/", "http:/ready", "http://host:80/ready", "http:80/a b", "http:80/\n",
+		"http:80/\x7f", "http:80/ä",
+		"http:80/" + strings.Repeat("a", 1024), "grpc:80/", "grpc:80/a b", "grpc:80/" + strings.Repeat("a", 254),
+		"tcp:99999999999999999999", strings.Repeat("tcp:", 1<<18),
 	},
 	SettingDisruptionBudget: {
-		"", " ", "1", "maxUnavailable", "maxUnavailable=", "maxUnavailable=%", "maxUnavailable=0", "maxUnavailable=0%", "maxUnavailable=-1", "maxUnavailable=1.5",
-		"maxUnavailable=101%", "maxUnavailable=1%%", "maxUnavailable= 1", "maxUnavailable=1 ", "maxunavailable=1", "maxUnavailable=+1", "maxUnavailable=0x1",
-		"maxUnavailable=2147483648", "minAvailable=100%", "minAvailable=", "maxUnavailable==1", "Quorum", "quorum=1", "off=1", "both=1", strings.Repeat("9", 1<<20),
+		"", " ", "1", "maxUnavailable", "maxUnavailable=", "maxUnavailable=%", "maxUnavailable=0", "maxUnavailable=0%",
+		"maxUnavailable=-1", "maxUnavailable=1.5",
+		"maxUnavailable=101%", "maxUnavailable=1%%", "maxUnavailable= 1", "maxUnavailable=1 ", "maxunavailable=1",
+		"maxUnavailable=+1", "maxUnavailable=0x1",
+		"maxUnavailable=2147483648", "minAvailable=100%", "minAvailable=", "maxUnavailable==1", "Quorum", "quorum=1", "off=1",
+		"both=1", strings.Repeat("9", 1<<20),
 	},
 	SettingDrain: {"", " ", "Surge", "surge ", "on", "true", "off\x00", strings.Repeat("x", 1<<20)},
 	SettingNodeLoss: {
-		"", " ", "30", "30 s", "-1s", "0", "0s", "1.5s", "1ns", "on", "Off", "24h1s", "99999999h", "1s\x00", strings.Repeat("1", 1<<20) + "s",
+		"", " ", "30", "30 s", "-1s", "0", "0s", "1.5s", "1ns", "on", "Off", "24h1s", "99999999h", "1s\x00",
+		strings.Repeat("1", 1<<20) + "s",
 	},
 	SettingContainers: {
-		"", " ", ",", "web,", "web,web", "Web", "web_1", "-web", "web-", "web.1", "a/b", "ä", "w\neb", strings.Repeat("a", 64),
-		"a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q", strings.Repeat("a,", 1<<19),
+		"", " ", ",", "web,", "web,web", "Web", "web_1", "-web", "web-", "web.1", "a/b", "ä", "w\neb",
+		strings.Repeat("a", 64), "a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q", strings.Repeat("a,", 1<<19),
 	},
 }
 
@@ -264,7 +279,8 @@ func TestResolvePrecedence(t *testing.T) {
 			}
 			got, problems := Resolve(Default(), DefaultBounds(), Annotations{SourcePodTemplate, values(row.template)},
 				Annotations{SourceWorkload, values(row.workload)}, Annotations{SourceNamespace, values(row.namespace)})
-			if got.PreStopSleep.Seconds() != float64(row.want) || got.From(SettingPreStopSleep) != row.from || len(problems) != row.problems {
+			if got.PreStopSleep.Seconds() != float64(row.want) || got.From(SettingPreStopSleep) != row.from ||
+				len(problems) != row.problems {
 				t.Errorf("is %v from the %s with problems %v; want %d s from the %s with %d", got.PreStopSleep,
 					got.From(SettingPreStopSleep), problems, row.want, row.from, row.problems)
 			}
@@ -272,7 +288,8 @@ func TestResolvePrecedence(t *testing.T) {
 				t.Errorf("asked for is %t", !asked)
 			}
 			order := []Source{SourcePodTemplate, SourceWorkload, SourceNamespace}
-			if !slices.IsSortedFunc(problems, func(a, b Problem) int { return slices.Index(order, a.Source) - slices.Index(order, b.Source) }) {
+			if !slices.IsSortedFunc(problems,
+				func(a, b Problem) int { return slices.Index(order, a.Source) - slices.Index(order, b.Source) }) {
 				t.Errorf("problems are not in the order of the sources: %v", problems)
 			}
 		})
@@ -298,7 +315,8 @@ func TestResolveLowersAValueToTheBound(t *testing.T) {
 
 func TestResolveChangesNeitherBaseNorAnnotations(t *testing.T) {
 	base := Default()
-	values := map[string]string{Prefix + SettingTopologyKeys: "a,b", Prefix + SettingContainers: "x", Prefix + "other": "y", "foreign": "z"}
+	values := map[string]string{Prefix + SettingTopologyKeys: "a,b", Prefix + SettingContainers: "x",
+		Prefix + "other": "y", "foreign": "z"}
 	Resolve(base, DefaultBounds(), Annotations{SourceWorkload, values})
 	if diff := cmp.Diff(Default(), base, cmp.AllowUnexported(Policy{})); diff != "" {
 		t.Errorf("base is changed: %s", diff)
@@ -315,26 +333,34 @@ func TestResolveReportsKeys(t *testing.T) {
 		code    ProblemCode
 		nearest string
 	}{
-		"names the nearest key of a misspelt one":         {SourceWorkload, "evenkeel.dev/anti-afinity", ProblemKey, "evenkeel.dev/anti-affinity"},
-		"names the nearest key in other letters":          {SourceWorkload, "evenkeel.dev/Topology-Keys", ProblemKey, "evenkeel.dev/topology-keys"},
-		"names the key that a short one is a part of":     {SourceWorkload, "evenkeel.dev/probe", ProblemKey, "evenkeel.dev/readiness-probe"},
-		"names a key with a dash missing":                 {SourceWorkload, "evenkeel.dev/prestop-sleep", ProblemKey, "evenkeel.dev/pre-stop-sleep"},
-		"names the opt-in label where that is near":       {SourceWorkload, "evenkeel.dev/injekt", ProblemKey, InjectLabel},
-		"names a key with a third of its letters wrong":   {SourceWorkload, "evenkeel.dev/anti-bbbbbity", ProblemKey, "evenkeel.dev/anti-affinity"},
-		"names no key where more letters are wrong":       {SourceWorkload, "evenkeel.dev/anti-bbbbbbty", ProblemKey, ""},
-		"names no key where none is near":                 {SourceWorkload, "evenkeel.dev/zzzzzzzz", ProblemKey, ""},
-		"names no key where the key is endless":           {SourceWorkload, "evenkeel.dev/" + strings.Repeat("a", 1<<16), ProblemKey, ""},
+		"names the nearest key of a misspelt one": {SourceWorkload, "evenkeel.dev/anti-afinity", ProblemKey,
+			"evenkeel.dev/anti-affinity"},
+		"names the nearest key in other letters": {SourceWorkload, "evenkeel.dev/Topology-Keys", ProblemKey,
+			"evenkeel.dev/topology-keys"},
+		"names the key that a short one is a part of": {SourceWorkload, "evenkeel.dev/probe", ProblemKey,
+			"evenkeel.dev/readiness-probe"},
+		"names a key with a dash missing": {SourceWorkload, "evenkeel.dev/prestop-sleep", ProblemKey,
+			"evenkeel.dev/pre-stop-sleep"},
+		"names the opt-in label where that is near": {SourceWorkload, "evenkeel.dev/injekt", ProblemKey, InjectLabel},
+		"names a key with a third of its letters wrong": {SourceWorkload, "evenkeel.dev/anti-bbbbbity", ProblemKey,
+			"evenkeel.dev/anti-affinity"},
+		"names no key where more letters are wrong": {SourceWorkload, "evenkeel.dev/anti-bbbbbbty", ProblemKey, ""},
+		"names no key where none is near":           {SourceWorkload, "evenkeel.dev/zzzzzzzz", ProblemKey, ""},
+		"names no key where the key is endless": {SourceWorkload,
+			"evenkeel.dev/" + strings.Repeat("a", 1<<16), ProblemKey, ""},
 		"takes the prefix alone for unknown":              {SourceWorkload, "evenkeel.dev/", ProblemKey, ""},
 		"says that the opt-in label is no annotation":     {SourceNamespace, InjectLabel, ProblemMisplaced, ""},
 		"says that the label of done pods is none either": {SourcePodTemplate, DefaultedLabel, ProblemMisplaced, ""},
-		"says that a Namespace names no containers":       {SourceNamespace, Prefix + SettingContainers, ProblemMisplaced, ""},
+		"says that a Namespace names no containers": {SourceNamespace, Prefix + SettingContainers,
+			ProblemMisplaced, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, problems := Resolve(Default(), DefaultBounds(), Annotations{test.source, map[string]string{test.key: "off"}})
 			if diff := cmp.Diff(Default(), p, fields); diff != "" {
 				t.Error(diff)
 			}
-			if len(problems) != 1 || problems[0].Code != test.code || problems[0].Nearest != test.nearest || problems[0].Key != test.key {
+			if len(problems) != 1 || problems[0].Code != test.code || problems[0].Nearest != test.nearest ||
+				problems[0].Key != test.key {
 				t.Fatalf("problems: %+.200v", problems)
 			}
 			checkText(t, problems)
@@ -344,7 +370,8 @@ func TestResolveReportsKeys(t *testing.T) {
 		"passes over keys of others": "example.com/anti-affinity", "passes over a prefix like ours": "evenkeel.development/x",
 		"passes over our own record": InjectedAnnotation,
 	} {
-		if _, problems := Resolve(Default(), DefaultBounds(), Annotations{SourceWorkload, map[string]string{key: "x"}}); len(problems) > 0 {
+		if _, problems := Resolve(Default(), DefaultBounds(),
+			Annotations{SourceWorkload, map[string]string{key: "x"}}); len(problems) > 0 {
 			t.Errorf("%s: %v", name, problems)
 		}
 	}
@@ -356,7 +383,8 @@ func TestResolveBoundsTheProblems(t *testing.T) {
 		values[fmt.Sprintf("%sunknown-%03d", Prefix, i)] = strings.Repeat("x", 1000)
 	}
 	_, problems := Resolve(Default(), DefaultBounds(), Annotations{SourceWorkload, values})
-	if len(problems) != maxUnknownKeys || problems[0].Key != Prefix+"unknown-000" || problems[7].Key != Prefix+"unknown-007" {
+	if len(problems) != maxUnknownKeys || problems[0].Key != Prefix+"unknown-000" ||
+		problems[7].Key != Prefix+"unknown-007" {
 		t.Errorf("%d problems, the first of %s", len(problems), problems[0].Key)
 	}
 	checkText(t, problems)
@@ -367,14 +395,17 @@ func TestCheckLabels(t *testing.T) {
 		labels map[string]string
 		want   []ProblemCode
 	}{
-		"passes over labels of others":             {map[string]string{"app": "web", "inject": "x"}, nil},
-		"passes over the label that opts out":      {map[string]string{InjectLabel: Disabled}, nil},
-		"passes over the label of done pods":       {map[string]string{DefaultedLabel: "anything"}, nil},
-		"reports an opt-out that opts nobody out":  {map[string]string{InjectLabel: "false"}, []ProblemCode{ProblemValue}},
-		"reports an opt-in where none can be":      {map[string]string{InjectLabel: Enabled}, []ProblemCode{ProblemValue}},
-		"reports a setting written as a label":     {map[string]string{Prefix + SettingAntiAffinity: "off"}, []ProblemCode{ProblemMisplaced}},
-		"reports a label that does not exist":      {map[string]string{Prefix + "injekt": "disabled"}, []ProblemCode{ProblemKey}},
-		"reports in the order of the keys":         {map[string]string{Prefix + "z": "", Prefix + SettingContainers: "a", InjectLabel: ""}, []ProblemCode{ProblemMisplaced, ProblemValue, ProblemKey}},
+		"passes over labels of others":            {map[string]string{"app": "web", "inject": "x"}, nil},
+		"passes over the label that opts out":     {map[string]string{InjectLabel: Disabled}, nil},
+		"passes over the label of done pods":      {map[string]string{DefaultedLabel: "anything"}, nil},
+		"reports an opt-out that opts nobody out": {map[string]string{InjectLabel: "false"}, []ProblemCode{ProblemValue}},
+		"reports an opt-in where none can be":     {map[string]string{InjectLabel: Enabled}, []ProblemCode{ProblemValue}},
+		"reports a setting written as a label": {map[string]string{Prefix + SettingAntiAffinity: "off"},
+			[]ProblemCode{ProblemMisplaced}},
+		"reports a label that does not exist": {map[string]string{Prefix + "injekt": "disabled"}, []ProblemCode{ProblemKey}},
+		"reports in the order of the keys": {
+			map[string]string{Prefix + "z": "", Prefix + SettingContainers: "a", InjectLabel: ""},
+			[]ProblemCode{ProblemMisplaced, ProblemValue, ProblemKey}},
 		"reports at most as many as unknown keys":  {many(100), slices.Repeat([]ProblemCode{ProblemKey}, maxUnknownKeys)},
 		"passes over a missing map without a word": {nil, nil},
 	} {
@@ -531,7 +562,8 @@ func TestUnknownKeysAreBoundedBeforeTheyAreKept(t *testing.T) {
 		},
 	} {
 		problems := check()
-		if len(problems) != maxUnknownKeys || problems[0].Key != Prefix+"unknown-000000" || problems[7].Key != Prefix+"unknown-000007" {
+		if len(problems) != maxUnknownKeys || problems[0].Key != Prefix+"unknown-000000" ||
+			problems[7].Key != Prefix+"unknown-000007" {
 			t.Errorf("%s: %v, want the first %d", name, problems, maxUnknownKeys)
 		}
 		if n := testing.AllocsPerRun(1, func() { check() }); n > 1000 {

@@ -69,7 +69,8 @@ var settings = [...]Setting{
 		Name: SettingSpread, Flag: true,
 		Values:  "`anti-affinity`, `topology-spread`",
 		Default: "anti-affinity",
-		Effect: "What keeps replicas apart where that is a preference: preferred pod anti-affinity, or soft topology spread " +
+		Effect: "What keeps replicas apart where that is a preference: preferred pod anti-affinity, or soft " +
+			"topology spread " +
 			"constraints, which cost the scheduler of a large cluster less.",
 		parse: parseSpread,
 	},
@@ -84,12 +85,14 @@ var settings = [...]Setting{
 		Name: SettingGracePeriod, Flag: true,
 		Values:  "`keep`, `raise`",
 		Default: "keep",
-		Effect:  "Whether a termination grace period that somebody wrote is raised by the sleep, or kept, with the sleep inside it.",
-		parse:   parseGracePeriod,
+		Effect: "Whether a termination grace period that somebody wrote is raised by the sleep, or kept, with the sleep " +
+			"inside it.",
+		parse: parseGracePeriod,
 	},
 	{
 		Name: SettingReadinessProbe, Flag: true,
-		Values:  "`auto`, `off`, `tcp:PORT`, `http:PORT/PATH`, `https:PORT/PATH`, `grpc:PORT[/SERVICE]`; PORT is a number or a name",
+		Values: "`auto`, `off`, `tcp:PORT`, `http:PORT/PATH`, `https:PORT/PATH`, `grpc:PORT[/SERVICE]`; PORT is a number " +
+			"or a name",
 		Default: "auto",
 		Effect:  "How the kubelet finds out that a container can take traffic.",
 		parse:   parseReadinessProbe,
@@ -112,15 +115,17 @@ var settings = [...]Setting{
 		Name: SettingDrain, Flag: true,
 		Values:  "`surge`, `off`",
 		Default: "off",
-		Effect:  "Whether a drain that wants the only ready pod of a Deployment waits until another is ready; evenkeel needs rights for it that deploy/surge brings.",
-		parse:   parseDrain,
+		Effect: "Whether a drain that wants the only ready pod of a Deployment waits until another is ready; evenkeel " +
+			"needs rights for it that deploy/surge brings.",
+		parse: parseDrain,
 	},
 	{
 		Name: SettingNodeLoss, Flag: true,
 		Values:  "whole seconds up to a day as a duration such as `30s`, or `off`",
 		Default: "off",
-		Effect:  "How long pods stay on a node that is lost before they are replaced; off leaves that to Kubernetes, which waits 300 s.",
-		parse:   parseNodeLoss,
+		Effect: "How long pods stay on a node that is lost before they are replaced; off leaves that to Kubernetes, which " +
+			"waits 300 s.",
+		parse: parseNodeLoss,
 	},
 	{
 		Name:    SettingContainers,
