@@ -20,10 +20,12 @@ func (r *Recycler) Draining() bool { return r.draining.Load() }
 // Drain stops the server without losing a request. Call it on SIGTERM, instead of [http.Server.Shutdown]:
 //
 //  1. [Recycler.Draining] reports true, for the readiness endpoint.
-//  2. The server goes on accepting and answering. Every HTTP/1.x answer carries "Connection: close", and every HTTP/2 connection
-//     gets GOAWAY with its next answer, or after a second.
-//  3. When there has been no connection for [Options.DrainQuiet], or when ctx ends, the server is shut down. Connections that idle until
-//     then are closed. Requests that are being answered get up to five seconds more.
+//  2. The server goes on accepting and answering. Every HTTP/1.x answer carries
+//     "Connection: close", and every HTTP/2 connection gets GOAWAY with its next answer, or after a
+//     second.
+//  3. When there has been no connection for [Options.DrainQuiet], or when ctx ends, the server is
+//     shut down. Connections that idle until then are closed. Requests that are being answered get
+//     up to five seconds more.
 //
 // Shutdown alone loses requests: it stops listening while load balancers still send connections,
 // and closes idle connections, and those with an answer that didn't say so, while requests on them

@@ -10,12 +10,15 @@
 //
 // A connection that has reached a limit is told to go in the way its protocol has for it, which loses no request:
 //
-//   - HTTP/1.x: the next answer carries "Connection: close" (RFC 9112, section 9.6), and the connection is closed after it.
-//     A connection that idles waits for its next answer: cutting it would race with a request on its way.
-//   - HTTP/2, over TLS and without (h2c): GOAWAY with NO_ERROR (RFC 9113, section 6.8) with the next answer, or by itself where
-//     there is none for a second, so that an idle connection is told at its age as well. Streams that the server has seen are
-//     finished, the client sends later ones over a new connection.
-//   - What a handler has taken over (hijacked, upgraded, WebSocket) and what was asked for with CONNECT is left alone.
+//   - HTTP/1.x: the next answer carries "Connection: close" (RFC 9112, section 9.6), and the
+//     connection is closed after it. A connection that idles waits for its next answer: cutting it
+//     would race with a request on its way.
+//   - HTTP/2, over TLS and without (h2c): GOAWAY with NO_ERROR (RFC 9113, section 6.8) with the
+//     next answer, or by itself where there is none for a second, so that an idle connection is
+//     told at its age as well. Streams that the server has seen are finished, the client sends
+//     later ones over a new connection.
+//   - What a handler has taken over (hijacked, upgraded, WebSocket) and what was asked for with
+//     CONNECT is left alone.
 //
 // Limits differ from connection to connection by [Options.Jitter], so that connections opened
 // together don't close together.

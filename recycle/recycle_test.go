@@ -791,7 +791,8 @@ func TestHTTP2StaysOffWhereItWasOff(t *testing.T) {
 
 func TestAnotherHTTP2ServerStaysInCharge(t *testing.T) {
 	var called atomic.Bool
-	server := &http.Server{TLSNextProto: map[string]nextProto{"h2": func(*http.Server, *tls.Conn, http.Handler) { called.Store(true) }}}
+	server := &http.Server{
+		TLSNextProto: map[string]nextProto{"h2": func(*http.Server, *tls.Conn, http.Handler) { called.Store(true) }}}
 	if _, err := Wrap(server, Options{}); err != nil {
 		t.Fatal(err)
 	}
