@@ -28,7 +28,8 @@ func TestReviewsAreAnsweredOverTLS13AndHTTP1Alone(t *testing.T) {
 	pair := httptest.NewUnstartedServer(nil)
 	pair.StartTLS() // for its certificate
 	defer pair.Close()
-	server := reviewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Proto) }),
+	server := reviewServer(
+		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Proto) }),
 		func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &pair.TLS.Certificates[0], nil }, silentLog())
 	if _, err := recycle.Wrap(server, recycle.Options{}); err != nil { // as serve does
 		t.Fatal(err)

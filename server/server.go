@@ -234,8 +234,9 @@ func (s *server) addReviews(client kubernetes.Interface, injector *patches.Injec
 	mux := http.NewServeMux()
 	mux.Handle("/mutate", handler)
 	if c := s.config; c.Surge {
-		evictions, err := surge.New(surge.Config{Client: client, Namespace: s.facts.Namespace, Base: c.Policy.Base, Bounds: c.Policy.Bounds,
-			Patience: c.SurgePatience, Log: c.Log, Registerer: s.registry})
+		evictions, err := surge.New(
+			surge.Config{Client: client, Namespace: s.facts.Namespace, Base: c.Policy.Base, Bounds: c.Policy.Bounds,
+				Patience: c.SurgePatience, Log: c.Log, Registerer: s.registry})
 		if err != nil {
 			return InvalidError{err}
 		}
@@ -274,8 +275,9 @@ func (s *server) addLeader(reach clients, injector *patches.Injector) error {
 		s.lead = append(s.lead, budgets.Lead)
 	}
 	if c.KeepZones {
-		zones, err := scalein.New(scalein.Config{Client: reach.typed, Metadata: reach.metadata, NamespaceSelector: c.NamespaceSelector,
-			Except: except, OptedOut: s.facts.OptedOut, Log: c.Log, Registerer: s.registry})
+		zones, err := scalein.New(
+			scalein.Config{Client: reach.typed, Metadata: reach.metadata, NamespaceSelector: c.NamespaceSelector,
+				Except: except, OptedOut: s.facts.OptedOut, Log: c.Log, Registerer: s.registry})
 		if err != nil {
 			return fmt.Errorf("keep zones: %w", err)
 		}
@@ -284,15 +286,17 @@ func (s *server) addLeader(reach clients, injector *patches.Injector) error {
 	if c.ScanInterval != 0 {
 		scan, err := audit.NewScan(audit.ScanConfig{Client: reach.typed, Injector: injector,
 			Ready:   func() error { return errors.Join(s.facts.Ready(), s.services.Ready()) },
-			Cluster: s.facts.Cluster, OptedOut: s.facts.OptedOut, Services: s.services.Of, NamespaceSelector: c.NamespaceSelector,
-			Except: except, Interval: c.ScanInterval, Log: c.Log, Registerer: s.registry})
+			Cluster: s.facts.Cluster, OptedOut: s.facts.OptedOut, Services: s.services.Of,
+			NamespaceSelector: c.NamespaceSelector,
+			Except:            except, Interval: c.ScanInterval, Log: c.Log, Registerer: s.registry})
 		if err != nil {
 			return InvalidError{err}
 		}
 		s.lead = append(s.lead, scan.Lead)
 	}
 	watch, err := withdraw.New(withdraw.Config{Client: reach.typed, Injector: injector, Notes: s.notes,
-		NamespaceSelector: c.NamespaceSelector, Except: except, Patience: c.ProbePatience, Log: c.Log, Registerer: s.registry})
+		NamespaceSelector: c.NamespaceSelector, Except: except, Patience: c.ProbePatience, Log: c.Log,
+		Registerer: s.registry})
 	if err != nil {
 		return InvalidError{err}
 	}

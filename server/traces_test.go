@@ -73,7 +73,9 @@ func (r *receiver) spans() []string {
 	for _, batch := range r.batches {
 		for _, scope := range batch.GetScopeSpans() {
 			for _, span := range scope.GetSpans() {
-				line := []string{fmt.Sprintf("%s %s trace=%x parent=%x status=%s", span.GetName(), span.GetKind(), span.GetTraceId(), span.GetParentSpanId(), span.GetStatus().GetMessage())}
+				line := []string{
+					fmt.Sprintf("%s %s trace=%x parent=%x status=%s", span.GetName(), span.GetKind(), span.GetTraceId(),
+						span.GetParentSpanId(), span.GetStatus().GetMessage())}
 				for _, a := range span.GetAttributes() {
 					line = append(line, fmt.Sprint(a.GetKey(), "=", a.GetValue().GetStringValue(), a.GetValue().GetIntValue()))
 				}
@@ -139,8 +141,10 @@ func traceReviewOf(namespace, kind, name string) string {
 	if kind == "Service" {
 		apiVersion, spec = "v1", "{}"
 	}
-	return fmt.Sprintf(`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u-1","namespace":%q,"operation":"CREATE",`+
-		`"object":{"apiVersion":%q,"kind":%q,"metadata":{"name":%q,"labels":{"secret":"of a tenant"}},"spec":%s}}}`, namespace, apiVersion, kind, name, spec)
+	return fmt.Sprintf(`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u-1",`+
+		`"namespace":%q,"operation":"CREATE",`+
+		`"object":{"apiVersion":%q,"kind":%q,"metadata":{"name":%q,"labels":{"secret":"of a tenant"}},"spec":%s}}}`,
+		namespace, apiVersion, kind, name, spec)
 }
 
 func TestAReviewIsASpanOfTheAPIServersTrace(t *testing.T) {
@@ -149,13 +153,16 @@ func TestAReviewIsASpanOfTheAPIServersTrace(t *testing.T) {
 	t.Setenv("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "gzip")
 	t.Setenv("OTEL_RESOURCE_ATTRIBUTES", "k8s.cluster.name=test")
 	reviewed(t, io.Discard, map[string]string{"traceparent": parent, "tracestate": "a=anybodys-text"},
-		traceReviewOf("shop", "Deployment", "web"), traceReviewOf("shop", "Service", "web"), traceReviewOf("shop", "Deployment", strings.Repeat("é", 300)), "{}")
+		traceReviewOf("shop", "Deployment", "web"), traceReviewOf("shop", "Service", "web"),
+		traceReviewOf("shop", "Deployment", strings.Repeat("é", 300)), "{}")
 	const head = "review SPAN_KIND_SERVER trace=0af7651916cd43dd8448eb211c80319c parent=b7ad6b7169203331 status=\n"
 	want := []string{
-		head + "evenkeel.kind=Deployment0\nevenkeel.operation=CREATE0\nevenkeel.outcome=patched0\nk8s.deployment.name=web0\nk8s.namespace.name=shop0",
+		head +
+			"evenkeel.kind=Deployment0\nevenkeel.operation=CREATE0\nevenkeel.outcome=patched0\n" +
+			"k8s.deployment.name=web0\nk8s.namespace.name=shop0",
 		head + "evenkeel.kind=other0\nevenkeel.operation=CREATE0\nevenkeel.outcome=unchanged0\nk8s.namespace.name=shop0",
-		head + "evenkeel.kind=Deployment0\nevenkeel.operation=CREATE0\nevenkeel.outcome=patched0\nk8s.deployment.name=" + strings.Repeat("é", 126) + "0\nk8s.namespace.name=shop0",
-		head + "error.type=shape0\nhttp.response.status_code=400",
+		head + "evenkeel.kind=Deployment0\nevenkeel.operation=CREATE0\nevenkeel.outcome=patched0\nk8s.deployment.name=" +
+			strings.Repeat("é", 126) + "0\nk8s.namespace.name=shop0", head + "error.type=shape0\nhttp.response.status_code=400",
 	}
 	if diff := cmp.Diff(want, collector.spans()); diff != "" {
 		t.Errorf("spans (-want +sent):\n%s", diff)
@@ -168,7 +175,8 @@ func TestAReviewIsASpanOfTheAPIServersTrace(t *testing.T) {
 		t.Errorf("the spans come from %v", from)
 	}
 	request := collector.requests[0]
-	if request.URL.Path != "/v1/traces" || request.Header.Get("Authorization") != "Bearer abc" || request.Header.Get("X-Tenant") != "a" {
+	if request.URL.Path != "/v1/traces" || request.Header.Get("Authorization") != "Bearer abc" ||
+		request.Header.Get("X-Tenant") != "a" {
 		t.Errorf("sent to %s with %v", request.URL, request.Header)
 	}
 }
@@ -233,7 +241,8 @@ func TestAnEnvironmentThatCannotBeIsRefusedByItsName(t *testing.T) {
 				t.Setenv("OTEL_TRACES_SAMPLER", "traceidratio")
 			}
 			t.Setenv(name, value)
-			if traces, err := newTraces(t.Context(), "v1", silentLog()); traces != nil || err == nil || !strings.Contains(err.Error(), name) {
+			if traces, err := newTraces(t.Context(), "v1", silentLog()); traces != nil || err == nil ||
+				!strings.Contains(err.Error(), name) {
 				t.Errorf("error %v, want one that names the variable", err)
 			}
 		})
@@ -246,8 +255,10 @@ func TestACollectorThatRefusesIsLoggedOnceAMinute(t *testing.T) {
 	collector.answer = http.StatusServiceUnavailable
 	t.Setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1")
 	var logs bytes.Buffer
-	reviewed(t, &logs, map[string]string{"traceparent": parent}, traceReviewOf("shop", "Deployment", "a"), traceReviewOf("shop", "Deployment", "b"))
-	if len(collector.requests) != 2 || strings.Count(logs.String(), "\n") != 1 || !strings.Contains(logs.String(), "answered 503") {
+	reviewed(t, &logs, map[string]string{"traceparent": parent}, traceReviewOf("shop", "Deployment", "a"),
+		traceReviewOf("shop", "Deployment", "b"))
+	if len(collector.requests) != 2 || strings.Count(logs.String(), "\n") != 1 ||
+		!strings.Contains(logs.String(), "answered 503") {
 		t.Errorf("%d requests, log:\n%s", len(collector.requests), logs.String())
 	}
 }
