@@ -89,7 +89,8 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		var start int
 		_, _ = fmt.Sscan(query.Get("continue"), &start)
 		items, next := a.lists[r.URL.Path][start:], ""
-		if query.Get("limit") == "" || query.Get("resourceVersion") == "0" { // for which an API server before 1.34 pays no heed to a limit
+		// for which an API server before 1.34 pays no heed to a limit
+		if query.Get("limit") == "" || query.Get("resourceVersion") == "0" {
 			a.whole = append(a.whole, r.URL.Path)
 		} else if len(items) > 1 { // pages of one object
 			items, next = items[:1], fmt.Sprint(start+1)
@@ -98,6 +99,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if !strings.Contains(r.Header.Get("Accept"), "PartialObjectMetadataList") {
 			kind = `"kind":"NodeList","apiVersion":"v1"` // the only ones that are listed whole
 		}
-		_, _ = fmt.Fprintf(w, `{%s,"metadata":{"resourceVersion":"5","continue":%q},"items":[%s]}`, kind, next, strings.Join(items, ","))
+		_, _ = fmt.Fprintf(w, `{%s,"metadata":{"resourceVersion":"5","continue":%q},"items":[%s]}`, kind, next,
+			strings.Join(items, ","))
 	}
 }

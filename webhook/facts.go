@@ -106,7 +106,8 @@ func trimNamespace(object any) (any, error) {
 	if err != nil {
 		return object, nil //nolint:nilerr // a tombstone, which client-go handles itself
 	}
-	trimmed := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: m.GetName(), ResourceVersion: m.GetResourceVersion()}}
+	trimmed := &metav1.PartialObjectMetadata{
+		ObjectMeta: metav1.ObjectMeta{Name: m.GetName(), ResourceVersion: m.GetResourceVersion()}}
 	for key, value := range m.GetAnnotations() {
 		if strings.HasPrefix(key, policy.Prefix) {
 			metav1.SetMetaDataAnnotation(&trimmed.ObjectMeta, key, value)
@@ -202,7 +203,8 @@ func (f *Facts) Run(ctx context.Context) {
 	}
 	group.StartWithContext(ctx, func(ctx context.Context) {
 		// Until the first answer, ask more often: we are not ready without.
-		if wait.PollUntilContextCancel(ctx, time.Second, true, func(ctx context.Context) (bool, error) { return f.askVersion(ctx), nil }) == nil {
+		if wait.PollUntilContextCancel(ctx, time.Second, true,
+			func(ctx context.Context) (bool, error) { return f.askVersion(ctx), nil }) == nil {
 			wait.UntilWithContext(ctx, func(ctx context.Context) { f.askVersion(ctx) }, versionPeriod)
 		}
 	})

@@ -18,7 +18,8 @@ import (
 )
 
 func node(name, kubelet string) string {
-	return fmt.Sprintf(`{"metadata":{"name":%q,"resourceVersion":"6"},"status":{"nodeInfo":{"kubeletVersion":%q}}}`, name, kubelet)
+	return fmt.Sprintf(`{"metadata":{"name":%q,"resourceVersion":"6"},"status":{"nodeInfo":{"kubeletVersion":%q}}}`, name,
+		kubelet)
 }
 
 // change is a watch event over a Node.
@@ -37,8 +38,9 @@ func factsIn(t *testing.T, gitVersion string) (*Facts, *api) {
 		`"spec":{"taints":[{"key":"virtual-kubelet.io/provider","value":"azure","effect":"NoSchedule"}]},"status"`, 1)
 	const partial = `{"apiVersion":"meta.k8s.io/v1","kind":"PartialObjectMetadata","metadata":`
 	a := newAPI(t, gitVersion, map[string][]string{
-		nodesPath:                    {node("new", "v1.34.1"), node("old", "v1.29.9"), node("joining", ""), virtual, tainted},
-		"/api/v1/namespaces":         {partial + `{"name":"shop","annotations":{"evenkeel.dev/anti-affinity":"off","team":"shop"}}}`},
+		nodesPath: {node("new", "v1.34.1"), node("old", "v1.29.9"), node("joining", ""), virtual, tainted},
+		"/api/v1/namespaces": {partial +
+			`{"name":"shop","annotations":{"evenkeel.dev/anti-affinity":"off","team":"shop"}}}`},
 		"/apis/apps/v1/deployments":  {partial + `{"name":"web","namespace":"shop"}}`},
 		"/apis/apps/v1/statefulsets": nil, "/apis/apps/v1/replicasets": nil,
 	})

@@ -109,7 +109,8 @@ func (g *guard) serve(w http.ResponseWriter, r *http.Request) error {
 
 // decide reads a review and decides over it. The answer is in answer then, and its header in w.
 func (g *guard) decide(
-	ctx context.Context, w http.ResponseWriter, r *http.Request, address string, timeout time.Duration, answer *bytes.Buffer,
+	ctx context.Context, w http.ResponseWriter, r *http.Request, address string, timeout time.Duration,
+	answer *bytes.Buffer,
 ) error {
 	body := g.bodies.take()
 	defer g.bodies.put(body)
@@ -158,12 +159,13 @@ func (g *guard) pass(r *http.Request, e *envelope) {
 		}
 		g.metrics.panicked()
 		tracePanic(r.Context())
-		g.log.WithFields(logrus.Fields{"cause": clip(fmt.Sprint(failure)), "stack": string(debug.Stack())}).Error("panic in review")
+		g.log.WithFields(logrus.Fields{"cause": clip(fmt.Sprint(failure)), "stack": string(debug.Stack())}).
+			Error("panic in review")
 		patchType := admissionv1.PatchTypeJSONPatch
 		answer, err := json.Marshal(admissionv1.AdmissionReview{
 			TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"},
-			Response: &admissionv1.AdmissionResponse{UID: types.UID(e.uid), Allowed: true, PatchType: &patchType, Patch: []byte("[]"),
-				Warnings: []string{"evenkeel: admitted unchanged after an internal error"}},
+			Response: &admissionv1.AdmissionResponse{UID: types.UID(e.uid), Allowed: true, PatchType: &patchType,
+				Patch: []byte("[]"), Warnings: []string{"evenkeel: admitted unchanged after an internal error"}},
 		})
 		if err == nil {
 			w.body.Reset()
@@ -234,7 +236,8 @@ func (g *guard) readBody(
 	}
 	if contentType := r.Header.Get("Content-Type"); contentType != "application/json" {
 		if media, _, err := mime.ParseMediaType(contentType); err != nil || media != "application/json" {
-			return 0, &rejection{"content-type", http.StatusUnsupportedMediaType, "content type is not supported; allowed: application/json"}
+			return 0, &rejection{"content-type", http.StatusUnsupportedMediaType,
+				"content type is not supported; allowed: application/json"}
 		}
 	}
 	if r.ContentLength > maxBody {
@@ -256,7 +259,8 @@ func (g *guard) readBody(
 }
 
 func tooLarge() error {
-	return &rejection{"size", http.StatusRequestEntityTooLarge, "body is too large; allowed: " + strconv.Itoa(maxBody) + " bytes"}
+	return &rejection{"size", http.StatusRequestEntityTooLarge,
+		"body is too large; allowed: " + strconv.Itoa(maxBody) + " bytes"}
 }
 
 // envelope is a review taken apart: what evenkeel decides on, which refers to the
@@ -323,7 +327,8 @@ var (
 // exactly, and none of those that it reads may occur twice.
 func (e *envelope) open(body []byte) error {
 	shape := func(what string) error {
-		return &rejection{"shape", http.StatusBadRequest, "body " + what + "; allowed: an AdmissionReview of admission.k8s.io/v1 with a request"}
+		return &rejection{"shape", http.StatusBadRequest,
+			"body " + what + "; allowed: an AdmissionReview of admission.k8s.io/v1 with a request"}
 	}
 	var apiVersion, kind, operation []byte
 	requested := false
@@ -407,7 +412,7 @@ func (e *envelope) open(body []byte) error {
 func appendSlim(b, uid []byte) []byte {
 	const head = "k8s\x00" + "\x0a\x26" + "\x0a\x13admission.k8s.io/v1" + "\x12\x0fAdmissionReview" // typeMeta
 	open := func(field protowire.Number, size int) {
-		b = protowire.AppendVarint(protowire.AppendTag(b, field, protowire.BytesType), uint64(size)) //nolint:gosec // a length
+		b = protowire.AppendVarint(protowire.AppendTag(b, field, protowire.BytesType), uint64(size))
 	}
 	request := protowire.SizeTag(1) + protowire.SizeBytes(len(uid))
 	review := protowire.SizeTag(1) + protowire.SizeBytes(request)

@@ -44,8 +44,10 @@ var envelopes = []string{
 	strings.Replace(reviewOf(podJSON), `"uid":"u-1"`, `"uid":"u-1","uid":"u-2"`, 1),
 	strings.Replace(reviewOf(podJSON), `"uid":"u-1"`, `"uid":"u\ud800\u0000<\u2028"`, 1),
 	strings.Replace(reviewOf(podJSON), `"uid":"u-1"`, "\"uid\":\"\xff\"", 1),
-	strings.Replace(reviewOf(podJSON), "u-1", strings.Repeat("u", 127), 1), strings.Replace(reviewOf(podJSON), "u-1", strings.Repeat("u", 128), 1),
-	strings.Replace(reviewOf(podJSON), "u-1", strings.Repeat("u", 256), 1), strings.Replace(reviewOf(podJSON), "u-1", strings.Repeat("u", 257), 1),
+	strings.Replace(reviewOf(podJSON), "u-1", strings.Repeat("u", 127), 1),
+	strings.Replace(reviewOf(podJSON), "u-1", strings.Repeat("u", 128), 1),
+	strings.Replace(reviewOf(podJSON), "u-1", strings.Repeat("u", 256), 1),
+	strings.Replace(reviewOf(podJSON), "u-1", strings.Repeat("u", 257), 1),
 	strings.Replace(reviewOf(podJSON), `"uid":"u-1"`, `"uid":null`, 1),
 	strings.Replace(reviewOf(podJSON), `"uid":"u-1"`, `"uid":1`, 1),
 	strings.Replace(reviewOf(podJSON), `"shop"`, `null`, 1),
@@ -54,7 +56,8 @@ var envelopes = []string{
 	strings.Replace(reviewOf(podJSON), `"CREATE"`, `"\u0043REATE"`, 1),
 	strings.Replace(reviewOf(podJSON), `"namespace"`, `"subResource":"status","subresource":"","namespace"`, 1),
 	strings.Replace(reviewOf(podJSON), `"dryRun":false`, `"dryRun":1e999`, 1),
-	reviewOf(strings.Repeat("[", 9998) + strings.Repeat("]", 9998)), reviewOf(strings.Repeat("[", 9999) + strings.Repeat("]", 9999)),
+	reviewOf(strings.Repeat("[", 9998) + strings.Repeat("]", 9998)),
+	reviewOf(strings.Repeat("[", 9999) + strings.Repeat("]", 9999)),
 	reviewOf(" null "), reviewOf("1e5"), reviewOf(`"a"`), reviewOf("01"), reviewOf(`{"a":1}x`),
 }
 
@@ -96,7 +99,8 @@ func checkEnvelope(t *testing.T, body []byte) {
 	if r.SubResource == "" && (r.Operation == "CREATE" || r.Operation == "UPDATE") {
 		operation = patches.Operation(r.Operation)
 	}
-	if string(e.uid) != r.UID || string(e.namespace) != r.Namespace || string(e.subResource) != r.SubResource || e.operation != operation {
+	if string(e.uid) != r.UID || string(e.namespace) != r.Namespace || string(e.subResource) != r.SubResource ||
+		e.operation != operation {
 		t.Errorf("%.300q: read %q %q %q %q, the API reads %+v", body, e.uid, e.namespace, e.subResource, e.operation, r)
 	}
 	for _, raw := range []*json.RawMessage{&r.Object, &r.OldObject} {
@@ -105,7 +109,8 @@ func checkEnvelope(t *testing.T, body []byte) {
 		}
 	}
 	if !bytes.Equal(e.object.Raw(), r.Object) || !bytes.Equal(e.oldObject.Raw(), r.OldObject) {
-		t.Errorf("%.300q: object %.100q, old object %.100q; the API reads %.100q and %.100q", body, e.object.Raw(), e.oldObject.Raw(), r.Object, r.OldObject)
+		t.Errorf("%.300q: object %.100q, old object %.100q; the API reads %.100q and %.100q", body, e.object.Raw(),
+			e.oldObject.Raw(), r.Object, r.OldObject)
 	}
 	slim, _, err := apiDecoder.Decode(slimOf(t, e), nil, nil)
 	told := &admissionv1.AdmissionReview{Request: &admissionv1.AdmissionRequest{UID: types.UID(r.UID)}}
@@ -134,8 +139,8 @@ func slimOf(t *testing.T, e *envelope) []byte {
 	return slim.Bytes()
 }
 
-// TestReviewsShareNothing answers reviews of different sizes one after the other, and at the same time: a buffer that is
-// used again must not show in another's answer.
+// TestReviewsShareNothing answers reviews of different sizes one after the other, and at the same
+// time: a buffer that is used again must not show in another's answer.
 func TestReviewsShareNothing(t *testing.T) {
 	handler, _ := newHandler(t)
 	handler.(*guard).log.Logger.SetOutput(&bytes.Buffer{})

@@ -171,7 +171,9 @@ type connection struct {
 // connections open, as many as are right for the port, and makes server tell it which
 // are busy. It has to be called before the server serves. The listeners of all ports
 // of a registerer share one metric.
-func LimitConnections(listener net.Listener, server *http.Server, port Port, registerer prometheus.Registerer) (net.Listener, error) {
+func LimitConnections(
+	listener net.Listener, server *http.Server, port Port, registerer prometheus.Registerer,
+) (net.Listener, error) {
 	if listener == nil || server == nil || registerer == nil {
 		return nil, errors.New("limit connections: a listener, a server and a registerer are needed")
 	}
@@ -181,7 +183,8 @@ func LimitConnections(listener net.Listener, server *http.Server, port Port, reg
 	}
 	ended := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "evenkeel_connections_shed_total",
-		Help: "Connections ended or refused since there were too many, by port (webhook or metrics) and by what they were: idle, busy or new.",
+		Help: "Connections ended or refused since there were too many, by port (webhook or metrics) and by what they were: " +
+			"idle, busy or new.",
 	}, []string{"port", "state"})
 	if err := registerer.Register(ended); err != nil {
 		var before prometheus.AlreadyRegisteredError

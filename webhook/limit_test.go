@@ -92,7 +92,8 @@ func TestLargeAnswersShareTheRoomOfLargeBodies(t *testing.T) {
 	for i := range 100 {
 		containers = append(containers, fmt.Sprintf(`{"name":"c%d","ports":[{"containerPort":%d}]}`, i, i+1))
 	}
-	large := reviewOf(`{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"app":"web"}},"spec":{"containers":[` + strings.Join(containers, ",") + `]}}`)
+	large := reviewOf(`{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"app":"web"}},"spec":{"containers":[` +
+		strings.Join(containers, ",") + `]}}`)
 	writing, hangUp := make(chan struct{}), make(chan struct{})
 	var group sync.WaitGroup
 	for i := range 100 {
@@ -150,7 +151,8 @@ func TestNobodyTakesAllShares(t *testing.T) {
 }
 
 func TestAReviewCostsWhatItsSizeSays(t *testing.T) {
-	for size, want := range map[int]int64{0: 1, 9 << 10: 1, freeBody - 1: 1, freeBody: 2, 500 << 10: 8, maxBody: maxReviews / 2} {
+	for size, want := range map[int]int64{0: 1, 9 << 10: 1, freeBody - 1: 1, freeBody: 2, 500 << 10: 8,
+		maxBody: maxReviews / 2} {
 		if got := cost(size); got != want {
 			t.Errorf("%d bytes cost %d, want %d", size, got, want)
 		}
@@ -204,8 +206,10 @@ func TestWhatIsTooMuchAtOnceIsShedAndNotQueued(t *testing.T) {
 	r.Header.Set("Content-Type", "application/json")
 	w := httptest.NewRecorder()
 	handler.ServeHTTP(w, r)
-	if w.Code != http.StatusTooManyRequests || w.Header().Get("Retry-After") != "1" || w.Header().Get("Connection") != "close" {
-		t.Errorf("one more than %d: %d %v, want 429 with Retry-After: 1 and Connection: close", maxReviews, w.Code, w.Header())
+	if w.Code != http.StatusTooManyRequests || w.Header().Get("Retry-After") != "1" ||
+		w.Header().Get("Connection") != "close" {
+		t.Errorf("one more than %d: %d %v, want 429 with Retry-After: 1 and Connection: close", maxReviews,
+			w.Code, w.Header())
 	}
 	release()
 	group.Wait()
@@ -233,7 +237,8 @@ func TestLargeBodiesShareTheirRoom(t *testing.T) {
 	<-began // small ones are not in the way of each other
 	release()
 	group.Wait()
-	if g, ok := handler.(*guard); !ok || g.limits.large.used != 0 || len(g.limits.large.taken) != 0 || g.limits.reviews.used != 0 {
+	if g, ok := handler.(*guard); !ok || g.limits.large.used != 0 || len(g.limits.large.taken) != 0 ||
+		g.limits.reviews.used != 0 {
 		t.Error("something stays reserved")
 	}
 }
@@ -299,7 +304,8 @@ func TestWhoOpensThousandsOfConnectionsEndsHisOwn(t *testing.T) {
 	}
 }
 
-// TestWhoSentReviewsKeepsItsConnections opens more connections than may be, from 600 addresses: none of them has as many as the API server.
+// TestWhoSentReviewsKeepsItsConnections opens more connections than may be, from 600 addresses:
+// none of them has as many as the API server.
 func TestWhoSentReviewsKeepsItsConnections(t *testing.T) {
 	for name, c := range map[string]struct {
 		valid      bool // whether the others send a valid review too

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// TestTheDocumentedLimitsHold compares the page over limits with the code. Those of one object are held by the cases of package patches.
+// TestTheDocumentedLimitsHold compares the page over limits with the code. Those of one object are
+// held by the cases of package patches.
 func TestTheDocumentedLimitsHold(t *testing.T) {
 	page, err := os.ReadFile("../docs/concepts/limits.md")
 	if err != nil {
@@ -19,7 +20,8 @@ func TestTheDocumentedLimitsHold(t *testing.T) {
 		"| time to decide, or as long as the API server waits | " + strconv.Itoa(int(maxDecide.Seconds())) + " s |",
 		"| bytes of a body | " + mebibytes(maxBody) + " |",
 		"for each " + kibibytes(freeBody) + " of its body, up to half of all | " + strconv.Itoa(maxReviews) + " |",
-		"| bytes of bodies above " + kibibytes(freeBody) + " and of answers above " + kibibytes(freeAnswer) + ", together | " + mebibytes(largeBytes) + " |",
+		"| bytes of bodies above " + kibibytes(freeBody) + " and of answers above " + kibibytes(freeAnswer) +
+			", together | " + mebibytes(largeBytes) + " |",
 		"| connections to the webhook | " + strconv.Itoa(maxConnections) + " |",
 		"| connections to the port for probes and metrics | " + strconv.Itoa(maxMetricsConnections) + " |",
 		"| time to write an answer | " + strconv.Itoa(int(writeTime.Seconds())) + " s |",

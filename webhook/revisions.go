@@ -92,7 +92,10 @@ type revisionSet struct {
 	listed bool
 }
 
-func newRevisionSet(client kubernetes.Interface, changes dynamic.Interface, log *logrus.Entry, resource list.Resource, owner string, template ...string) *revisionSet {
+func newRevisionSet(
+	client kubernetes.Interface, changes dynamic.Interface, log *logrus.Entry, resource list.Resource, owner string,
+	template ...string,
+) *revisionSet {
 	s := &revisionSet{resource: resource, owner: owner, template: template, client: client, log: log}
 	source := changes.Resource(appsv1.SchemeGroupVersion.WithResource(resource.Plural))
 	objects := list.Listing{Resource: resource, Most: maxRevisions}.Watched(client, s.keep,
@@ -132,7 +135,8 @@ func (s *revisionSet) trim(event watch.Event) (watch.Event, bool) {
 	if !ok || event.Type == watch.Error {
 		return event, true
 	}
-	kept := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{ResourceVersion: o.GetResourceVersion(), Annotations: o.GetAnnotations()}}
+	kept := &metav1.PartialObjectMetadata{
+		ObjectMeta: metav1.ObjectMeta{ResourceVersion: o.GetResourceVersion(), Annotations: o.GetAnnotations()}}
 	if event.Type != watch.Bookmark {
 		kept.Annotations = nil
 	}
@@ -205,7 +209,8 @@ func (s *revisionSet) Replace(objects []any, _ string) error {
 		}
 	}
 	if len(known) >= maxRevisions {
-		s.log.WithField("resource", s.resource.Plural).Warn("more revisions than are remembered; going back to the others is not told from a new template")
+		s.log.WithField("resource", s.resource.Plural).
+			Warn("more revisions than are remembered; going back to the others is not told from a new template")
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -22,7 +22,9 @@ func revision(kind, name, owner, uid, template string) string {
 	if kind == "ControllerRevision" {
 		field = `"data":{"spec":{"template":` + template + `}}`
 	}
-	return fmt.Sprintf(`{"apiVersion":"apps/v1","kind":%q,"metadata":{"name":%q,"namespace":"shop","resourceVersion":"5","ownerReferences":[{"apiVersion":"apps/v1","kind":%q,"name":"web","uid":%q,"controller":true}]},%s}`,
+	return fmt.Sprintf(
+		`{"apiVersion":"apps/v1","kind":%q,"metadata":{"name":%q,"namespace":"shop","resourceVersion":"5",`+
+			`"ownerReferences":[{"apiVersion":"apps/v1","kind":%q,"name":"web","uid":%q,"controller":true}]},%s}`,
 		kind, name, owner, uid, field)
 }
 
@@ -30,9 +32,12 @@ func revision(kind, name, owner, uid, template string) string {
 // adds one and deletes one.
 func TestRevisionsKnowWhatRan(t *testing.T) {
 	const (
-		one   = `{"metadata":{"labels":{"app":"web","pod-template-hash":"abc"}},"spec":{"containers":[{"name":"web","image":"web:1"}]}}`
-		two   = `{"metadata":{"labels":{"app":"web","pod-template-hash":"def"}},"spec":{"containers":[{"name":"web","image":"web:2"}]}}`
-		three = `{"$patch":"replace","metadata":{"labels":{"app":"web"}},"spec":{"containers":[{"name":"db","image":"db:1"}]}}`
+		one = `{"metadata":{"labels":{"app":"web","pod-template-hash":"abc"}},"spec":{"containers":[{"name":"web",` +
+			`"image":"web:1"}]}}`
+		two = `{"metadata":{"labels":{"app":"web","pod-template-hash":"def"}},"spec":{"containers":[{"name":"web",` +
+			`"image":"web:2"}]}}`
+		three = `{"$patch":"replace","metadata":{"labels":{"app":"web"}},"spec":{"containers":[{"name":"db",` +
+			`"image":"db:1"}]}}`
 	)
 	events := make(chan string)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -53,11 +58,13 @@ func TestRevisionsKnowWhatRan(t *testing.T) {
 		case r.URL.Query().Get("watch") != "":
 			<-r.Context().Done()
 		case sets:
-			_, _ = fmt.Fprintf(w, `{"kind":"ReplicaSetList","apiVersion":"apps/v1","metadata":{"resourceVersion":"5"},"items":[%s,%s]}`,
+			_, _ = fmt.Fprintf(w,
+				`{"kind":"ReplicaSetList","apiVersion":"apps/v1","metadata":{"resourceVersion":"5"},"items":[%s,%s]}`,
 				revision("ReplicaSet", "web-abc", "Deployment", "uid-1", one),
 				revision("ReplicaSet", "own", "Rollout", "uid-3", two))
 		default:
-			_, _ = fmt.Fprintf(w, `{"kind":"ControllerRevisionList","apiVersion":"apps/v1","metadata":{"resourceVersion":"5"},"items":[%s]}`,
+			_, _ = fmt.Fprintf(w,
+				`{"kind":"ControllerRevisionList","apiVersion":"apps/v1","metadata":{"resourceVersion":"5"},"items":[%s]}`,
 				revision("ControllerRevision", "db-1", "StatefulSet", "uid-2", three))
 		}
 	}))
@@ -100,7 +107,8 @@ func TestRevisionsKnowWhatRan(t *testing.T) {
 	}{
 		{"uid-1", one, true},
 		// as a client sends it
-		{"uid-1", `{"spec":{"containers":[{"image":"web:1","name":"web"}]},"metadata":{"creationTimestamp":null,"labels":{"app":"web"}}}`, true},
+		{"uid-1", `{"spec":{"containers":[{"image":"web:1","name":"web"}]},"metadata":{"creationTimestamp":null,` +
+			`"labels":{"app":"web"}}}`, true},
 		{"uid-2", one, false},
 		{"uid-1", two, false},
 		{"uid-2", `{"metadata":{"labels":{"app":"web"}},"spec":{"containers":[{"name":"db","image":"db:1"}]}}`, true},

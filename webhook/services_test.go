@@ -14,10 +14,12 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// TestServicesFollowTheAPIServer lists and watches an API server that has a Service in each of two Namespaces, on two pages.
+// TestServicesFollowTheAPIServer lists and watches an API server that has a Service in each of two
+// Namespaces, on two pages.
 func TestServicesFollowTheAPIServer(t *testing.T) {
 	service := func(namespace, name string) string {
-		return fmt.Sprintf(`{"apiVersion":"v1","kind":"Service","metadata":{"namespace":%q,"name":%q,"resourceVersion":"5"},"spec":{"selector":{"app":%q},"ports":[{"port":80}]}}`,
+		return fmt.Sprintf(`{"apiVersion":"v1","kind":"Service","metadata":{"namespace":%q,"name":%q,`+
+			`"resourceVersion":"5"},"spec":{"selector":{"app":%q},"ports":[{"port":80}]}}`,
 			namespace, name, name)
 	}
 	events := make(chan string)
@@ -36,9 +38,12 @@ func TestServicesFollowTheAPIServer(t *testing.T) {
 				}
 			}
 		case query.Get("continue") == "":
-			_, _ = fmt.Fprintf(w, `{"kind":"ServiceList","apiVersion":"v1","metadata":{"resourceVersion":"5","continue":"next"},"items":[%s]}`, service("shop", "web"))
+			_, _ = fmt.Fprintf(w,
+				`{"kind":"ServiceList","apiVersion":"v1","metadata":{"resourceVersion":"5","continue":"next"},"items":[%s]}`,
+				service("shop", "web"))
 		default:
-			_, _ = fmt.Fprintf(w, `{"kind":"ServiceList","apiVersion":"v1","metadata":{"resourceVersion":"5"},"items":[%s]}`, service("bank", "api"))
+			_, _ = fmt.Fprintf(w, `{"kind":"ServiceList","apiVersion":"v1","metadata":{"resourceVersion":"5"},"items":[%s]}`,
+				service("bank", "api"))
 		}
 	}))
 	t.Cleanup(server.Close) // after the end of the context, which ends the watches

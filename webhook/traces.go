@@ -52,7 +52,8 @@ func traceReview(ctx context.Context, facts reviewFacts, namespace, name string)
 		attribute.String("evenkeel.outcome", facts.outcome),
 		semconv.K8SNamespaceName(traceable(namespace)),
 	}
-	named := map[string]func(string) attribute.KeyValue{"Pod": semconv.K8SPodName, "Deployment": semconv.K8SDeploymentName, "StatefulSet": semconv.K8SStatefulSetName}
+	named := map[string]func(string) attribute.KeyValue{"Pod": semconv.K8SPodName, "Deployment": semconv.K8SDeploymentName,
+		"StatefulSet": semconv.K8SStatefulSetName}
 	if key, known := named[facts.kind]; known && name != "" { // a Pod to be named by the API server has none yet
 		attributes = append(attributes, key(traceable(name)))
 	}

@@ -56,7 +56,8 @@ type Config struct {
 // Handler returns the handler of admission reviews (admission.k8s.io/v1), or an
 // error that says what the configuration lacks.
 func Handler(config Config) (http.Handler, error) {
-	if config.Injector == nil || config.Namespace == nil || config.OptedOut == nil || config.Services == nil || config.Cluster == nil || config.Log == nil || config.Registerer == nil {
+	if config.Injector == nil || config.Namespace == nil || config.OptedOut == nil || config.Services == nil ||
+		config.Cluster == nil || config.Log == nil || config.Registerer == nil {
 		return nil, errors.New("webhook configuration is incomplete")
 	}
 	metrics, err := newMetrics(config.Registerer)
@@ -145,7 +146,8 @@ func (r *reviewer) log(uid, namespace string, operation patches.Operation, resul
 		return
 	}
 	for _, d := range result.Decisions {
-		entry.WithFields(logrus.Fields{"default": d.Default, "container": clip(d.Container), "skip": string(d.Skip)}).Debug("decided")
+		entry.WithFields(logrus.Fields{"default": d.Default, "container": clip(d.Container), "skip": string(d.Skip)}).
+			Debug("decided")
 	}
 	for _, p := range result.Problems {
 		entry.WithField("problem", p.String()).Debug("annotation not used as written")

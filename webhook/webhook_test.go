@@ -45,12 +45,15 @@ func newHandler(t testing.TB) (http.Handler, *bytes.Buffer) {
 	return handler, logs
 }
 
-const podJSON = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"web","labels":{"app":"web"}},"spec":{"containers":[{"name":"web","ports":[{"containerPort":80}]}]}}`
+const podJSON = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"web","labels":{"app":"web"}},` +
+	`"spec":{"containers":[{"name":"web","ports":[{"containerPort":80}]}]}}`
 
 // reviewOf returns a review that creates an object.
 func reviewOf(object string) string {
-	return `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u-1","kind":{"group":"","version":"v1","kind":"Pod"},` +
-		`"resource":{"group":"","version":"v1","resource":"pods"},"namespace":"shop","operation":"CREATE","userInfo":{"username":"a"},"object":` + object + `,"oldObject":null,"dryRun":false,"options":{"a":1}}}`
+	return `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u-1","kind":{"group":"",` +
+		`"version":"v1","kind":"Pod"},` +
+		`"resource":{"group":"","version":"v1","resource":"pods"},"namespace":"shop","operation":"CREATE",` +
+		`"userInfo":{"username":"a"},"object":` + object + `,"oldObject":null,"dryRun":false,"options":{"a":1}}}`
 }
 
 // post sends a request and returns the answer's status and body.
@@ -73,7 +76,8 @@ func answered(t testing.TB, status int, body string) *admissionv1.AdmissionRespo
 		t.Fatalf("answer %d %q is no review: %v", status, body, err)
 	}
 	var operations []map[string]any
-	if err := json.Unmarshal(review.Response.Patch, &operations); err != nil || operations == nil || !review.Response.Allowed ||
+	if err := json.Unmarshal(review.Response.Patch, &operations); err != nil || operations == nil ||
+		!review.Response.Allowed ||
 		review.Response.PatchType == nil || *review.Response.PatchType != admissionv1.PatchTypeJSONPatch {
 		t.Fatalf("answer %q does not allow the request with a patch: %v", body, err)
 	}
@@ -105,8 +109,9 @@ func TestAnswersTheEmptyPatchWhereNothingIsToDo(t *testing.T) {
 	handler, _ := newHandler(t)
 	pod := reviewOf(podJSON)
 	for name, review := range map[string]string{
-		"DELETE, whose object is null":     strings.NewReplacer(`"CREATE"`, `"DELETE"`, podJSON, "null").Replace(pod),
-		"CONNECT":                          strings.NewReplacer(`"CREATE"`, `"CONNECT"`, podJSON, `{"kind":"PodExecOptions"}`).Replace(pod),
+		"DELETE, whose object is null": strings.NewReplacer(`"CREATE"`, `"DELETE"`, podJSON, "null").Replace(pod),
+		"CONNECT": strings.NewReplacer(`"CREATE"`, `"CONNECT"`, podJSON,
+			`{"kind":"PodExecOptions"}`).Replace(pod),
 		"a subresource":                    strings.Replace(pod, `"namespace"`, `"subResource":"status","namespace"`, 1),
 		"an object that is missing":        strings.Replace(pod, `"object":`+podJSON+`,`, ``, 1),
 		"an object that is a list":         reviewOf(`[1,2]`),
@@ -137,27 +142,33 @@ func TestRefusesWhatIsNoReview(t *testing.T) {
 		change func(*http.Request)
 		want   int
 	}{
-		"GET":                        {pod, func(r *http.Request) { r.Method = http.MethodGet }, http.StatusMethodNotAllowed},
-		"PUT":                        {pod, func(r *http.Request) { r.Method = http.MethodPut }, http.StatusMethodNotAllowed},
-		"YAML":                       {"apiVersion: admission.k8s.io/v1\nkind: AdmissionReview\n" + secret, set("Content-Type", "application/yaml"), http.StatusUnsupportedMediaType},
-		"protobuf":                   {"k8s\x00" + secret, set("Content-Type", "application/vnd.kubernetes.protobuf"), http.StatusUnsupportedMediaType},
-		"no content type":            {pod, set("Content-Type", ""), http.StatusUnsupportedMediaType},
-		"no body":                    {"", nil, http.StatusBadRequest},
-		"no JSON":                    {secret, nil, http.StatusBadRequest},
-		"half a review":              {pod[:len(pod)/2], nil, http.StatusBadRequest},
-		"two reviews":                {pod + pod, nil, http.StatusBadRequest},
-		"a nil request":              {`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":null}`, nil, http.StatusBadRequest},
-		"no request":                 {`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview"}`, nil, http.StatusBadRequest},
-		"no kind":                    {strings.Replace(pod, `"kind":"AdmissionReview",`, ``, 1), nil, http.StatusBadRequest},
-		"another kind":               {strings.Replace(pod, `AdmissionReview`, `ConversionReview`, 1), nil, http.StatusBadRequest},
-		"an old version":             {strings.Replace(pod, `admission.k8s.io/v1`, `admission.k8s.io/v1beta1`, 1), nil, http.StatusBadRequest},
-		"no uid":                     {strings.Replace(pod, `"uid":"u-1",`, ``, 1), nil, http.StatusBadRequest},
-		"a uid without end":          {strings.Replace(pod, `u-1`, strings.Repeat("u", 300), 1), nil, http.StatusBadRequest},
-		"an operation of its own":    {strings.Replace(pod, `CREATE`, `EXPLODE`, 1), nil, http.StatusBadRequest},
-		"a request that is a number": {`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":5}`, nil, http.StatusBadRequest},
-		"a timeout that is none":     {pod, func(r *http.Request) { r.URL.RawQuery = "timeout=" + secret }, http.StatusBadRequest},
-		"a negative timeout":         {pod, func(r *http.Request) { r.URL.RawQuery = "timeout=-1s" }, http.StatusBadRequest},
-		"a body over 8 MiB":          {pod + strings.Repeat(" ", maxBody), nil, http.StatusRequestEntityTooLarge},
+		"GET": {pod, func(r *http.Request) { r.Method = http.MethodGet }, http.StatusMethodNotAllowed},
+		"PUT": {pod, func(r *http.Request) { r.Method = http.MethodPut }, http.StatusMethodNotAllowed},
+		"YAML": {"apiVersion: admission.k8s.io/v1\nkind: AdmissionReview\n" + secret,
+			set("Content-Type", "application/yaml"), http.StatusUnsupportedMediaType},
+		"protobuf": {"k8s\x00" + secret, set("Content-Type", "application/vnd.kubernetes.protobuf"),
+			http.StatusUnsupportedMediaType},
+		"no content type": {pod, set("Content-Type", ""), http.StatusUnsupportedMediaType},
+		"no body":         {"", nil, http.StatusBadRequest},
+		"no JSON":         {secret, nil, http.StatusBadRequest},
+		"half a review":   {pod[:len(pod)/2], nil, http.StatusBadRequest},
+		"two reviews":     {pod + pod, nil, http.StatusBadRequest},
+		"a nil request": {`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":null}`, nil,
+			http.StatusBadRequest},
+		"no request":   {`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview"}`, nil, http.StatusBadRequest},
+		"no kind":      {strings.Replace(pod, `"kind":"AdmissionReview",`, ``, 1), nil, http.StatusBadRequest},
+		"another kind": {strings.Replace(pod, `AdmissionReview`, `ConversionReview`, 1), nil, http.StatusBadRequest},
+		"an old version": {strings.Replace(pod, `admission.k8s.io/v1`, `admission.k8s.io/v1beta1`, 1), nil,
+			http.StatusBadRequest},
+		"no uid":                  {strings.Replace(pod, `"uid":"u-1",`, ``, 1), nil, http.StatusBadRequest},
+		"a uid without end":       {strings.Replace(pod, `u-1`, strings.Repeat("u", 300), 1), nil, http.StatusBadRequest},
+		"an operation of its own": {strings.Replace(pod, `CREATE`, `EXPLODE`, 1), nil, http.StatusBadRequest},
+		"a request that is a number": {`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":5}`, nil,
+			http.StatusBadRequest},
+		"a timeout that is none": {pod, func(r *http.Request) { r.URL.RawQuery = "timeout=" + secret },
+			http.StatusBadRequest},
+		"a negative timeout": {pod, func(r *http.Request) { r.URL.RawQuery = "timeout=-1s" }, http.StatusBadRequest},
+		"a body over 8 MiB":  {pod + strings.Repeat(" ", maxBody), nil, http.StatusRequestEntityTooLarge},
 		"a body over 8 MiB, length not told": {pod + strings.Repeat(" ", maxBody), func(r *http.Request) {
 			r.ContentLength, r.Body = -1, io.NopCloser(r.Body)
 		}, http.StatusRequestEntityTooLarge},
@@ -211,7 +222,8 @@ func TestWarningsAreFewAndShort(t *testing.T) {
 		annotations = append(annotations, fmt.Sprintf(`"evenkeel.dev/unknown-%d":%q`, i, strings.Repeat("x", 10000)))
 	}
 	pod := strings.Replace(podJSON, `"metadata":{`, `"metadata":{"annotations":{`+strings.Join(annotations, ",")+`},`, 1)
-	pod = strings.Replace(pod, `"labels":{`, `"labels":{`+strings.ReplaceAll(strings.Join(annotations[:10], ","), strings.Repeat("x", 10000), "x")+`,`, 1)
+	pod = strings.Replace(pod, `"labels":{`,
+		`"labels":{`+strings.ReplaceAll(strings.Join(annotations[:10], ","), strings.Repeat("x", 10000), "x")+`,`, 1)
 	status, body := post(handler, reviewOf(pod))
 	response := answered(t, status, body)
 	if len(response.Warnings) != 12 { // there are eight problems of each source, and a skip of each container
@@ -226,11 +238,13 @@ func TestWarningsAreFewAndShort(t *testing.T) {
 
 func TestWarningsHoldNoControlCharacters(t *testing.T) {
 	handler, _ := newHandler(t)
-	pod := `{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"app":"web"}},"spec":{"containers":[{"name":"web","ports":[{"containerPort":80,"name":"a"},{"containerPort":81,"name":"b"}]}]}}`
+	pod := `{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"app":"web"}},"spec":{"containers":[{"name":"web",` +
+		`"ports":[{"containerPort":80,"name":"a"},{"containerPort":81,"name":"b"}]}]}}`
 	pod = strings.Replace(pod, `"labels":{`, `"labels":{"evenkeel.dev/a\r\nb":"c\r\nd",`, 1)
 	status, body := post(handler, reviewOf(pod))
 	warnings := answered(t, status, body).Warnings
-	if len(warnings) != 2 || strings.ContainsAny(strings.Join(warnings, ""), "\r\n") || !strings.Contains(warnings[1], "ambiguous-port") {
+	if len(warnings) != 2 || strings.ContainsAny(strings.Join(warnings, ""), "\r\n") ||
+		!strings.Contains(warnings[1], "ambiguous-port") {
 		t.Errorf("warnings %q, want two without a line break", warnings)
 	}
 }
@@ -238,12 +252,15 @@ func TestWarningsHoldNoControlCharacters(t *testing.T) {
 // FuzzBody sends any body: the answer is a review that allows the request, or a short refusal.
 func FuzzBody(f *testing.F) {
 	for _, seed := range []string{
-		reviewOf(podJSON), "", "{}", "null", "[]", `{"request":null}`, reviewOf("null"), reviewOf("[]"), reviewOf(`{"spec":{}}`),
+		reviewOf(podJSON), "", "{}", "null", "[]", `{"request":null}`, reviewOf("null"), reviewOf("[]"),
+		reviewOf(`{"spec":{}}`),
 		`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"\ud800","operation":"DELETE"}}`,
 		`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","Request":{"uid":"a","operation":"CREATE"}}`,
-		strings.Replace(reviewOf(podJSON), `"metadata"`, `"metadata":{"annotations":{"evenkeel.dev/pre-stop-sleep":"\u0000"}},"metadata"`, 1),
+		strings.Replace(reviewOf(podJSON), `"metadata"`,
+			`"metadata":{"annotations":{"evenkeel.dev/pre-stop-sleep":"\u0000"}},"metadata"`, 1),
 		reviewOf(strings.Repeat("[", 20000)),
-		reviewOf(`{"apiVersion":"v1","kind":"Pod","spec":` + strings.Repeat(`{"a":`, 9000) + `1` + strings.Repeat(`}`, 9000) + `}`),
+		reviewOf(`{"apiVersion":"v1","kind":"Pod","spec":` + strings.Repeat(`{"a":`, 9000) + `1` +
+			strings.Repeat(`}`, 9000) + `}`),
 	} {
 		f.Add([]byte(seed))
 	}
