@@ -48,7 +48,9 @@ func newWorld(t *testing.T, pods ...runtime.Object) *world {
 	t.Helper()
 	var nodes []runtime.Object
 	partial := func(kind, name string, labels map[string]string) {
-		nodes = append(nodes, &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: kind}, ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}})
+		nodes = append(nodes,
+			&metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: kind},
+				ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}})
 	}
 	for _, zone := range []string{"x", "y", "z"} {
 		partial("Node", "node-"+zone, map[string]string{corev1.LabelTopologyZone: zone})
@@ -61,7 +63,9 @@ func newWorld(t *testing.T, pods ...runtime.Object) *world {
 	}
 	// The tracker that fake.NewClientset makes also works out managed fields, which takes minutes
 	// of thousands of pods.
-	w := &world{client: &fake.Clientset{}, tracker: clienttesting.NewObjectTracker(clientscheme.Scheme, clientscheme.Codecs.UniversalDecoder()), metadata: metadatafake.NewSimpleMetadataClient(scheme, nodes...), optedOut: map[string]bool{}}
+	w := &world{client: &fake.Clientset{},
+		tracker:  clienttesting.NewObjectTracker(clientscheme.Scheme, clientscheme.Codecs.UniversalDecoder()),
+		metadata: metadatafake.NewSimpleMetadataClient(scheme, nodes...), optedOut: map[string]bool{}}
 	for _, p := range pods {
 		if err := w.tracker.Add(p); err != nil {
 			t.Fatal(err)
@@ -86,7 +90,8 @@ func newWorld(t *testing.T, pods ...runtime.Object) *world {
 				Annotations          map[string]*string
 			}
 		}
-		if err := json.Unmarshal(patch.GetPatch(), &body); err != nil || body.Metadata.UID == "" || len(body.Metadata.Annotations) != 2 {
+		if err := json.Unmarshal(patch.GetPatch(), &body); err != nil || body.Metadata.UID == "" ||
+			len(body.Metadata.Annotations) != 2 {
 			t.Errorf("patch is %s: %v", patch.GetPatch(), err)
 		}
 		sign := "+"
@@ -118,9 +123,12 @@ func (w *world) lead(t *testing.T) {
 	t.Helper()
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	c, err := New(Config{Client: w.client, Metadata: w.metadata, NamespaceSelector: labels.SelectorFromSet(labels.Set{"evenkeel.dev/inject": "enabled"}),
-		Except: []string{"kube-system"}, OptedOut: func(namespace, kind, name string) bool { return w.optedOut[namespace+"/"+kind+"/"+name] },
-		Log: logrus.NewEntry(log), Registerer: prometheus.NewRegistry()})
+	c, err := New(
+		Config{Client: w.client, Metadata: w.metadata,
+			NamespaceSelector: labels.SelectorFromSet(labels.Set{"evenkeel.dev/inject": "enabled"}),
+			Except:            []string{"kube-system"},
+			OptedOut:          func(namespace, kind, name string) bool { return w.optedOut[namespace+"/"+kind+"/"+name] },
+			Log:               logrus.NewEntry(log), Registerer: prometheus.NewRegistry()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,11 +158,13 @@ func (w *world) written(after time.Duration) string {
 // pod makes a ready pod of the ReplicaSet web-1 of the Deployment web.
 func pod(namespace, name, zone string, minute int, change ...func(*corev1.Pod)) *corev1.Pod {
 	yes := true
-	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, UID: "1", ResourceVersion: "1", CreationTimestamp: metav1.NewTime(at(minute)),
-		Labels:          map[string]string{"pod-template-hash": "1"},
-		OwnerReferences: []metav1.OwnerReference{{Kind: "ReplicaSet", Name: "web-1", Controller: &yes}}},
-		Spec:   corev1.PodSpec{NodeName: "node-" + zone},
-		Status: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}}
+	p := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, UID: "1", ResourceVersion: "1",
+			CreationTimestamp: metav1.NewTime(at(minute)), Labels: map[string]string{"pod-template-hash": "1"},
+			OwnerReferences: []metav1.OwnerReference{{Kind: "ReplicaSet", Name: "web-1", Controller: &yes}}},
+		Spec: corev1.PodSpec{NodeName: "node-" + zone},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning,
+			Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}}
 	for _, f := range change {
 		f(p)
 	}
@@ -163,7 +173,8 @@ func pod(namespace, name, zone string, minute int, change ...func(*corev1.Pod)) 
 
 // four are the pods of a workload in two zones.
 func four(namespace string) []runtime.Object {
-	return []runtime.Object{pod(namespace, "a", "x", 1), pod(namespace, "b", "y", 2), pod(namespace, "c", "y", 3), pod(namespace, "d", "y", 4)}
+	return []runtime.Object{pod(namespace, "a", "x", 1), pod(namespace, "b", "y", 2), pod(namespace, "c", "y", 3),
+		pod(namespace, "d", "y", 4)}
 }
 
 func (w *world) update(t *testing.T, p *corev1.Pod) {
@@ -186,21 +197,28 @@ func TestTheControllerWritesWhatChangesSays(t *testing.T) {
 		{"marks a pod of each zone", four("shop"), nil, "+shop/a +shop/b"},
 		{"marks nothing in a namespace that is not opted in", four("other"), nil, ""},
 		{"marks nothing in a namespace that is never looked at", four("kube-system"), nil, ""},
-		{"tells one ReplicaSet from another", []runtime.Object{pod("shop", "a", "x", 1), pod("shop", "b", "y", 1), pod("shop", "c", "y", 1, set("two")),
-			pod("shop", "d", "x", 1, set("two"))}, nil, ""},
-		{"passes over pods that no ReplicaSet controls", []runtime.Object{pod("shop", "a", "x", 1, func(p *corev1.Pod) { p.OwnerReferences[0].Kind = "StatefulSet" }),
-			pod("shop", "b", "y", 1), pod("shop", "c", "y", 1)}, nil, ""},
-		{"does not count pods that end", []runtime.Object{pod("shop", "a", "x", 1), pod("shop", "b", "y", 1), pod("shop", "c", "y", 1, func(p *corev1.Pod) {
-			p.Status.Phase = corev1.PodFailed
-		})}, nil, ""},
-		{"leaves a workload alone that is opted out", four("shop"), func(_ *testing.T, w *world) { w.optedOut["shop/Deployment/web"] = true }, ""},
-		{"leaves a ReplicaSet alone that is opted out", four("shop"), func(_ *testing.T, w *world) { w.optedOut["shop/ReplicaSet/web-1"] = true }, ""},
-		{"leaves a workload alone whose pods are opted out", append(four("shop"), pod("shop", "e", "z", 9, func(p *corev1.Pod) {
-			p.Labels["evenkeel.dev/inject"] = "disabled"
-		})), nil, ""},
-		{"leaves a workload alone of which a pod has a cost", append(four("shop"), pod("shop", "e", "z", 9, func(p *corev1.Pod) {
-			p.Annotations = map[string]string{CostAnnotation: "5"}
-		})), nil, ""},
+		{"tells one ReplicaSet from another",
+			[]runtime.Object{pod("shop", "a", "x", 1), pod("shop", "b", "y", 1), pod("shop", "c", "y", 1, set("two")),
+				pod("shop", "d", "x", 1, set("two"))}, nil, ""},
+		{"passes over pods that no ReplicaSet controls",
+			[]runtime.Object{pod("shop", "a", "x", 1, func(p *corev1.Pod) { p.OwnerReferences[0].Kind = "StatefulSet" }),
+				pod("shop", "b", "y", 1), pod("shop", "c", "y", 1)}, nil, ""},
+		{"does not count pods that end",
+			[]runtime.Object{pod("shop", "a", "x", 1), pod("shop", "b", "y", 1), pod("shop", "c", "y", 1, func(p *corev1.Pod) {
+				p.Status.Phase = corev1.PodFailed
+			})}, nil, ""},
+		{"leaves a workload alone that is opted out", four("shop"),
+			func(_ *testing.T, w *world) { w.optedOut["shop/Deployment/web"] = true }, ""},
+		{"leaves a ReplicaSet alone that is opted out", four("shop"),
+			func(_ *testing.T, w *world) { w.optedOut["shop/ReplicaSet/web-1"] = true }, ""},
+		{"leaves a workload alone whose pods are opted out",
+			append(four("shop"), pod("shop", "e", "z", 9, func(p *corev1.Pod) {
+				p.Labels["evenkeel.dev/inject"] = "disabled"
+			})), nil, ""},
+		{"leaves a workload alone of which a pod has a cost",
+			append(four("shop"), pod("shop", "e", "z", 9, func(p *corev1.Pod) {
+				p.Annotations = map[string]string{CostAnnotation: "5"}
+			})), nil, ""},
 		{"tries again after a conflict", four("shop"), func(_ *testing.T, w *world) { w.refuse = 1 }, "+shop/a +shop/b"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -255,9 +273,10 @@ func TestAThousandWorkloadsAreWrittenInTheirTime(t *testing.T) {
 		var pods []runtime.Object
 		for i := range 1000 {
 			for j := range 4 {
-				pods = append(pods, pod("shop", fmt.Sprintf("w-%d-%d", i, j), []string{"x", "y", "z", "z"}[j], j, func(p *corev1.Pod) {
-					p.OwnerReferences[0].Name = fmt.Sprintf("w-%d-1", i)
-				}))
+				pods = append(pods,
+					pod("shop", fmt.Sprintf("w-%d-%d", i, j), []string{"x", "y", "z", "z"}[j], j, func(p *corev1.Pod) {
+						p.OwnerReferences[0].Name = fmt.Sprintf("w-%d-1", i)
+					}))
 			}
 		}
 		w := newWorld(t, pods...)
@@ -300,8 +319,11 @@ func TestANodeThatGetsAZoneIsSeen(t *testing.T) {
 			t.Fatalf("wrote %q", got)
 		}
 		nodes := w.metadata.Resource(corev1.SchemeGroupVersion.WithResource("nodes")).(metadatafake.MetadataClient)
-		if _, err := nodes.CreateFake(&metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{
-			Name: "node-late", Labels: map[string]string{corev1.LabelTopologyZone: "late"}}}, metav1.CreateOptions{}); err != nil {
+		if _, err := nodes.CreateFake(
+			&metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"},
+				ObjectMeta: metav1.ObjectMeta{
+					Name: "node-late", Labels: map[string]string{corev1.LabelTopologyZone: "late"}}},
+			metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		if got := w.written(5 * time.Minute); got != "+shop/a +shop/b" {

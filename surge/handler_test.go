@@ -42,18 +42,23 @@ func newWorld(t *testing.T, change ...func(*appsv1.Deployment, *corev1.Pod)) *wo
 	d, p := deployment(), pod("a")
 	yes := true
 	set := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-1", UID: "uid-web-1",
-		OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "Deployment", Name: "web", UID: d.UID, Controller: &yes}}}}
-	p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "web-1", UID: set.UID, Controller: &yes}}
+		OwnerReferences: []metav1.OwnerReference{
+			{APIVersion: "apps/v1", Kind: "Deployment", Name: "web", UID: d.UID, Controller: &yes}}}}
+	p.OwnerReferences = []metav1.OwnerReference{
+		{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "web-1", UID: set.UID, Controller: &yes}}
 	for _, f := range change {
 		f(d, p)
 	}
 	shared := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "shared"},
 		Spec: corev1.PersistentVolumeClaimSpec{AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany}}}
-	w := &world{T: t, client: fake.NewClientset(d, set, p, shared), annotation: map[string]string{"evenkeel.dev/drain": "surge"}}
+	w := &world{T: t, client: fake.NewClientset(d, set, p, shared),
+		annotation: map[string]string{"evenkeel.dev/drain": "surge"}}
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	h, err := New(Config{Client: w.client, Namespace: func(context.Context, string) map[string]string { return w.annotation }, Base: policy.Default(),
-		Bounds: policy.DefaultBounds(), Patience: patience, Log: logrus.NewEntry(log), Registerer: prometheus.NewRegistry()})
+	h, err := New(
+		Config{Client: w.client, Namespace: func(context.Context, string) map[string]string { return w.annotation },
+			Base:   policy.Default(),
+			Bounds: policy.DefaultBounds(), Patience: patience, Log: logrus.NewEntry(log), Registerer: prometheus.NewRegistry()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,19 +86,24 @@ func (w *world) evict(eviction *policyv1.Eviction, change ...func(*admissionv1.A
 	if err != nil {
 		w.Fatal(err)
 	}
-	request := &admissionv1.AdmissionRequest{UID: "review", Namespace: "shop", Name: eviction.Name, SubResource: "eviction", Operation: admissionv1.Create,
+	request := &admissionv1.AdmissionRequest{UID: "review", Namespace: "shop", Name: eviction.Name,
+		SubResource: "eviction", Operation: admissionv1.Create,
 		Resource: metav1.GroupVersionResource{Version: "v1", Resource: "pods"}, Object: runtime.RawExtension{Raw: raw}}
 	for _, f := range change {
 		f(request)
 	}
-	body, err := json.Marshal(admissionv1.AdmissionReview{TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"}, Request: request})
+	body, err := json.Marshal(
+		admissionv1.AdmissionReview{TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"},
+			Request: request})
 	if err != nil {
 		w.Fatal(err)
 	}
 	recorder := httptest.NewRecorder()
-	w.handler.ServeHTTP(recorder, httptest.NewRequestWithContext(w.Context(), http.MethodPost, "/evict", bytes.NewReader(body)))
+	w.handler.ServeHTTP(recorder,
+		httptest.NewRequestWithContext(w.Context(), http.MethodPost, "/evict", bytes.NewReader(body)))
 	var review admissionv1.AdmissionReview
-	if err := json.Unmarshal(recorder.Body.Bytes(), &review); err != nil || review.Response == nil || review.Response.UID != "review" || review.Kind != "AdmissionReview" {
+	if err := json.Unmarshal(recorder.Body.Bytes(), &review); err != nil || review.Response == nil ||
+		review.Response.UID != "review" || review.Kind != "AdmissionReview" {
 		w.Fatalf("answer is %d %s: %v", recorder.Code, recorder.Body, err)
 	}
 	if review.Response.Allowed {
@@ -147,7 +157,8 @@ func (w *world) events() string {
 func TestAnEvictionRestartsTheDeploymentOnce(t *testing.T) {
 	w := newWorld(t)
 	code, text := w.evict(of("a"))
-	if code != http.StatusTooManyRequests || !strings.Contains(text, "Deployment web has no other ready pod than a") || !strings.Contains(text, "10m0s") {
+	if code != http.StatusTooManyRequests || !strings.Contains(text, "Deployment web has no other ready pod than a") ||
+		!strings.Contains(text, "10m0s") {
 		t.Errorf("answer is %d %s", code, text)
 	}
 	before, after := deployment(), w.deployment()
@@ -169,7 +180,9 @@ func TestAnEvictionRestartsTheDeploymentOnce(t *testing.T) {
 	if n := w.restarts(); n != 1 {
 		t.Errorf("restarted %d times", n)
 	}
-	if got, want := w.events(), "Normal DrainSurges Deployment/web: eviction of pod a: surging: The Deployment brings up another pod before this one goes."; got != want {
+	if got, want := w.events(),
+		"Normal DrainSurges Deployment/web: eviction of pod a: surging: The Deployment brings up another pod before this "+
+			"one goes."; got != want {
 		t.Errorf("events: %s", got)
 	}
 	w.handler.now = func() time.Time { return now.Add(patience) }
@@ -198,8 +211,9 @@ func TestADryRunChangesNothingAndIsAnsweredTheSame(t *testing.T) {
 		change   func(*admissionv1.AdmissionRequest)
 	}{
 		"in the request": {of("a"), func(r *admissionv1.AdmissionRequest) { r.DryRun = &yes }},
-		"in the body, as kubectl drain --dry-run=server sends it": {&policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: "a"},
-			DeleteOptions: &metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}}}, func(*admissionv1.AdmissionRequest) {}},
+		"in the body, as kubectl drain --dry-run=server sends it": {
+			&policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: "a"},
+				DeleteOptions: &metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}}}, func(*admissionv1.AdmissionRequest) {}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -219,19 +233,22 @@ func TestEveryDoubtLetsTheEvictionPass(t *testing.T) {
 	down := apierrors.NewInternalError(errors.New("down"))
 	conflict := apierrors.NewConflict(schema.GroupResource{Resource: "deployments"}, "web", errors.New("changed"))
 	withClaim := func(_ *appsv1.Deployment, p *corev1.Pod) {
-		p.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}}}
+		p.Spec.Volumes = []corev1.Volume{
+			{VolumeSource: corev1.VolumeSource{
+				PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}}}
 	}
 	for name, test := range map[string]struct {
 		world    func(*appsv1.Deployment, *corev1.Pod)
 		do       func(w *world)
 		eviction *policyv1.Eviction
 	}{
-		"no such pod":                              {eviction: of("none")},
-		"the pod can't be read":                    {do: func(w *world) { w.fails("get", "pods", down, -1) }},
-		"the ReplicaSet can't be read":             {do: func(w *world) { w.fails("get", "replicasets", down, -1) }},
-		"the Deployment can't be read":             {do: func(w *world) { w.fails("get", "deployments", down, -1) }},
-		"the pods can't be listed":                 {do: func(w *world) { w.fails("list", "pods", down, -1) }},
-		"the claim can't be read":                  {world: withClaim, do: func(w *world) { w.fails("get", "persistentvolumeclaims", down, -1) }},
+		"no such pod":                  {eviction: of("none")},
+		"the pod can't be read":        {do: func(w *world) { w.fails("get", "pods", down, -1) }},
+		"the ReplicaSet can't be read": {do: func(w *world) { w.fails("get", "replicasets", down, -1) }},
+		"the Deployment can't be read": {do: func(w *world) { w.fails("get", "deployments", down, -1) }},
+		"the pods can't be listed":     {do: func(w *world) { w.fails("list", "pods", down, -1) }},
+		"the claim can't be read": {world: withClaim,
+			do: func(w *world) { w.fails("get", "persistentvolumeclaims", down, -1) }},
 		"the claim is gone":                        {world: withClaim},
 		"the Deployment can't be restarted":        {do: func(w *world) { w.fails("patch", "deployments", down, -1) }},
 		"somebody changes the Deployment for ever": {do: func(w *world) { w.fails("patch", "deployments", conflict, -1) }},
@@ -240,14 +257,18 @@ func TestEveryDoubtLetsTheEvictionPass(t *testing.T) {
 			w.fails("get", "pods", context.DeadlineExceeded, -1)
 		}},
 		"a panic": {do: func(w *world) {
-			w.client.PrependReactor("get", "pods", func(clienttesting.Action) (bool, runtime.Object, error) { panic("on purpose") })
+			w.client.PrependReactor("get", "pods",
+				func(clienttesting.Action) (bool, runtime.Object, error) { panic("on purpose") })
 		}},
 		"the selector can't be read": {world: func(d *appsv1.Deployment, _ *corev1.Pod) {
-			d.Spec.Selector = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "a", Operator: "Sometimes"}}}
+			d.Spec.Selector = &metav1.LabelSelector{
+				MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "a", Operator: "Sometimes"}}}
 		}},
 		"more claims than are looked at": {world: func(_ *appsv1.Deployment, p *corev1.Pod) {
 			for range maxClaims + 1 {
-				withOne := corev1.Volume{VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "shared"}}}
+				withOne := corev1.Volume{
+					VolumeSource: corev1.VolumeSource{
+						PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "shared"}}}
 				p.Spec.Volumes = append(p.Spec.Volumes, withOne)
 			}
 		}},
@@ -256,7 +277,8 @@ func TestEveryDoubtLetsTheEvictionPass(t *testing.T) {
 				return true, &corev1.PodList{ListMeta: metav1.ListMeta{Continue: "more"}}, nil
 			})
 		}},
-		"a setting that can't be read": {do: func(w *world) { w.annotation = map[string]string{"evenkeel.dev/drain": "sure"} }},
+		"a setting that can't be read": {
+			do: func(w *world) { w.annotation = map[string]string{"evenkeel.dev/drain": "sure"} }},
 		"another pod of the same name": {eviction: &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: "a"},
 			DeleteOptions: &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: ptr(types.UID("other"))}}}},
 	} {
@@ -276,7 +298,8 @@ func TestEveryDoubtLetsTheEvictionPass(t *testing.T) {
 			if code, text := w.evict(eviction); code != http.StatusOK {
 				t.Errorf("answer is %d %s", code, text)
 			}
-			if d := deployment(); name != "the Deployment can't be read" && !strings.Contains(name, "selector") && !equal(t, d.Spec, w.deployment().Spec) {
+			if d := deployment(); name != "the Deployment can't be read" && !strings.Contains(name, "selector") &&
+				!equal(t, d.Spec, w.deployment().Spec) {
 				t.Error("the Deployment is changed")
 			}
 		})
@@ -287,7 +310,8 @@ func ptr[T any](value T) *T { return &value }
 
 func TestAConflictIsDecidedAnew(t *testing.T) {
 	w := newWorld(t)
-	w.fails("patch", "deployments", apierrors.NewConflict(schema.GroupResource{Resource: "deployments"}, "web", errors.New("changed")), 1)
+	w.fails("patch", "deployments",
+		apierrors.NewConflict(schema.GroupResource{Resource: "deployments"}, "web", errors.New("changed")), 1)
 	if code, _ := w.evict(of("a")); code != http.StatusTooManyRequests {
 		t.Errorf("answer is %d", code)
 	}
@@ -304,7 +328,8 @@ func TestThePatchIsBoundToWhatWasRead(t *testing.T) {
 			var body struct {
 				Metadata struct{ UID, ResourceVersion string }
 			}
-			if err := json.Unmarshal(patch.GetPatch(), &body); err != nil || body.Metadata.UID != "uid-web" || body.Metadata.ResourceVersion != "1" {
+			if err := json.Unmarshal(patch.GetPatch(), &body); err != nil || body.Metadata.UID != "uid-web" ||
+				body.Metadata.ResourceVersion != "1" {
 				t.Errorf("patch is %s: %v", patch.GetPatch(), err)
 			}
 			return
@@ -332,12 +357,14 @@ func TestTheSettingOfTheWorkloadWins(t *testing.T) {
 func TestWhatIsNoReviewOfAnEvictionGetsNoVerdict(t *testing.T) {
 	w := newWorld(t)
 	for name, request := range map[string]*http.Request{
-		"a GET":                httptest.NewRequest(http.MethodGet, "/evict", nil),
-		"no body":              httptest.NewRequest(http.MethodPost, "/evict", nil),
-		"no JSON":              httptest.NewRequest(http.MethodPost, "/evict", strings.NewReader("{")),
-		"no request":           httptest.NewRequest(http.MethodPost, "/evict", strings.NewReader(`{"kind":"AdmissionReview"}`)),
+		"a GET":   httptest.NewRequest(http.MethodGet, "/evict", nil),
+		"no body": httptest.NewRequest(http.MethodPost, "/evict", nil),
+		"no JSON": httptest.NewRequest(http.MethodPost, "/evict", strings.NewReader("{")),
+		"no request": httptest.NewRequest(http.MethodPost, "/evict",
+			strings.NewReader(`{"kind":"AdmissionReview"}`)),
 		"a request without ID": httptest.NewRequest(http.MethodPost, "/evict", strings.NewReader(`{"request":{}}`)),
-		"a body without end":   httptest.NewRequest(http.MethodPost, "/evict", strings.NewReader(`{"request":{"uid":"`+strings.Repeat("x", 2*maxBody)+`"}}`)),
+		"a body without end": httptest.NewRequest(http.MethodPost, "/evict",
+			strings.NewReader(`{"request":{"uid":"`+strings.Repeat("x", 2*maxBody)+`"}}`)),
 	} {
 		recorder := httptest.NewRecorder()
 		w.handler.ServeHTTP(recorder, request)

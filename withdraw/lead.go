@@ -323,7 +323,8 @@ func (w *Watch) judge(ctx context.Context, l *look, o *workload, namespace map[s
 		return nil //nolint:nilerr // the API server takes none that can't be read
 	}
 	var pods []Pod
-	ofRevision := list.Listing{Resource: list.Pods, Namespace: o.Metadata.Namespace, Selector: join(selector, label, revision)}
+	ofRevision := list.Listing{Resource: list.Pods, Namespace: o.Metadata.Namespace,
+		Selector: join(selector, label, revision)}
 	_, err = ofRevision.Each(ctx, w.config.Client, func(raw []byte) error {
 		var p corev1.Pod
 		if err := json.Unmarshal(raw, &p); err != nil {
@@ -366,7 +367,8 @@ func (w *Watch) revision(ctx context.Context, o *workload) (label, value string,
 	if err != nil {
 		return "", "", nil //nolint:nilerr // as in judge
 	}
-	sets := list.Listing{Resource: list.ReplicaSets, Namespace: o.Metadata.Namespace, Selector: selector.String(), Metadata: true}
+	sets := list.Listing{Resource: list.ReplicaSets, Namespace: o.Metadata.Namespace,
+		Selector: selector.String(), Metadata: true}
 	_, err = sets.Each(ctx, w.config.Client, func(raw []byte) error {
 		var r metav1.PartialObjectMetadata
 		if err := json.Unmarshal(raw, &r); err != nil {
@@ -448,7 +450,8 @@ func probeMessage(key Key, containers []string) string {
 	}
 	return "no pod of this revision ever got ready with the readiness probe that evenkeel guessed for container " +
 		names + ", so it is not guessed again: kubectl rollout restart " + workload +
-		" takes it out, and kubectl annotate " + workload + " " + policy.Prefix + policy.SettingReadinessProbe + "=tcp:PORT asks for the right one"
+		" takes it out, and kubectl annotate " + workload + " " + policy.Prefix + policy.SettingReadinessProbe +
+		"=tcp:PORT asks for the right one"
 }
 
 // event returns an Event about a workload. Its name is made of what it says, so that the next leader

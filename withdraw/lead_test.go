@@ -49,10 +49,12 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.notes = c.Data[dataKey]
 		a.writes++
 		_, _ = w.Write(body)
-	case kind == "pods" && !strings.Contains(r.URL.Query().Get("labelSelector"), "pod-template-hash=2"): // of no other revision
+	// of no other revision
+	case kind == "pods" && !strings.Contains(r.URL.Query().Get("labelSelector"), "pod-template-hash=2"):
 		_, _ = io.WriteString(w, `{"kind":"List","apiVersion":"v1","metadata":{},"items":[]}`)
 	case r.Method == http.MethodGet:
-		_, _ = fmt.Fprintf(w, `{"kind":"List","apiVersion":"v1","metadata":{"resourceVersion":"1"},"items":[%s]}`, strings.Join(a.lists[kind], ","))
+		_, _ = fmt.Fprintf(w, `{"kind":"List","apiVersion":"v1","metadata":{"resourceVersion":"1"},"items":[%s]}`,
+			strings.Join(a.lists[kind], ","))
 	default:
 		http.Error(w, r.Method+" "+r.URL.Path, http.StatusNotFound)
 	}
@@ -63,7 +65,8 @@ func watchOf(t *testing.T, a *api, now *time.Time) *Watch {
 	t.Helper()
 	server := httptest.NewServer(a)
 	t.Cleanup(server.Close)
-	client, err := kubernetes.NewForConfig(&rest.Config{Host: server.URL, ContentConfig: rest.ContentConfig{ContentType: "application/json"}})
+	client, err := kubernetes.NewForConfig(
+		&rest.Config{Host: server.URL, ContentConfig: rest.ContentConfig{ContentType: "application/json"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,8 +81,10 @@ func watchOf(t *testing.T, a *api, now *time.Time) *Watch {
 	logger := logrus.New()
 	logger.SetOutput(io.Discard)
 	w, err := New(Config{Client: client, Injector: injector, Notes: notes, Patience: 2 * time.Minute,
-		NamespaceSelector: labels.SelectorFromSet(labels.Set{policy.InjectLabel: policy.Enabled}), Except: []string{"evenkeel-system"},
-		Log: logrus.NewEntry(logger), Registerer: prometheus.NewRegistry(), Now: func() time.Time { return *now }})
+		NamespaceSelector: labels.SelectorFromSet(labels.Set{policy.InjectLabel: policy.Enabled}),
+		Except:            []string{"evenkeel-system"},
+		Log:               logrus.NewEntry(logger), Registerer: prometheus.NewRegistry(),
+		Now: func() time.Time { return *now }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,8 +95,10 @@ func watchOf(t *testing.T, a *api, now *time.Time) *Watch {
 func deploymentOf(t *testing.T, namespace, uid, image, annotations, progress string) string {
 	t.Helper()
 	object := fmt.Sprintf(`{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"web","namespace":%q,"uid":%q,
-		"annotations":{"deployment.kubernetes.io/revision":"2"%s}},"spec":{"replicas":2,"selector":{"matchLabels":{"app":"web"}},
-		"template":{"metadata":{"labels":{"app":"web"}},"spec":{"containers":[{"name":"web","image":%q,"ports":[{"containerPort":80}]}]}}},
+		"annotations":{"deployment.kubernetes.io/revision":"2"%s}},
+		"spec":{"replicas":2,"selector":{"matchLabels":{"app":"web"}},
+		"template":{"metadata":{"labels":{"app":"web"}},
+		"spec":{"containers":[{"name":"web","image":%q,"ports":[{"containerPort":80}]}]}}},
 		"status":{"conditions":[{"type":"Progressing","reason":%q}]}}`, namespace, uid, annotations, image, progress)
 	injector, err := patches.New(patches.DefaultConfig())
 	if err != nil {
@@ -123,10 +130,17 @@ func deploymentOf(t *testing.T, namespace, uid, image, annotations, progress str
 
 const (
 	namespaces  = `{"metadata":{"name":"shop"}}`
-	replicaSets = `{"metadata":{"name":"web-2","labels":{"pod-template-hash":"2"},"annotations":{"deployment.kubernetes.io/revision":"2"},"ownerReferences":[{"kind":"Deployment","name":"web","uid":"u1","controller":true}]}},
-		{"metadata":{"name":"web-1","labels":{"pod-template-hash":"1"},"annotations":{"deployment.kubernetes.io/revision":"1"},"ownerReferences":[{"kind":"Deployment","name":"web","uid":"u1","controller":true}]}}`
-	unreadyPod = `{"metadata":{"name":"web-2-x"},"spec":{"containers":[{"name":"web"}]},"status":{"conditions":[{"type":"Initialized","status":"True","lastTransitionTime":"2026-03-01T12:00:00Z"},
-		{"type":"Ready","status":"False","lastTransitionTime":"2026-03-01T12:00:00Z"}],"containerStatuses":[{"name":"web","ready":false,"started":true,"state":{"running":{"startedAt":"2026-03-01T12:00:00Z"}}}]}}`
+	replicaSets = `{"metadata":{"name":"web-2","labels":{"pod-template-hash":"2"},
+		"annotations":{"deployment.kubernetes.io/revision":"2"},
+		"ownerReferences":[{"kind":"Deployment","name":"web","uid":"u1","controller":true}]}},
+		{"metadata":{"name":"web-1","labels":{"pod-template-hash":"1"},
+		"annotations":{"deployment.kubernetes.io/revision":"1"},
+		"ownerReferences":[{"kind":"Deployment","name":"web","uid":"u1","controller":true}]}}`
+	unreadyPod = `{"metadata":{"name":"web-2-x"},"spec":{"containers":[{"name":"web"}]},"status":{"conditions":[
+		{"type":"Initialized","status":"True","lastTransitionTime":"2026-03-01T12:00:00Z"},
+		{"type":"Ready","status":"False","lastTransitionTime":"2026-03-01T12:00:00Z"}],
+		"containerStatuses":[{"name":"web","ready":false,"started":true,
+		"state":{"running":{"startedAt":"2026-03-01T12:00:00Z"}}}]}}`
 )
 
 func TestAGuessThatNeverSucceedsIsNotedOnce(t *testing.T) {
@@ -137,14 +151,17 @@ func TestAGuessThatNeverSucceedsIsNotedOnce(t *testing.T) {
 		after                                 time.Duration
 		want                                  bool
 	}{
-		"never ready after patience":                     {"shop", "", updating, unreadyPod, 2 * time.Minute, true},
-		"never ready before patience":                    {"shop", "", updating, unreadyPod, 2*time.Minute - time.Second, false},
-		"ready":                                          {"shop", "", updating, readyPod, time.Hour, false},
-		"a revision that was complete once":              {"shop", "", done, unreadyPod, time.Hour, false},
-		"a probe that the workload asks for":             {"shop", `,"evenkeel.dev/readiness-probe":"tcp:80"`, updating, unreadyPod, time.Hour, false},
-		"a Namespace that is not opted in":               {"other", "", updating, unreadyPod, time.Hour, false},
-		"another default only, since the probe is off":   {"shop", `,"evenkeel.dev/readiness-probe":"off"`, updating, unreadyPod, time.Hour, false},
-		"a pod without statuses, as of a node that died": {"shop", "", updating, `{"metadata":{"name":"x"},"spec":{"containers":[{"name":"web"}]}}`, time.Hour, false},
+		"never ready after patience":        {"shop", "", updating, unreadyPod, 2 * time.Minute, true},
+		"never ready before patience":       {"shop", "", updating, unreadyPod, 2*time.Minute - time.Second, false},
+		"ready":                             {"shop", "", updating, readyPod, time.Hour, false},
+		"a revision that was complete once": {"shop", "", done, unreadyPod, time.Hour, false},
+		"a probe that the workload asks for": {"shop", `,"evenkeel.dev/readiness-probe":"tcp:80"`, updating,
+			unreadyPod, time.Hour, false},
+		"a Namespace that is not opted in": {"other", "", updating, unreadyPod, time.Hour, false},
+		"another default only, since the probe is off": {"shop", `,"evenkeel.dev/readiness-probe":"off"`, updating,
+			unreadyPod, time.Hour, false},
+		"a pod without statuses, as of a node that died": {"shop", "", updating,
+			`{"metadata":{"name":"x"},"spec":{"containers":[{"name":"web"}]}}`, time.Hour, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			now := noon.Add(c.after)
@@ -157,11 +174,13 @@ func TestAGuessThatNeverSucceedsIsNotedOnce(t *testing.T) {
 				}
 			}
 			_, noted := w.config.Notes.Of("shop", "Deployment", "web")
-			if noted != c.want || strings.Contains(a.notes, "Deployment shop web probe-never-succeeds") != c.want || a.writes != count(c.want) {
+			if noted != c.want || strings.Contains(a.notes, "Deployment shop web probe-never-succeeds") != c.want ||
+				a.writes != count(c.want) {
 				t.Errorf("noted: %v, want %v; written %d times: %q", noted, c.want, a.writes, a.notes)
 			}
-			if events := strings.Join(a.events, "\n"); len(a.events) != count(c.want) || c.want && (!strings.Contains(events, "kubectl rollout restart deployment/web") ||
-				!strings.Contains(events, "kubectl annotate deployment/web evenkeel.dev/readiness-probe=tcp:PORT")) {
+			if events := strings.Join(a.events, "\n"); len(a.events) != count(c.want) ||
+				c.want && (!strings.Contains(events, "kubectl rollout restart deployment/web") ||
+					!strings.Contains(events, "kubectl annotate deployment/web evenkeel.dev/readiness-probe=tcp:PORT")) {
 				t.Errorf("Events: %q", events)
 			}
 			w.count(w.config.Notes.all())
@@ -202,9 +221,10 @@ func TestANoteEnds(t *testing.T) {
 		later       time.Duration
 		want        bool
 	}{
-		"not while the containers stay":        {[]string{deploymentOf(t, "shop", "u1", "web:1", "", "")}, 24 * time.Hour, true},
-		"when the containers change":           {[]string{deploymentOf(t, "shop", "u1", "web:2", "", "")}, 0, false},
-		"when the workload asks for a probe":   {[]string{deploymentOf(t, "shop", "u1", "web:1", `,"evenkeel.dev/readiness-probe":"tcp:81"`, "")}, 0, false},
+		"not while the containers stay": {[]string{deploymentOf(t, "shop", "u1", "web:1", "", "")}, 24 * time.Hour, true},
+		"when the containers change":    {[]string{deploymentOf(t, "shop", "u1", "web:2", "", "")}, 0, false},
+		"when the workload asks for a probe": {
+			[]string{deploymentOf(t, "shop", "u1", "web:1", `,"evenkeel.dev/readiness-probe":"tcp:81"`, "")}, 0, false},
 		"not as soon as the workload is gone":  {nil, 30 * time.Minute, true},
 		"when the workload is gone for longer": {nil, 2 * time.Hour, false},
 	} {
@@ -249,7 +269,8 @@ func TestAWorkloadThatIsMadeAgainAndAgainIsLeftAlone(t *testing.T) {
 			a := &api{lists: map[string][]string{"namespaces": {namespaces}}}
 			w := watchOf(t, a, &now)
 			for i, image := range c.images {
-				for _, there := range [][]string{{deploymentOf(t, "shop", fmt.Sprint("u", i), image, "", "")}, nil} { // and it is deleted
+				// and it is deleted
+				for _, there := range [][]string{{deploymentOf(t, "shop", fmt.Sprint("u", i), image, "", "")}, nil} {
 					a.lists["deployments"] = there
 					if err := w.once(t.Context()); err != nil {
 						t.Fatal(err)

@@ -21,7 +21,9 @@ func TestNotesComeBackAsTheyWereWritten(t *testing.T) {
 		notes[n.Key] = n
 	}
 	text := format(notes)
-	got := ReadNotes(&corev1.ConfigMap{Data: map[string]string{dataKey: "no note\n" + text + "Deployment shop x unknown-code 01 2026-03-01T12:00:00Z\n\n"}})
+	got := ReadNotes(
+		&corev1.ConfigMap{
+			Data: map[string]string{dataKey: "no note\n" + text + "Deployment shop x unknown-code 01 2026-03-01T12:00:00Z\n\n"}})
 	if d := cmp.Diff(notes, got); d != "" {
 		t.Errorf("(-written +read)\n%s", d)
 	}
@@ -34,7 +36,8 @@ func TestNotesComeBackAsTheyWereWritten(t *testing.T) {
 func TestNotesFitIntoAConfigMap(t *testing.T) {
 	notes := map[Key]Note{}
 	for i := range maxNotes + 100 {
-		n := Note{Key{strings.Repeat("n", 63), "StatefulSet", fmt.Sprintf("%0253d", i)}, patches.SkipProbeFailed, 1 << 63, noon.Add(time.Duration(i) * time.Second)}
+		n := Note{Key{strings.Repeat("n", 63), "StatefulSet", fmt.Sprintf("%0253d", i)}, patches.SkipProbeFailed, 1 << 63,
+			noon.Add(time.Duration(i) * time.Second)}
 		notes[n.Key] = n
 	}
 	text := format(notes)

@@ -19,11 +19,13 @@ func TestFailed(t *testing.T) {
 		want bool
 	}{
 		"no pods say nothing": {nil, false},
-		"a pod that was never ready, up for as long as patience":   {[]Pod{{Up: long, Unready: true}}, true},
-		"a pod that is up for less than patience may get ready":    {[]Pod{{Up: short, Unready: true}}, false},
-		"a pod that was ready once shows that the guess is right":  {[]Pod{{Up: long, Unready: true, EverReady: true}}, false},
-		"one of two that was ready shows it too":                   {[]Pod{{Up: long, Unready: true}, {Up: long, EverReady: true}}, false},
-		"one that is up for less than patience holds the other up": {[]Pod{{Up: long, Unready: true}, {Up: short, Unready: true}}, false},
+		"a pod that was never ready, up for as long as patience":  {[]Pod{{Up: long, Unready: true}}, true},
+		"a pod that is up for less than patience may get ready":   {[]Pod{{Up: short, Unready: true}}, false},
+		"a pod that was ready once shows that the guess is right": {[]Pod{{Up: long, Unready: true, EverReady: true}}, false},
+		"one of two that was ready shows it too": {
+			[]Pod{{Up: long, Unready: true}, {Up: long, EverReady: true}}, false},
+		"one that is up for less than patience holds the other up": {
+			[]Pod{{Up: long, Unready: true}, {Up: short, Unready: true}}, false},
 		"one whose containers wait or crash holds nothing up":      {[]Pod{{Up: long, Unready: true}, {Unready: true}}, true},
 		"only such whose containers wait or crash say nothing":     {[]Pod{{Unready: true}, {}}, false},
 		"an unready pod whose guessed probe succeeds says nothing": {[]Pod{{Up: long}}, false},
@@ -64,7 +66,8 @@ func TestFromPod(t *testing.T) {
 		return corev1.ContainerStatus{Name: name, Ready: ready, Started: started,
 			State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: since}}}
 	}
-	waiting := corev1.ContainerStatus{Name: "side", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}}
+	waiting := corev1.ContainerStatus{Name: "side",
+		State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}}
 	pod := func(ready corev1.ConditionStatus, since metav1.Time, statuses ...corev1.ContainerStatus) *corev1.Pod {
 		p := &corev1.Pod{}
 		p.Status.Conditions = []corev1.PodCondition{
@@ -80,13 +83,22 @@ func TestFromPod(t *testing.T) {
 		pod  *corev1.Pod
 		want Pod
 	}{
-		"unready since before its containers":           {pod(corev1.ConditionFalse, began, container("web", false, &yes, up)), Pod{Up: up.Time, Unready: true}},
-		"ready":                                         {pod(corev1.ConditionTrue, later, container("web", true, &yes, up)), Pod{Up: up.Time, EverReady: true}},
-		"unready again":                                 {pod(corev1.ConditionFalse, later, container("web", false, &yes, up)), Pod{Up: up.Time, EverReady: true, Unready: true}},
-		"not started yet, by its startup probe":         {pod(corev1.ConditionFalse, began, container("web", false, &no, up)), Pod{Up: up.Time}},
-		"up since the latest of its containers":         {pod(corev1.ConditionFalse, began, container("web", false, &yes, up), container("side", true, &yes, later)), Pod{Up: later.Time, Unready: true}},
-		"only another container unready":                {pod(corev1.ConditionFalse, began, container("web", true, &yes, up), container("side", false, &yes, up)), Pod{Up: up.Time}},
-		"another container crashing":                    {pod(corev1.ConditionFalse, began, container("web", false, &yes, up), waiting), Pod{Unready: true}},
+		"unready since before its containers": {
+			pod(corev1.ConditionFalse, began, container("web", false, &yes, up)), Pod{Up: up.Time, Unready: true}},
+		"ready": {pod(corev1.ConditionTrue, later, container("web", true, &yes, up)), Pod{Up: up.Time, EverReady: true}},
+		"unready again": {
+			pod(corev1.ConditionFalse, later, container("web", false, &yes, up)),
+			Pod{Up: up.Time, EverReady: true, Unready: true}},
+		"not started yet, by its startup probe": {pod(corev1.ConditionFalse, began, container("web", false, &no, up)),
+			Pod{Up: up.Time}},
+		"up since the latest of its containers": {
+			pod(corev1.ConditionFalse, began, container("web", false, &yes, up), container("side", true, &yes, later)),
+			Pod{Up: later.Time, Unready: true}},
+		"only another container unready": {
+			pod(corev1.ConditionFalse, began, container("web", true, &yes, up), container("side", false, &yes, up)),
+			Pod{Up: up.Time}},
+		"another container crashing": {
+			pod(corev1.ConditionFalse, began, container("web", false, &yes, up), waiting), Pod{Unready: true}},
 		"init containers still running":                 {uninitialized, Pod{}},
 		"no statuses of its containers yet":             {pod(corev1.ConditionFalse, began), Pod{}},
 		"no conditions at all, as right after creation": {&corev1.Pod{}, Pod{}},
