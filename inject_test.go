@@ -16,7 +16,8 @@ func TestReadingStandardInputEndsWhenTheCommandIsCancelled(t *testing.T) {
 	silent, writer := io.Pipe() // that nobody writes to
 	defer func() { _ = writer.Close() }()
 	var stdout, stderr bytes.Buffer
-	if code := run(ctx, []string{"evenkeel", "inject", "-"}, silent, &stdout, &stderr); code != exitFailed || stdout.Len() > 0 {
+	if code := run(ctx, []string{"evenkeel", "inject", "-"}, silent, &stdout, &stderr); code != exitFailed ||
+		stdout.Len() > 0 {
 		t.Errorf("exit %d, stdout %q", code, &stdout)
 	}
 }
