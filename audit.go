@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/evenkeel/evenkeel/audit"
 	"github.com/evenkeel/evenkeel/findings"
@@ -27,8 +28,8 @@ is changed.
 
 The cluster, context and namespace are those of kubectl, which KUBECONFIG, --context
 and --namespace change. The flags of the evenkeel that runs there count, unless given
-here. With -f it looks at manifests instead, without a cluster: 16 MiB at most, all
-together, and 3 MiB for one document.
+here. Given files, it looks at manifests instead, without a cluster: 16 MiB at most,
+all together, and 3 MiB for one document.
 
 Output formats (-o):
   table  for people
@@ -44,10 +45,10 @@ const auditExamples = `  # The namespace at hand, and the whole cluster
   {{program}} audit -A
 
   # Manifests
-  {{program}} audit -f manifests/
+  {{program}} audit manifests/
 
   # Fail a pipeline when something can be interrupted by one drain.
-  {{program}} audit -f manifests/ --fail-on single-replica,drain-blocked`
+  {{program}} audit manifests/ --fail-on single-replica,drain-blocked`
 
 // auditOptions are the flags of audit.
 type auditOptions struct {
@@ -58,6 +59,8 @@ type auditOptions struct {
 	ignore      []string
 	all         bool
 	kubeVersion string
+	selector    string
+	only        labels.Selector
 	cluster     clusterFlags
 	policy      policyFlags
 }
@@ -72,11 +75,10 @@ func newAuditCommand(program string) *cobra.Command {
 		help += fmt.Sprintf("  %-26s %s\n", e.Code, e.Text)
 	}
 	command := &cobra.Command{
-		Use:     "audit [-n NAMESPACE | -A | -f FILE|DIRECTORY|-...]",
+		Use:     "audit [-n NAMESPACE | -A | [-f] FILE|DIRECTORY|-...]",
 		Short:   "Say which workloads a lost node, a lost zone or a drain would interrupt, and what is missing",
 		Long:    help + "\nExit codes: 0 done, 1 --fail-on found something, 2 the command line or the input can't be used.",
 		Example: strings.ReplaceAll(auditExamples, "{{program}}", program),
-		Args:    noArguments,
 		RunE:    o.run,
 	}
 	fs := command.Flags()
@@ -88,8 +90,9 @@ func newAuditCommand(program string) *cobra.Command {
 	fs.StringVar(&o.baseline, "baseline", "", "With --fail-on, count only what this `FILE`, a report of -o json, doesn't have.")
 	fs.StringArrayVar(&o.ignore, "ignore", nil, "`GLOB` of manifests or directories to pass over; may be repeated.")
 	fs.StringVar(&o.kubeVersion, "kube-version", defaultKubeVersion, "Kubernetes `VERSION` of the oldest API server or node that the manifests are for.")
+	fs.StringVarP(&o.selector, "selector", "l", "", "Label `SELECTOR` of the workloads to report.")
 	o.cluster.register(fs)
-	o.cluster.instead = ", or name manifests with -f"
+	o.cluster.instead = ", or name files of manifests"
 	o.policy.register(fs)
 	_ = command.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(auditFormats, cobra.ShellCompDirectiveNoFileComp)) // fails for an unknown flag only
 	_ = command.RegisterFlagCompletionFunc("fail-on", cobra.FixedCompletions(auditCodes(), cobra.ShellCompDirectiveNoFileComp))
@@ -105,7 +108,8 @@ func auditCodes() []string {
 	return codes
 }
 
-func (o *auditOptions) run(command *cobra.Command, _ []string) error {
+func (o *auditOptions) run(command *cobra.Command, args []string) error {
+	o.files = append(o.files, args...)
 	if !slices.Contains(auditFormats, o.output) {
 		return usageError{fmt.Errorf("--output=%q is no format; allowed: %s", o.output, strings.Join(auditFormats, ", "))}
 	}
@@ -115,16 +119,19 @@ func (o *auditOptions) run(command *cobra.Command, _ []string) error {
 		}
 	}
 	if len(o.files) > 0 && o.all {
-		return usageError{errors.New("--all-namespaces is about a cluster, and -f about manifests; give one of them")}
+		return usageError{errors.New("--all-namespaces is about a cluster, and files are manifests; give one of them")}
 	}
 	if len(o.files) == 0 && slices.Contains(findings.Formats, o.output) {
-		return usageError{fmt.Errorf("--output=%s is about lines of manifests; name some with -f", o.output)}
+		return usageError{fmt.Errorf("--output=%s is about lines of manifests; name files", o.output)}
 	}
 	if o.baseline != "" && len(o.failOn) == 0 {
 		return usageError{errors.New("--baseline says what --fail-on doesn't count; give --fail-on as well")}
 	}
 	var report *audit.Report
 	var err error
+	if o.only, err = labels.Parse(o.selector); err != nil {
+		return usageError{fmt.Errorf("--selector=%q is not a label selector: %w", o.selector, err)}
+	}
 	if len(o.files) > 0 {
 		err = interruptible(command.Context(), func() (err error) {
 			report, err = o.manifests(command.Context(), command.InOrStdin())
@@ -153,7 +160,7 @@ func (o *auditOptions) manifests(ctx context.Context, stdin io.Reader) (*audit.R
 	if err != nil {
 		return nil, err
 	}
-	rules.Flags.Given = o.policy.given()
+	rules.Flags.Given, rules.Selector = o.policy.given(), o.only
 	files, err := readManifests(ctx, o.files, stdin)
 	if err != nil {
 		return nil, err
@@ -184,6 +191,7 @@ func (o *auditOptions) live(ctx context.Context) (*audit.Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.rules.Selector = o.only
 	scope := audit.Scope{Source: c.source, Namespace: c.namespace, Installation: c.installation}
 	if o.all {
 		scope.Namespace = ""

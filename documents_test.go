@@ -21,7 +21,6 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/evenkeel/evenkeel/audit"
-	"github.com/evenkeel/evenkeel/pdb"
 )
 
 // contentOf returns the text of a file.
@@ -104,26 +103,43 @@ func TestTheManifestIsWhatInjectMakes(t *testing.T) {
 	}
 }
 
-func TestTheDocumentsHaveEveryBudgetCode(t *testing.T) {
-	var table strings.Builder
-	table.WriteString("| code | reason | Warning |\n|---|---|---|\n")
-	for _, reason := range pdb.Reasons() {
-		warning := ""
-		if reason.Warn {
-			warning = "yes"
+// Each code has a section of its own, which messages link to.
+func TestTheDocumentsHaveEveryCode(t *testing.T) {
+	const document = "docs/reference/codes.md"
+	cell := strings.NewReplacer("|", `\|`)
+	yes := map[bool]string{true: "yes"}
+	sections := ""
+	tables := map[string]string{
+		audit.PartDefault: "| code | reason | warning |\n|---|---|---|\n",
+		audit.PartBudget:  "| code | reason | Warning |\n|---|---|---|\n",
+		audit.PartFinding: "| code | what it means | what to do |\n|---|---|---|\n",
+	}
+	for _, s := range audit.Stories() {
+		if !strings.HasSuffix(s.Why, ".") || !strings.HasSuffix(s.Do, ".") {
+			t.Errorf("%s: %q and %q are to be sentences", s.Code, s.Why, s.Do)
 		}
-		fmt.Fprintf(&table, "| `%s` | %s | %s |\n", reason.Code, reason.Text, warning)
+		sections += "## " + s.Code + "\n\n"
+		said := ""
+		for _, m := range s.Means {
+			third := yes[m.Warn]
+			if m.Part == audit.PartFinding {
+				third = s.Do
+			}
+			tables[m.Part] += fmt.Sprintf("| [`%s`](#%s) | %s | %s |\n", s.Code, s.Code, cell.Replace(m.Text), cell.Replace(third))
+			if m.Text != said {
+				sections += m.Text + "\n\n"
+			}
+			said = m.Text
+		}
+		sections += "*Why:* " + s.Why + "\n\n*What to do:* " + s.Do + "\n\n"
+		if text, err := audit.Tell(s.Code); err != nil || !strings.Contains(string(text), s.Why) {
+			t.Errorf("explain %s says %q, %v", s.Code, text, err)
+		}
 	}
-	generated(t, "docs/reference/codes.md", "budget codes", table.String())
-}
-
-func TestTheDocumentsHaveEveryFinding(t *testing.T) {
-	var table strings.Builder
-	table.WriteString("| code | what it means | what to do |\n|---|---|---|\n")
-	for _, e := range audit.Codes() {
-		fmt.Fprintf(&table, "| `%s` | %s | %s |\n", e.Code, e.Text, e.Advice)
-	}
-	generated(t, "docs/reference/codes.md", "findings", table.String())
+	generated(t, document, "skip codes", tables[audit.PartDefault])
+	generated(t, document, "budget codes", tables[audit.PartBudget])
+	generated(t, document, "findings", tables[audit.PartFinding])
+	generated(t, document, "stories", sections)
 }
 
 func TestTheAuditIsWhatAuditSays(t *testing.T) {

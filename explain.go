@@ -3,15 +3,11 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/evenkeel/evenkeel/audit"
-	"github.com/evenkeel/evenkeel/internal/words"
 )
 
 const explainHelp = `Say why evenkeel did, or did not, add something to a workload of a cluster: whether
@@ -20,7 +16,11 @@ why, what of it stands, by whose hand, what is wanted now and when that arrives,
 each setting came from, how its budget stands, and what to do next.
 
 Kinds: deployment (deploy), statefulset (sts), daemonset (ds), replicaset (rs),
-replicationcontroller (rc), pod (po). A pod is explained by what it belongs to.`
+replicationcontroller (rc), pod (po), service (svc). A pod is explained by what it
+belongs to, and a Service by the workloads whose pods it selects.
+
+Given a code, such as ambiguous-port, it says what the code means, why the rule is
+there, and what to do; that needs no cluster.`
 
 // explainOptions are the flags of explain.
 type explainOptions struct {
@@ -31,10 +31,10 @@ type explainOptions struct {
 func newExplainCommand(program string) *cobra.Command {
 	o := &explainOptions{}
 	command := &cobra.Command{
-		Use:     "explain KIND/NAME",
-		Short:   "Say why something was, or was not, added to a workload",
+		Use:     "explain KIND/NAME|CODE",
+		Short:   "Say why something was, or was not, added to a workload, or what a code means",
 		Long:    explainHelp,
-		Example: "  " + program + " explain deploy/web -n shop",
+		Example: "  " + program + " explain deploy/web -n shop\n  " + program + " explain ambiguous-port",
 		RunE:    o.run,
 	}
 	fs := command.Flags()
@@ -44,56 +44,15 @@ func newExplainCommand(program string) *cobra.Command {
 	return command
 }
 
-// explainKinds are the kinds to explain, with what kubectl calls them.
-var explainKinds = [...][]string{
-	{"Deployment", "deployment", "deployments", "deploy"},
-	{"StatefulSet", "statefulset", "statefulsets", "sts"},
-	{"DaemonSet", "daemonset", "daemonsets", "ds"},
-	{"ReplicaSet", "replicaset", "replicasets", "rs"},
-	{"ReplicationController", "replicationcontroller", "replicationcontrollers", "rc"},
-	{"Pod", "pod", "pods", "po"},
-}
-
-// parseKindName reads "KIND/NAME", or KIND and NAME as two arguments, as kubectl does.
-func parseKindName(args []string) (kind, name string, err error) {
-	text := strings.Join(args, "/")
-	kind, name, ok := strings.Cut(text, "/")
-	if !ok || kind == "" || name == "" || strings.Contains(name, "/") {
-		return "", "", usageError{fmt.Errorf("%q is no workload; name one as KIND/NAME, as in deploy/web", strings.Join(args, " "))}
-	}
-	word, _, _ := strings.Cut(strings.ToLower(kind), ".") // deployments.apps
-	var known []string
-	for _, names := range explainKinds {
-		if slices.Contains(names[1:], word) {
-			return names[0], name, nil
-		}
-		known = append(known, names[1:]...)
-	}
-	hint := "allowed: deploy, sts, ds, rs, rc, po, and their long names"
-	switch word {
-	case "job", "jobs", "cronjob", "cronjobs", "cj":
-		return "", "", usageError{fmt.Errorf("the pods of kind %q run to completion and serve nobody, so nothing is added to them; %s", kind, hint)}
-	}
-	if near := words.Nearest(word, known, words.Slips); near != "" {
-		hint = "did you mean " + near + "?"
-	}
-	return "", "", usageError{fmt.Errorf("kind %q has no pods of its own, or does not exist; %s", kind, hint)}
-}
-
 func (o *explainOptions) run(command *cobra.Command, args []string) error {
 	if len(args) == 0 || len(args) > 2 {
-		return usageError{errors.New("name one workload as KIND/NAME, as in deploy/web")}
+		return usageError{errors.New("name one workload as KIND/NAME, as in deploy/web, or a code")}
 	}
-	kind, name, err := parseKindName(args)
-	if err != nil {
-		return err
+	ask := o.workload
+	if len(args) == 1 && !strings.Contains(args[0], "/") {
+		ask = o.code
 	}
-	ctx := command.Context()
-	c, err := o.cluster.connect(ctx, &o.policy)
-	if err != nil {
-		return err
-	}
-	text, err := o.explain(ctx, c, kind, name)
+	text, err := ask(command.Context(), args)
 	if err != nil {
 		return err
 	}
@@ -101,19 +60,29 @@ func (o *explainOptions) run(command *cobra.Command, args []string) error {
 	return err
 }
 
-// explain asks the cluster.
-func (o *explainOptions) explain(ctx context.Context, c *connection, kind, name string) ([]byte, error) {
-	state, err := audit.Read(ctx, c.client, audit.Scope{Source: c.source, Namespace: c.namespace, Installation: c.installation})
+// code tells the story of a code, without a cluster.
+func (o *explainOptions) code(_ context.Context, args []string) ([]byte, error) {
+	text, err := audit.Tell(args[0])
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return text, nil
+}
+
+// workload asks the cluster.
+func (o *explainOptions) workload(ctx context.Context, args []string) ([]byte, error) {
+	target, err := audit.ParseTarget(args)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	c, err := o.cluster.connect(ctx, &o.policy)
+	if err != nil {
+		return nil, err
+	}
+	scope := audit.Scope{Source: c.source, Namespace: c.namespace, Installation: c.installation}
+	text, err := audit.Ask(ctx, c.client, scope, c.rules, target)
 	if err != nil {
 		return nil, c.explained(ctx, c.namespace, err)
-	}
-	q := audit.Question{Kind: kind, Name: name, State: state, Rules: c.rules, Installation: c.installation}
-	if q.Namespace, err = c.client.CoreV1().Namespaces().Get(ctx, c.namespace, metav1.GetOptions{}); err != nil {
-		q.Namespace = nil // may not be read, as the explanation says
-	}
-	text, err := audit.Explain(q)
-	if err != nil {
-		return nil, fmt.Errorf("in namespace %s, %w", c.namespace, err)
 	}
 	return text, nil
 }

@@ -10,7 +10,7 @@ func TestWithoutAClusterOnlyWhatTheCommandTakesIsAdvised(t *testing.T) {
 	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")
 	for command, want := range map[string]string{
-		"audit":              "Error: no cluster is configured; set KUBECONFIG or --kubeconfig, or name manifests with -f\n",
+		"audit":              "Error: no cluster is configured; set KUBECONFIG or --kubeconfig, or name files of manifests\n",
 		"explain deploy/web": "Error: no cluster is configured; set KUBECONFIG or --kubeconfig\n",
 	} {
 		_, stderr, code := cli(t, "", append([]string{"evenkeel"}, strings.Fields(command)...)...)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -28,21 +29,26 @@ type clusterFlags struct {
 const kubeconfigHelp = "Kubeconfig `FILE`. Without it the files of KUBECONFIG, or else ~/.kube/config; " +
 	"without any of them the service account of the pod that evenkeel runs in."
 
-// register adds the flags to fs. Those of kubectl that few need work and aren't listed.
+// kubectlFlags are those of kubectl that many need. The others work too, and aren't listed.
+var kubectlFlags = map[string]string{
+	"as":              "`USER` to act as, whom the user of the kubeconfig may impersonate.",
+	"as-group":        "`GROUP` to act as a member of, with --as; may be repeated.",
+	"cluster":         "`NAME` of the kubeconfig cluster to use.",
+	"context":         "`NAME` of the kubeconfig context to use.",
+	"namespace":       "`NAMESPACE` to look at; for manifests, that of objects that name none.",
+	"request-timeout": "`DURATION` of one request at most, as in 30s; 0 is no limit.",
+	"user":            "`NAME` of the kubeconfig user to use.",
+}
+
+// register adds the flags to fs.
 func (c *clusterFlags) register(fs *pflag.FlagSet) {
 	c.rules = clientcmd.NewDefaultClientConfigLoadingRules()
 	fs.StringVar(&c.rules.ExplicitPath, "kubeconfig", "", kubeconfigHelp)
 	own := pflag.NewFlagSet("", pflag.ContinueOnError)
 	clientcmd.BindOverrideFlags(&c.overrides, own, clientcmd.RecommendedConfigOverrideFlags(""))
 	own.VisitAll(func(f *pflag.Flag) {
-		switch f.Name {
-		case "context":
-			f.Usage = "`NAME` of the kubeconfig context to use."
-		case "namespace":
-			f.Usage = "`NAMESPACE` to look at; for manifests, that of objects that name none."
-		default:
-			f.Hidden = true
-		}
+		usage, listed := kubectlFlags[f.Name]
+		f.Usage, f.Hidden = cmp.Or(usage, f.Usage), !listed
 		fs.AddFlag(f)
 	})
 }

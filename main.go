@@ -237,11 +237,7 @@ func noArguments(command *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	hint := ""
-	if command.Flags().ShorthandLookup("f") != nil {
-		hint = "; manifests are given with -f"
-	}
-	return usageError{fmt.Errorf("unexpected argument %q: %s takes none%s", args[0], command.CommandPath(), hint)}
+	return usageError{fmt.Errorf("unexpected argument %q: %s takes none", args[0], command.CommandPath())}
 }
 
 // errMissing is the outcome of "inject --check" when something is missing, of

@@ -19,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	kjson "sigs.k8s.io/json"
 
 	"github.com/evenkeel/evenkeel/patches"
@@ -32,6 +33,8 @@ type Rules struct {
 	Injector *patches.Injector
 	Budgets  pdb.Rules
 	Flags    Flags
+	// Selector leaves workloads by other labels out of the report, nil none.
+	Selector labels.Selector
 }
 
 // SourceManifests is what State.Source and Report.Source are where Offline is set.

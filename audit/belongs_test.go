@@ -46,8 +46,8 @@ func TestExplainAnswersForWhatBelongsToAnother(t *testing.T) {
 		"such a one without pods": {alone, "Deployment", "web",
 			`deployment "web" belongs to Board "front", which has no pods now`},
 	} {
-		text, err := Explain(
-			Question{Kind: c.kind, Name: c.name, State: &c.state, Rules: rules(t), Installation: &Installation{}})
+		q := Question{Target: Target{c.kind, c.name}, State: &c.state, Rules: rules(t), Installation: &Installation{}}
+		text, err := Explain(q)
 		if err != nil {
 			text = []byte(err.Error())
 		}
@@ -69,8 +69,8 @@ func TestExplainSaysWhatHelpsAgainstAWrongGuess(t *testing.T) {
 	key := withdraw.Key{Namespace: "in", Kind: "Deployment", Name: "web"}
 	for containers, noted := range map[uint64]bool{guess.Fingerprint: true, guess.Fingerprint + 1: false} {
 		s.Notes = map[withdraw.Key]withdraw.Note{key: {Key: key, Code: patches.SkipProbeFailed, Containers: containers}}
-		text, err := Explain(
-			Question{Kind: "Deployment", Name: "web", State: &s, Rules: rules(t), Installation: &Installation{}})
+		q := Question{Target: Target{"Deployment", "web"}, State: &s, Rules: rules(t), Installation: &Installation{}}
+		text, err := Explain(q)
 		if err != nil {
 			t.Fatal(err)
 		}

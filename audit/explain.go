@@ -75,10 +75,12 @@ func (s *State) ownerOf(kind, name string) Owner {
 
 // Question asks why a workload has what it has.
 type Question struct {
-	// Kind and Name are those of a workload, or of a pod, in the namespace that State is of.
-	Kind, Name string
-	State      *State
-	Rules      Rules
+	// Target is in the namespace that State is of.
+	Target
+	State *State
+	Rules Rules
+	// Services are needed for a Target of kind Service only.
+	Services []corev1.Service
 	// Namespace is nil where it may not be read.
 	Namespace    *corev1.Namespace
 	Installation *Installation
@@ -88,18 +90,21 @@ type Question struct {
 // error says that there is no such workload.
 func Explain(q Question) ([]byte, error) {
 	report := Run(*q.State, q.Rules)
-	e := explanation{Question: q}
-	var err error
-	if e.workload, err = find(report, q.State, q.Kind, q.Name); err != nil {
+	workloads, err := q.about(report)
+	if err != nil {
 		return nil, err
 	}
-	e.pods = report.PodNames[e.workload.ID()]
-	for i := range q.State.Objects {
-		if x := &q.State.Objects[i]; x.Kind == e.workload.Kind && x.Metadata.Name == e.workload.Name {
-			e.object = x
+	var texts [][]byte
+	for _, w := range workloads {
+		e := explanation{Question: q, workload: w, pods: report.PodNames[w.ID()]}
+		for i := range q.State.Objects {
+			if x := &q.State.Objects[i]; x.Kind == w.Kind && x.Metadata.Name == w.Name {
+				e.object = x
+			}
 		}
+		texts = append(texts, e.text())
 	}
-	return e.text(), nil
+	return bytes.Join(texts, []byte("\n\n")), nil
 }
 
 // explanation is what is said of one workload.
@@ -123,6 +128,8 @@ func (e *explanation) text() []byte {
 	}
 	switch e.Kind {
 	case w.Kind:
+	case kindService:
+		say("Service %s leads to the pods of %s.\n\n", words.Printable(e.Name), w.ID())
 	case "Deployment", "StatefulSet":
 		say("%s %s belongs to %s, which would put its template back, so evenkeel leaves that as it is (%s). This is about "+
 			"its pods.\n\n",

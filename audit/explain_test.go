@@ -106,16 +106,10 @@ func explainIn(t *testing.T, a *api, flags map[string]string, namespace, kind, n
 	if err != nil {
 		t.Fatal(err)
 	}
-	state, err := Read(t.Context(), client, Scope{Source: "test", Namespace: namespace, Installation: installation})
-	if err != nil {
-		t.Fatal(err)
-	}
-	q := Question{Kind: kind, Name: name, State: state, Rules: rules(t), Installation: installation}
-	q.Rules.Flags = Flags{Given: flags, Of: "evenkeel serve", Hidden: installation.Hidden}
-	if q.Namespace, err = client.CoreV1().Namespaces().Get(t.Context(), namespace, metav1.GetOptions{}); err != nil {
-		q.Namespace = nil
-	}
-	text, err := Explain(q)
+	by := rules(t)
+	by.Flags = Flags{Given: flags, Of: "evenkeel serve", Hidden: installation.Hidden}
+	scope := Scope{Source: "test", Namespace: namespace, Installation: installation}
+	text, err := Ask(t.Context(), client, scope, by, Target{kind, name})
 	if err != nil {
 		t.Fatal(err)
 	}

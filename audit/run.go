@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/pdb"
@@ -210,8 +211,35 @@ func Run(s State, rules Rules) *Report {
 	r.domains()
 	r.drains()
 	r.pinned()
+	if rules.Selector != nil {
+		r.leave(rules.Selector)
+	}
 	r.findings()
 	return r.report
+}
+
+// leave keeps the workloads that a selector matches, by their own labels or, where only their pods are known, by those.
+func (r *run) leave(selector labels.Selector) {
+	ids := map[string]bool{}
+	for at, w := range r.found {
+		if w.object == nil && slices.ContainsFunc(r.pods[at], func(p *Pod) bool { return selector.Matches(labels.Set(p.Labels)) }) ||
+			w.object != nil && selector.Matches(labels.Set(w.object.Metadata.Labels)) {
+			ids[w.ID()] = true
+		}
+	}
+	r.report.Workloads = slices.DeleteFunc(r.report.Workloads, func(w *Workload) bool { return !ids[w.ID()] })
+	for _, domains := range []*[]Domain{&r.report.Nodes, &r.report.Zones} {
+		*domains = slices.DeleteFunc(*domains, func(d Domain) bool {
+			return !slices.ContainsFunc(d.Workloads, func(id string) bool { return ids[id] })
+		})
+		for i := range *domains {
+			d := &(*domains)[i]
+			d.Workloads = slices.DeleteFunc(d.Workloads, func(id string) bool { return !ids[id] })
+		}
+	}
+	r.report.Drains = slices.DeleteFunc(r.report.Drains, func(d Drain) bool {
+		return !slices.ContainsFunc(d.Workloads, func(name string) bool { return ids[d.Namespace+"/"+name] })
+	})
 }
 
 // workload adds one workload: an object, or the controller of pods of which nothing

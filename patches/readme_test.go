@@ -17,7 +17,6 @@ import (
 func TestReadmeSaysWhatTheTablesSay(t *testing.T) {
 	for _, r := range []struct{ document, region, table string }{
 		{"settings.md", "settings", settingsTable()},
-		{"codes.md", "skip codes", reasonsTable()},
 	} {
 		path := filepath.Join("..", "docs", "reference", r.document)
 		raw, err := os.ReadFile(path)
@@ -55,19 +54,6 @@ func settingsTable() string {
 			value = "`" + s.Default + "`"
 		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", s.Name, cell(s.Values), value, cell(s.Effect))
-	}
-	return b.String()
-}
-
-func reasonsTable() string {
-	var b strings.Builder
-	b.WriteString("| code | reason | warning |\n|---|---|---|\n")
-	for _, r := range Reasons() {
-		warns := ""
-		if r.Warn {
-			warns = "yes"
-		}
-		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", r.Code, cell(r.Text), warns)
 	}
 	return b.String()
 }
