@@ -330,7 +330,8 @@ func TestReviewOutlivesABrokenGenerator(t *testing.T) {
 			}
 			injector.generators = append(slices.Clone(injector.generators), broken)
 			r := injector.Review(Request{Operation: Create, Object: []byte(
-				`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"web","labels":{"app":"web"}},"spec":{"containers":[{"name":"web","ports":[{"containerPort":80}]}]}}`)})
+				`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"web","labels":{"app":"web"}},` +
+					`"spec":{"containers":[{"name":"web","ports":[{"containerPort":80}]}]}}`)})
 			if !bytes.Equal(r.Patch, []byte("[]")) || len(r.Operations) != 0 {
 				t.Errorf("patch is %s", r.Patch)
 			}

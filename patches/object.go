@@ -228,7 +228,8 @@ type port struct {
 func (p *podTemplate) named() bool {
 	for i := range p.containers {
 		name := p.containers[i].name
-		if !policy.IsDNSLabel(name) || slices.ContainsFunc(p.containers[:i], func(c container) bool { return c.name == name }) {
+		if !policy.IsDNSLabel(name) ||
+			slices.ContainsFunc(p.containers[:i], func(c container) bool { return c.name == name }) {
 			return false
 		}
 	}

@@ -162,11 +162,13 @@ func New(config Config) (*Injector, error) {
 	case config.MaxGracePeriod < time.Second || config.MaxGracePeriod%time.Second != 0:
 		return nil, fmt.Errorf("maximum grace period is %v; allowed: whole seconds, at least 1s", config.MaxGracePeriod)
 	case config.Bounds.MaxPreStopSleep < time.Second || config.Bounds.MaxPreStopSleep%time.Second != 0:
-		return nil, fmt.Errorf("maximum preStop sleep is %v; allowed: whole seconds, at least 1s", config.Bounds.MaxPreStopSleep)
+		return nil, fmt.Errorf("maximum preStop sleep is %v; allowed: whole seconds, at least 1s",
+			config.Bounds.MaxPreStopSleep)
 	case config.Base.AntiAffinity == "":
 		return nil, errors.New("base policy is empty; policy.Default returns the built-in one")
 	}
-	return &Injector{config: config, over: over(string(config.Base.AntiAffinity), config.Base.TopologyKeys), proof: &proof{},
+	return &Injector{config: config,
+		over: over(string(config.Base.AntiAffinity), config.Base.TopologyKeys), proof: &proof{},
 		generators: []generator{addSpread, addPreStopSleep, addReadinessProbe, addNodeLoss, addFault, addRecord}}, nil
 }
 
@@ -457,12 +459,14 @@ func (o *output) changes() ([]byte, []Change) {
 
 // skip notes why a default is not wanted, for a slot of which standing is taken back, nil for none.
 func (o *output) skip(name, container string, skip Skip, standing []byte) {
-	o.decisions = append(o.decisions, Decision{Default: name, Container: container, Skip: skip, Standing: short(standing), Changes: standing != nil})
+	o.decisions = append(o.decisions,
+		Decision{Default: name, Container: container, Skip: skip, Standing: short(standing), Changes: standing != nil})
 }
 
 // applied notes that a default is wanted, in a slot that was filled.
 func (o *output) applied(name, container, detail string, at *slot) {
-	o.decisions = append(o.decisions, Decision{Default: name, Container: container, Detail: detail, Standing: short(at.standing), Changes: !at.same})
+	o.decisions = append(o.decisions,
+		Decision{Default: name, Container: container, Detail: detail, Standing: short(at.standing), Changes: !at.same})
 }
 
 // short returns a raw value for people.
@@ -536,7 +540,8 @@ func (i *Injector) Review(req Request) (result Result) {
 	case req.late():
 		return nothing(result, SkipDeadline, nil)
 	}
-	in.object, in.ours, in.config, in.over, in.cluster, in.offline = o, &o.pod.ours, &i.config, i.over, req.Cluster, req.Offline
+	in.object, in.ours, in.config, in.over, in.cluster, in.offline = o, &o.pod.ours, &i.config, i.over,
+		req.Cluster, req.Offline
 	var old *object
 	if req.Operation == Update {
 		before := req.OldRead
@@ -580,7 +585,8 @@ func (i *Injector) Review(req Request) (result Result) {
 			out.reset()
 			keep(in, old, out)
 			for _, name := range restored {
-				out.problems = append(out.problems, policy.Problem{Code: policy.ProblemRestored, Source: policy.SourcePodTemplate, Key: policy.Prefix + name})
+				out.problems = append(out.problems,
+					policy.Problem{Code: policy.ProblemRestored, Source: policy.SourcePodTemplate, Key: policy.Prefix + name})
 			}
 		}
 	default:
@@ -709,8 +715,9 @@ func (in *input) unseen(meta *metadata) []policy.Problem {
 	seen := map[string]string{}
 	for key, value := range meta.annotations {
 		if slices.Contains(podSettings[:], strings.TrimPrefix(key, policy.Prefix)) {
-			problems = append(problems, policy.Problem{Code: policy.ProblemMisplaced, Source: policy.SourceWorkload, Key: key, Value: value,
-				Allowed: "on the pod template, the only thing of a " + in.object.kind + " that is looked at"})
+			problems = append(problems,
+				policy.Problem{Code: policy.ProblemMisplaced, Source: policy.SourceWorkload, Key: key, Value: value,
+					Allowed: "on the pod template, the only thing of a " + in.object.kind + " that is looked at"})
 			continue
 		}
 		seen[key] = value

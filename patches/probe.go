@@ -106,7 +106,8 @@ func (in *input) probeTarget(out *output) (int, Skip) {
 	}
 	if in.policy.Asked(policy.SettingReadinessProbe) { // who asked for all can't be told of each
 		out.problem(in.policy.From(policy.SettingReadinessProbe), policy.SettingReadinessProbe,
-			"names a port that no container, or more than one, declares", "a declared port, or evenkeel.dev/containers to choose")
+			"names a port that no container, or more than one, declares",
+			"a declared port, or evenkeel.dev/containers to choose")
 	}
 	return -1, SkipUnknownPort
 }
@@ -196,7 +197,9 @@ func (in *input) probed() int {
 		}
 		selected = append(selected, i)
 		if slices.ContainsFunc(c.ports, func(p port) bool {
-			return p.tcp && (probe.PortName == "" && p.number == int64(probe.PortNumber) || probe.PortName != "" && string(p.name) == probe.PortName)
+			return p.tcp &&
+				(probe.PortName == "" && p.number == int64(probe.PortNumber) ||
+					probe.PortName != "" && string(p.name) == probe.PortName)
 		}) {
 			declaring = append(declaring, i)
 		}
@@ -222,7 +225,8 @@ func asked(probe policy.Probe, c *container) handler {
 	case policy.ProbeHTTP:
 		return handler{kind: "httpGet", raw: marshal(corev1.HTTPGetAction{Path: probe.Path, Port: port})}
 	case policy.ProbeHTTPS:
-		return handler{kind: "httpGet", raw: marshal(corev1.HTTPGetAction{Path: probe.Path, Port: port, Scheme: corev1.URISchemeHTTPS})}
+		return handler{kind: "httpGet",
+			raw: marshal(corev1.HTTPGetAction{Path: probe.Path, Port: port, Scheme: corev1.URISchemeHTTPS})}
 	}
 	number := int64(probe.PortNumber)
 	for _, p := range c.ports { // a gRPC probe takes no port name

@@ -10,18 +10,21 @@ func TestReports(t *testing.T) { runCases(t, "reports") }
 // TestNotes runs what becomes of a workload of which something was noticed.
 func TestNotes(t *testing.T) { runCases(t, "notes") }
 
-// TestANoteHoldsForTheContainersThatItIsAbout has the same note for containers with and without what evenkeel adds, and for
-// others.
+// TestANoteHoldsForTheContainersThatItIsAbout has the same note for containers with and without
+// what evenkeel adds, and for others.
 func TestANoteHoldsForTheContainersThatItIsAbout(t *testing.T) {
 	injector, err := New(DefaultConfig())
 	if err != nil {
 		t.Fatal(err)
 	}
 	object := func(image, port string) []byte {
-		return []byte(`{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"web"},"spec":{"selector":{"matchLabels":{"app":"web"}},"template":{
-			"metadata":{"labels":{"app":"web"}},"spec":{"containers":[{"name":"web","image":"` + image + `","ports":[{"containerPort":` + port + `}]}]}}}}`)
+		return []byte(`{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"web"},"spec":{
+			"selector":{"matchLabels":{"app":"web"}},"template":{
+			"metadata":{"labels":{"app":"web"}},"spec":{"containers":[{"name":"web","image":"` + image +
+			`","ports":[{"containerPort":` + port + `}]}]}}}}`)
 	}
-	patched, err := apply(injector.Review(Request{Operation: Create, Object: object("web:1", "80")}).Patch, object("web:1", "80"))
+	patched, err := apply(injector.Review(Request{Operation: Create, Object: object("web:1", "80")}).Patch,
+		object("web:1", "80"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +56,8 @@ func TestANoteHoldsForTheContainersThatItIsAbout(t *testing.T) {
 			t.Errorf("%s: the note holds: %v, want %v", name, failed, c.holds)
 		}
 	}
-	if guess, err = injector.Guess(patched, map[string]string{"evenkeel.dev/readiness-probe": "tcp:80"}); err != nil || !guess.Asked || guess.Containers != nil {
+	if guess, err = injector.Guess(patched, map[string]string{"evenkeel.dev/readiness-probe": "tcp:80"}); err != nil ||
+		!guess.Asked || guess.Containers != nil {
 		t.Errorf("what the Namespace asks for counts as guessed: %+v, %v", guess, err)
 	}
 }

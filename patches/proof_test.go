@@ -9,7 +9,8 @@ import (
 
 // asks makes a pod of the containers ask for hooks wherever they can go.
 func asks(containers string) string {
-	return `{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"app":"web"},"annotations":{"evenkeel.dev/pre-stop-sleep":"5s"}},"spec":{"containers":` + containers + `}}`
+	return `{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"app":"web"},` +
+		`"annotations":{"evenkeel.dev/pre-stop-sleep":"5s"}},"spec":{"containers":` + containers + `}}`
 }
 
 // TestAShapeStandsForItsKindOnly reviews objects after others that are nearly of the same shape: what was proven for
@@ -19,15 +20,20 @@ func TestAShapeStandsForItsKindOnly(t *testing.T) {
 		return asks(`[{"name":"a","env":` + strings.Repeat("[", n) + strings.Repeat("]", n) + `}]`)
 	}
 	same := []string{
-		asks(`[{"name":"a"},{"name":"b"}]`), asks(`[{"name":"a"},null]`), asks(`[null,null]`), asks(`[{"name":"a"}]`), asks(`[null]`),
+		asks(`[{"name":"a"},{"name":"b"}]`), asks(`[{"name":"a"},null]`), asks(`[null,null]`),
+		asks(`[{"name":"a"}]`), asks(`[null]`),
 		asks(`[{"name":"a","lifecycle":{}}]`), asks(`[{"name":"a","lifecycle":null}]`),
 		strings.Replace(asks(`[{"name":"a"}]`), `"spec":{`, `"spec":{"affinity":{},`, 1),
 		strings.Replace(asks(`[{"name":"a"}]`), `"spec":{`, `"spec":{"affinity":null,`, 1),
 		strings.Replace(asks(`[{"name":"a"}]`), `"spec":{`, `"spec":{"terminationGracePeriodSeconds":30,`, 1),
-		`{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"app":"web"}},"spec":{"containers":[{"name":"a","ports":[{"containerPort":80}]}]}}`,
-		`{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"app":"web"},"annotations":null},"spec":{"containers":[{"name":"a","ports":[{"containerPort":80}]}]}}`,
-		`{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"app":"web"},"annotations":{}},"spec":{"containers":[{"name":"a","ports":[{"containerPort":80}]}]}}`,
-		`{"apiVersion":"v1","kind":"Pod","metadata":null,"spec":{"containers":[{"name":"a","ports":[{"containerPort":80}]}]}}`,
+		`{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"app":"web"}},"spec":{"containers":[{"name":"a",` +
+			`"ports":[{"containerPort":80}]}]}}`,
+		`{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"app":"web"},"annotations":null},` +
+			`"spec":{"containers":[{"name":"a","ports":[{"containerPort":80}]}]}}`,
+		`{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"app":"web"},"annotations":{}},` +
+			`"spec":{"containers":[{"name":"a","ports":[{"containerPort":80}]}]}}`,
+		`{"apiVersion":"v1","kind":"Pod","metadata":null,"spec":{"containers":[{"name":"a",` +
+			`"ports":[{"containerPort":80}]}]}}`,
 		deep(10), deep(2000), deep(9990), deep(9996),
 	}
 	injector, err := New(DefaultConfig())
@@ -70,7 +76,8 @@ func TestShapesAreForgotten(t *testing.T) {
 			fmt.Fprintf(&list, `{"name":"a%d"},`, i)
 		}
 		object := asks(`[` + list.String() + `{"name":"a"}]`)
-		if r := injector.Review(Request{Operation: Create, Object: []byte(object), Cluster: clusters[0]}); r.Err != nil || len(r.Operations) == 0 {
+		if r := injector.Review(Request{Operation: Create, Object: []byte(object), Cluster: clusters[0]}); r.Err != nil ||
+			len(r.Operations) == 0 {
 			t.Fatalf("%d containers: %d operations, %v", containers, len(r.Operations), r.Err)
 		}
 	}
@@ -108,8 +115,8 @@ func TestWhatIsDeepIsAppliedInFull(t *testing.T) {
 	}
 }
 
-// TestAShapeSaysWhetherWhatIsTakenBackIsThere takes back what is ours of objects that lost some of it: a removal proven for one must not
-// be taken for proven for another.
+// TestAShapeSaysWhetherWhatIsTakenBackIsThere takes back what is ours of objects that lost some of
+// it: a removal proven for one must not be taken for proven for another.
 func TestAShapeSaysWhetherWhatIsTakenBackIsThere(t *testing.T) {
 	on, err := New(DefaultConfig())
 	if err != nil {

@@ -25,7 +25,9 @@ func TestRecordStaysWithinTheAPIsLimit(t *testing.T) {
 		if size%256 != 0 && size < validation.TotalAnnotationSizeLimitB-len(key)-3 {
 			continue
 		}
-		object := fmt.Appendf(nil, `{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"app":"web"},"annotations":{%q:%q}},"spec":{"containers":[{"name":"web","ports":[{"containerPort":80}]}]}}`,
+		object := fmt.Appendf(nil,
+			`{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"app":"web"},"annotations":{%q:%q}},`+
+				`"spec":{"containers":[{"name":"web","ports":[{"containerPort":80}]}]}}`,
 			key, strings.Repeat("x", size))
 		injector, err := New(DefaultConfig())
 		if err != nil {

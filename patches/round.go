@@ -81,7 +81,8 @@ func (o *object) against(old *object, req *Request) (round, Skip) {
 	}
 	_, labelled := o.pod.meta.label(policy.DefaultedLabel)
 	switch {
-	case failed && (o.pod.probed() || old.pod.probed()), !recorded || !unchanged, noted && text != was, !noted && labelled && !o.pod.standing():
+	case failed && (o.pod.probed() || old.pod.probed()), !recorded || !unchanged, noted && text != was,
+		!noted && labelled && !o.pod.standing():
 		return roundDecide, SkipNone
 	case !noted && !o.pod.standing(), slices.Equal(o.pod.places(), old.pod.places()):
 		return roundKeep, SkipNone
@@ -182,7 +183,8 @@ func keep(in *input, old *object, out *output) {
 }
 
 func (p *podTemplate) affinitySlot() slot {
-	at := slot{name: DefaultAntiAffinity, parentName: "affinity", base: p.path, parent: "/spec/affinity", leaf: "/podAntiAffinity",
+	at := slot{name: DefaultAntiAffinity, parentName: "affinity", base: p.path, parent: "/spec/affinity",
+		leaf:        "/podAntiAffinity",
 		parentThere: p.affinity, others: p.affinityOthers, standing: p.ours.antiAffinity, was: p.null}
 	at.remember(p.ours.record)
 	return at
@@ -205,7 +207,8 @@ func (p *podTemplate) constraintSlot() slot {
 
 func (p *podTemplate) hookSlot(i int) slot {
 	c := &p.containers[i]
-	at := slot{container: c.name, name: DefaultPreStopSleep, parentName: "lifecycle", base: p.path, list: "/spec/containers/",
+	at := slot{container: c.name, name: DefaultPreStopSleep, parentName: "lifecycle", base: p.path,
+		list:  "/spec/containers/",
 		index: strconv.Itoa(i), parent: "/lifecycle", leaf: "/preStop", parentThere: c.lifecycle, others: c.lifecycleOthers,
 		standing: c.ourPreStop, was: c.null}
 	at.remember(p.ours.record)
@@ -214,8 +217,8 @@ func (p *podTemplate) hookSlot(i int) slot {
 
 func (p *podTemplate) probeSlot(i int) slot {
 	c := &p.containers[i]
-	at := slot{container: c.name, name: DefaultReadinessProbe, base: p.path, list: "/spec/containers/", index: strconv.Itoa(i),
-		leaf: "/readinessProbe", standing: c.ourProbe, was: nulls{leaf: c.probeNull}}
+	at := slot{container: c.name, name: DefaultReadinessProbe, base: p.path, list: "/spec/containers/",
+		index: strconv.Itoa(i), leaf: "/readinessProbe", standing: c.ourProbe, was: nulls{leaf: c.probeNull}}
 	at.remember(p.ours.record)
 	return at
 }

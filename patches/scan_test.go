@@ -29,9 +29,11 @@ var objects = []string{
 	`{"kind":"Pod","apiVersion":"v1","metadata":{"labels":{"a":"b","a":"c"}}}`,
 	`{"kind":"Pod","apiVersion":"v1","metadata":{"labels":{"a":null}}}`,
 	`{"kind":"Pod","apiVersion":"v1","metadata":{"labels":{"a":1}}}`,
-	`{"kind":"Pod","apiVersion":"v1","metadata":{"annotations":{"evenkeel.dev/containers":"a","evenkeel.dev\/containers":"b"}}}`,
+	`{"kind":"Pod","apiVersion":"v1","metadata":{"annotations":{"evenkeel.dev/containers":"a",` +
+		`"evenkeel.dev\/containers":"b"}}}`,
 	`{"kind":"Pod","apiVersion":"v1","metadata":{"annotations":{"x":1,"evenkeel.dev/containers":null}}}`,
-	`{"kind":"Pod","apiVersion":"v1","metadata":{"ownerReferences":[{"kind":"Job","controller":null},{"kind":"DaemonSet","controller":true},null]}}`,
+	`{"kind":"Pod","apiVersion":"v1","metadata":{"ownerReferences":[{"kind":"Job","controller":null},` +
+		`{"kind":"DaemonSet","controller":true},null]}}`,
 	`{"kind":"Pod","apiVersion":"v1","metadata":{"ownerReferences":[{"kind":"Job","controller":"true"}]}}`,
 	`{"kind":"Pod","apiVersion":"v1","spec":{"terminationGracePeriodSeconds":-0}}`,
 	`{"kind":"Pod","apiVersion":"v1","spec":{"terminationGracePeriodSeconds":30.0}}`,
@@ -40,13 +42,16 @@ var objects = []string{
 	`{"kind":"Pod","apiVersion":"v1","spec":{"containers":{}}}`,
 	`{"kind":"Pod","apiVersion":"v1","spec":{"containers":[null,{}, {"ports":[null]}]}}`,
 	`{"kind":"Pod","apiVersion":"v1","spec":{"containers":[{"ports":[{"containerPort":80,"protocol":"tcp"}]}]}}`,
-	`{"kind":"Pod","apiVersion":"v1","spec":{"containers":[{"livenessProbe":{"httpGet":{},"exec":{}},"startupProbe":{"grpc":null,"tcpSocket":{}}}]}}`,
+	`{"kind":"Pod","apiVersion":"v1","spec":{"containers":[{"livenessProbe":{"httpGet":{},"exec":{}},` +
+		`"startupProbe":{"grpc":null,"tcpSocket":{}}}]}}`,
 	`{"kind":"Pod","apiVersion":"v1","spec":{"containers":[{"lifecycle":{"preStop":{"sleep":{"seconds":5}}}}]}}`,
 	`{"kind":"Pod","apiVersion":"v1","spec":{"containers":[{"lifecycle":{"preStop":{"sleeP":{"seconds":5}}}}]}}`,
-	`{"kind":"Pod","apiVersion":"v1","spec":{"containers":[{"lifecycle":{"preStop":{"exec":{"Command":["sleep","5"]},"sleep":{"seconds":5,"SECONDS":6}}}}]}}`,
+	`{"kind":"Pod","apiVersion":"v1","spec":{"containers":[{"lifecycle":{"preStop":{"exec":{"Command":["sleep","5"]},` +
+		`"sleep":{"seconds":5,"SECONDS":6}}}}]}}`,
 	`{"kind":"Pod","apiVersion":"v1","spec":{"os":{"name":"windows"},"nodeSelector":{"kubernetes.io/os":"linux"}}}`,
 	`{"kind":"Pod","apiVersion":"v1","spec":{"affinity":{"podAntiAffinity":{}},"topologySpreadConstraints":[null]}}`,
-	`{"kind":"Deployment","apiVersion":"apps/v1","spec":{"selector":{"matchLabels":{"a":"b"}},"template":{"spec":{"restartPolicy":"Always"}}}}`,
+	`{"kind":"Deployment","apiVersion":"apps/v1","spec":{"selector":{"matchLabels":{"a":"b"}},` +
+		`"template":{"spec":{"restartPolicy":"Always"}}}}`,
 	`{"kind":"Deployment","apiVersion":"apps/v1","spec":{"template":[]}}`,
 	`{"kind":"ReplicationController","apiVersion":"v1","spec":{"selector":{"a":"b"},"template":null}}`,
 	`{"kind":"CronJob","apiVersion":"batch/v1","spec":{"jobTemplate":5}}`,
@@ -90,7 +95,8 @@ func viewOf(o *object) view {
 		v.TemplateLabels, v.Template = nil, nil
 	}
 	for _, c := range o.pod.containers {
-		cv := containerView{Name: c.name, Lifecycle: c.lifecycle, PreStop: c.preStop != nil, Probe: c.readinessProbe != nil, Sleep: nativeSleepOf(c.preStop)}
+		cv := containerView{Name: c.name, Lifecycle: c.lifecycle, PreStop: c.preStop != nil, Probe: c.readinessProbe != nil,
+			Sleep: nativeSleepOf(c.preStop)}
 		for _, p := range c.ports {
 			cv.Ports = append(cv.Ports, fmt.Sprint(string(p.name), p.number, p.tcp))
 		}
@@ -216,7 +222,8 @@ func decodeTyped(raw []byte) (v view, strict []error, err error) {
 	for _, c := range spec.Containers {
 		cv := containerView{Name: c.Name, Lifecycle: c.Lifecycle != nil, Probe: c.ReadinessProbe != nil}
 		for _, p := range c.Ports {
-			cv.Ports = append(cv.Ports, fmt.Sprint(p.Name, int64(p.ContainerPort), p.Protocol == "" || p.Protocol == corev1.ProtocolTCP))
+			cv.Ports = append(cv.Ports,
+				fmt.Sprint(p.Name, int64(p.ContainerPort), p.Protocol == "" || p.Protocol == corev1.ProtocolTCP))
 		}
 		if c.Lifecycle != nil && c.Lifecycle.PreStop != nil {
 			cv.PreStop = true
@@ -306,7 +313,8 @@ func checkParse(t *testing.T, raw []byte) {
 		twice, _ := kjson.UnmarshalStrict(raw, &members, kjson.DisallowDuplicateFields)
 		strict = append(strict, twice...)
 	}
-	if theirs != nil || len(strict) > 0 || !utf8.Valid(raw) || !bytes.HasPrefix(bytes.TrimLeft(raw, " \t\r\n"), []byte("{")) {
+	if theirs != nil || len(strict) > 0 || !utf8.Valid(raw) ||
+		!bytes.HasPrefix(bytes.TrimLeft(raw, " \t\r\n"), []byte("{")) {
 		return
 	}
 	if err != nil {

@@ -13,7 +13,8 @@ import (
 )
 
 func aService(name string, selector map[string]string, ports ...corev1.ServicePort) *corev1.Service {
-	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.ServiceSpec{Selector: selector, Ports: ports}}
+	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.ServiceSpec{Selector: selector, Ports: ports}}
 }
 
 // decisions says what becomes of the probe of a Deployment with Services.
@@ -23,7 +24,9 @@ func decisions(t *testing.T, services *Services) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	result := injector.Review(Request{Operation: Create, Services: services, Object: []byte(`{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"web"},
+	result := injector.Review(
+		Request{Operation: Create, Services: services,
+			Object: []byte(`{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"web"},
 		"spec":{"selector":{"matchLabels":{"app":"web"}},"template":{"metadata":{"labels":{"app":"web","tier":"front"}},
 		"spec":{"containers":[{"name":"web","ports":[{"name":"a","containerPort":1},{"name":"b","containerPort":2}]}]}}}}`)})
 	for _, d := range result.Decisions {
@@ -45,7 +48,8 @@ func TestServicesFollowChanges(t *testing.T) {
 		{"nothing", func() {}, "ambiguous-port"},
 		{"adds a Service", func() { services.Put(aService("x", web, corev1.ServicePort{Port: 1})) }, `tcpSocket {"port":1}`},
 		{"adds another", func() { services.Put(aService("y", web, corev1.ServicePort{Port: 2})) }, "ambiguous-port"},
-		{"changes its selector", func() { services.Put(aService("y", map[string]string{"app": "other"}, corev1.ServicePort{Port: 2})) },
+		{"changes its selector",
+			func() { services.Put(aService("y", map[string]string{"app": "other"}, corev1.ServicePort{Port: 2})) },
 			`tcpSocket {"port":1}`},
 		{"changes the port of the first", func() {
 			services.Put(aService("x", front, corev1.ServicePort{Port: 80, TargetPort: intstr.FromString("b")}))
@@ -78,9 +82,11 @@ func TestTenThousandServicesTakeFewMebibytes(t *testing.T) {
 	services := NewServices()
 	for i := range 10_000 {
 		name := fmt.Sprintf("service-%d", i)
-		services.Put(aService(name, map[string]string{strings.Clone("app.kubernetes.io/name"): name, strings.Clone("app.kubernetes.io/instance"): name},
-			corev1.ServicePort{Name: strings.Clone("http"), Port: 80, TargetPort: intstr.FromString(strings.Clone("http"))},
-			corev1.ServicePort{Name: strings.Clone("metrics"), Port: 9090}))
+		services.Put(
+			aService(name,
+				map[string]string{strings.Clone("app.kubernetes.io/name"): name, strings.Clone("app.kubernetes.io/instance"): name},
+				corev1.ServicePort{Name: strings.Clone("http"), Port: 80, TargetPort: intstr.FromString(strings.Clone("http"))},
+				corev1.ServicePort{Name: strings.Clone("metrics"), Port: 9090}))
 	}
 	taken := heap() - before
 	runtime.KeepAlive(services)

@@ -7,8 +7,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestUninjectGivesTheManifestBack injects a manifest offline, changes it as a case says, and takes back what the record says.
-// That nothing of ours is left for every case and every workload of the corpus is one of the laws (uninjects).
+// TestUninjectGivesTheManifestBack injects a manifest offline, changes it as a case says, and takes
+// back what the record says. That nothing of ours is left for every case and every workload of the
+// corpus is one of the laws (uninjects).
 func TestUninjectGivesTheManifestBack(t *testing.T) {
 	nulls := `
 apiVersion: apps/v1
@@ -65,7 +66,8 @@ spec:
 			}
 			before := fromYAML(t, test.manifest)
 			raw := toJSON(t, before)
-			injected, err := apply(injector.Review(Request{Operation: Create, Object: raw, Offline: true, Cluster: clusters[0]}).Patch, raw)
+			injected, err := apply(
+				injector.Review(Request{Operation: Create, Object: raw, Offline: true, Cluster: clusters[0]}).Patch, raw)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -109,9 +111,11 @@ func TestUninjectTakesNothingBackWithoutARecordOfOurs(t *testing.T) {
 		object string
 		want   Skip
 	}{
-		"a Deployment without a record": {`{"apiVersion":"apps/v1","kind":"Deployment","spec":{"template":{"spec":{"containers":[
+		"a Deployment without a record": {
+			`{"apiVersion":"apps/v1","kind":"Deployment","spec":{"template":{"spec":{"containers":[
 			{"name":"web","lifecycle":{"preStop":{"sleep":{"seconds":10}}}}]}}}}`, SkipOff},
-		"a record of somebody else": {`{"apiVersion":"v1","kind":"Pod","metadata":{"annotations":{"evenkeel.dev/injected":"yes"}},
+		"a record of somebody else": {
+			`{"apiVersion":"v1","kind":"Pod","metadata":{"annotations":{"evenkeel.dev/injected":"yes"}},
 			"spec":{"containers":[{"name":"web"}]}}`, SkipForeignRecord},
 		"a kind without a pod template": {`{"apiVersion":"v1","kind":"Service"}`, SkipKind},
 		"a Deployment without a spec":   {`{"apiVersion":"apps/v1","kind":"Deployment"}`, SkipUnreadable},

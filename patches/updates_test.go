@@ -15,8 +15,8 @@ import (
 	"github.com/evenkeel/evenkeel/policy"
 )
 
-// stored is a Deployment as an API server keeps it, with evenkeel before it. Clients change it as the real ones do; e2e/admission has
-// the same through a real API server.
+// stored is a Deployment as an API server keeps it, with evenkeel before it. Clients change it as
+// the real ones do; e2e/admission has the same through a real API server.
 type stored struct {
 	t         *testing.T
 	flags     map[string]string
@@ -78,8 +78,8 @@ func (s *stored) send(object map[string]any, whole bool) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	req := Request{Operation: Create, Object: toJSON(s.t, object), Namespace: s.namespace, Cluster: clusters[0], Whole: whole,
-		Ran: func(_ string, print uint64) bool { return s.ran[print] }}
+	req := Request{Operation: Create, Object: toJSON(s.t, object), Namespace: s.namespace,
+		Cluster: clusters[0], Whole: whole, Ran: func(_ string, print uint64) bool { return s.ran[print] }}
 	if s.object != nil {
 		req.Operation, req.Old = Update, toJSON(s.t, s.object)
 	}
@@ -189,7 +189,8 @@ func note(manifest map[string]any, text string) {
 }
 
 func (s *stored) restart() {
-	s.patch(fmt.Sprintf(`spec: {template: {metadata: {annotations: {kubectl.kubernetes.io/restartedAt: "%d"}}}}`, s.rollouts))
+	s.patch(fmt.Sprintf(`spec: {template: {metadata: {annotations: {kubectl.kubernetes.io/restartedAt: "%d"}}}}`,
+		s.rollouts))
 }
 
 // undo does what kubectl rollout undo does with a template that was there.
@@ -224,7 +225,8 @@ func (s *stored) outline() string {
 		parts = append(parts, fmt.Sprintf("%d+%d terms", len(required), len(preferred)))
 	}
 	if tolerations, ok := at(template, "spec", "tolerations").([]any); ok {
-		parts = append(parts, fmt.Sprintf("%d tolerations of %v s", len(tolerations), at(tolerations[0], "tolerationSeconds")))
+		parts = append(parts,
+			fmt.Sprintf("%d tolerations of %v s", len(tolerations), at(tolerations[0], "tolerationSeconds")))
 	}
 	if constraints, ok := at(template, "spec", "topologySpreadConstraints").([]any); ok {
 		parts = append(parts, fmt.Sprintf("%d constraints", len(constraints)))
@@ -251,7 +253,8 @@ var (
 	ownConstraint = with(plainDeployment, "spec: {containers",
 		"spec: {topologySpreadConstraints: [{maxSkew: 1, topologyKey: rack, whenUnsatisfiable: DoNotSchedule}], containers")
 	nullLifecycle = with(plainDeployment, "image:", "lifecycle: null, image:")
-	offInTemplate = with(plainDeployment, "metadata: {labels", "metadata: {annotations: {evenkeel.dev/pre-stop-sleep: \"off\"}, labels")
+	offInTemplate = with(plainDeployment, "metadata: {labels",
+		"metadata: {annotations: {evenkeel.dev/pre-stop-sleep: \"off\"}, labels")
 )
 
 const takeHook = `spec: {template: {spec: {containers: [{name: web, lifecycle: null}]}}}`
@@ -265,7 +268,8 @@ func TestWhatAnUpdateLeaves(t *testing.T) {
 		rollouts int
 	}{
 		{"a creation gets everything", func(s *stored) { s.apply(plainDeployment) }, all, 0},
-		{"the same manifest again changes nothing", func(s *stored) { s.apply(plainDeployment); s.apply(plainDeployment) }, all, 0},
+		{"the same manifest again changes nothing",
+			func(s *stored) { s.apply(plainDeployment); s.apply(plainDeployment) }, all, 0},
 		{"a manifest that replaces the object changes nothing", func(s *stored) {
 			s.apply(plainDeployment)
 			s.send(fromYAML(s.t, plainDeployment), true)
@@ -309,7 +313,8 @@ func TestWhatAnUpdateLeaves(t *testing.T) {
 		}, noSleep, 1},
 		{"off on the workload and lifecycle null at once", func(s *stored) {
 			s.apply(plainDeployment)
-			s.patch(`{metadata: {annotations: {evenkeel.dev/pre-stop-sleep: "off"}}, spec: {template: {spec: {containers: [{name: web, lifecycle: null}]}}}}`)
+			s.patch(`{metadata: {annotations: {evenkeel.dev/pre-stop-sleep: "off"}}, spec: {template: {spec: {containers: ` +
+				`[{name: web, lifecycle: null}]}}}}`)
 		}, noSleep, 1},
 		{"off on the template, then lifecycle null", func(s *stored) {
 			s.apply(plainDeployment)
@@ -319,13 +324,15 @@ func TestWhatAnUpdateLeaves(t *testing.T) {
 		{"lifecycle null without a setting", func(s *stored) {
 			s.apply(plainDeployment)
 			s.patch(takeHook)
-			if len(s.problems) != 1 || s.problems[0].Code != policy.ProblemRestored || !strings.Contains(s.problems[0].String(), "evenkeel.dev/pre-stop-sleep") {
+			if len(s.problems) != 1 || s.problems[0].Code != policy.ProblemRestored ||
+				!strings.Contains(s.problems[0].String(), "evenkeel.dev/pre-stop-sleep") {
 				s.t.Errorf("warns of %v", s.problems)
 			}
 		}, all, 0},
 		{"everything off on the workload, and a restart", func(s *stored) {
 			s.apply(plainDeployment)
-			s.patch(`metadata: {annotations: {evenkeel.dev/pre-stop-sleep: "off", evenkeel.dev/anti-affinity: "off", evenkeel.dev/readiness-probe: "off"}}`)
+			s.patch(`metadata: {annotations: {evenkeel.dev/pre-stop-sleep: "off", evenkeel.dev/anti-affinity: "off", ` +
+				`evenkeel.dev/readiness-probe: "off"}}`)
 			s.restart()
 		}, "grace 30, no record", 1},
 		{"annotations taken away by a merge, then an own probe", func(s *stored) {
@@ -356,15 +363,17 @@ func TestWhatAnUpdateLeaves(t *testing.T) {
 			s.patch(`spec: {template: {spec: {containers: [{name: web, lifecycle: {preStop: {sleep: {seconds: 35}}}}]}}}`)
 		}, "sleep 35, grace 40, tcpSocket, every 5, 0+2 terms", 1},
 		{"a sleep of theirs that needs the grace period of ours, and a shorter one of ours", func(s *stored) {
-			two := with(plainDeployment, "containers: [", `containers: [{name: first, image: "a", ports: [{containerPort: 81}]}, `)
+			two := with(plainDeployment, "containers: [",
+				`containers: [{name: first, image: "a", ports: [{containerPort: 81}]}, `)
 			s.apply(two)
 			s.patch(`spec: {template: {spec: {containers: [{name: first, lifecycle: {preStop: {sleep: {seconds: 38}}}}]}}}`)
 			s.flags = map[string]string{"pre-stop-sleep": "2s"}
 			s.restart()
 		}, "sleep 38, grace 40, tcpSocket, every 5, 0+2 terms", 2},
-		{"a grace period of 30 that a manifest has from the start", func(s *stored) { s.apply(written30); s.apply(written30) },
-			"sleep 10, grace 30, tcpSocket, every 5, 0+2 terms", 0},
-		{"a grace period of 30 that comes into the manifest", func(s *stored) { s.apply(plainDeployment); s.apply(written30); s.apply(written30) },
+		{"a grace period of 30 that a manifest has from the start",
+			func(s *stored) { s.apply(written30); s.apply(written30) }, "sleep 10, grace 30, tcpSocket, every 5, 0+2 terms", 0},
+		{"a grace period of 30 that comes into the manifest",
+			func(s *stored) { s.apply(plainDeployment); s.apply(written30); s.apply(written30) },
 			"sleep 10, grace 30, tcpSocket, every 5, 0+2 terms", 1},
 		{"a grace period that comes into the manifest with our own value, and everything off", func(s *stored) {
 			s.apply(plainDeployment)
@@ -386,7 +395,9 @@ func TestWhatAnUpdateLeaves(t *testing.T) {
 			}
 		}, "sleep 10, grace 55, tcpSocket, every 5, 0+2 terms", 3},
 		{"an own anti-affinity that comes and goes", func(s *stored) {
-			own := with(plainDeployment, "spec: {containers", "spec: {affinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: wrong}]}}, containers")
+			own := with(plainDeployment, "spec: {containers",
+				"spec: {affinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: wrong}]}}, "+
+					"containers")
 			s.apply(plainDeployment)
 			s.apply(own)
 			s.apply(plainDeployment)
@@ -408,7 +419,8 @@ func TestWhatAnUpdateLeaves(t *testing.T) {
 			s.flags = map[string]string{"spread": "topology-spread"}
 			s.apply(plainDeployment)
 			s.patch(`spec: {template: {spec: {topologySpreadConstraints: null}}}`)
-			if len(s.problems) != 1 || s.problems[0].Code != policy.ProblemRestored || !strings.Contains(s.problems[0].String(), "evenkeel.dev/anti-affinity") {
+			if len(s.problems) != 1 || s.problems[0].Code != policy.ProblemRestored ||
+				!strings.Contains(s.problems[0].String(), "evenkeel.dev/anti-affinity") {
 				s.t.Errorf("warns of %v", s.problems)
 			}
 		}, spreadByTopology, 0},
@@ -455,7 +467,8 @@ func TestWhatAnUpdateLeaves(t *testing.T) {
 		}, all, 2},
 		{"a new container gets its own", func(s *stored) {
 			s.apply(plainDeployment)
-			s.apply(with(plainDeployment, "containers: [", `containers: [{name: first, image: "a", ports: [{containerPort: 81}]}, `))
+			s.apply(with(plainDeployment, "containers: [",
+				`containers: [{name: first, image: "a", ports: [{containerPort: 81}]}, `))
 		}, all, 1},
 		{"a setting of node-loss arrives with a restart", func(s *stored) {
 			s.apply(plainDeployment)
@@ -486,13 +499,15 @@ func TestWhatAnUpdateLeaves(t *testing.T) {
 			s.flags = map[string]string{"node-loss": "30s"}
 			s.apply(plainDeployment)
 			s.patch(`spec: {template: {spec: {tolerations: null}}}`)
-			if len(s.problems) != 1 || s.problems[0].Code != policy.ProblemRestored || !strings.Contains(s.problems[0].String(), "evenkeel.dev/node-loss") {
+			if len(s.problems) != 1 || s.problems[0].Code != policy.ProblemRestored ||
+				!strings.Contains(s.problems[0].String(), "evenkeel.dev/node-loss") {
 				s.t.Errorf("warns of %v", s.problems)
 			}
 		}, all + ", 2 tolerations of 30 s", 0},
 		{"tolerations that come into the manifest win, and stay when the setting goes", func(s *stored) {
 			s.flags = map[string]string{"node-loss": "30s"}
-			own := with(plainDeployment, "spec: {containers", "spec: {tolerations: [{key: dedicated, operator: Exists}], containers")
+			own := with(plainDeployment, "spec: {containers",
+				"spec: {tolerations: [{key: dedicated, operator: Exists}], containers")
 			s.apply(plainDeployment)
 			s.apply(own)
 			s.apply(own)
@@ -536,7 +551,8 @@ func TestWhatAnUpdateLeaves(t *testing.T) {
 	}
 }
 
-// TestAnotherWebhookAfterOurs shows that what the API server takes without evenkeel it takes with it: evenkeel is called again.
+// TestAnotherWebhookAfterOurs shows that what the API server takes without evenkeel it takes with
+// it: evenkeel is called again.
 func TestAnotherWebhookAfterOurs(t *testing.T) {
 	for name, test := range map[string]struct {
 		change func(template map[string]any)
@@ -591,9 +607,10 @@ func (c *choices) below(n int) int {
 	return int(first) % n
 }
 
-// TestRandomUpdatesEndWhereACreationEnds sends hundreds of random updates, with other settings, lost annotations and times
-// without evenkeel between them. The record is never lost, the grace period never grows, and the end is that of a new
-// Deployment. FuzzUpdates looks for updates of which that is not true.
+// TestRandomUpdatesEndWhereACreationEnds sends hundreds of random updates, with other settings,
+// lost annotations and times without evenkeel between them. The record is never lost, the grace
+// period never grows, and the end is that of a new Deployment. FuzzUpdates looks for updates of
+// which that is not true.
 func TestRandomUpdatesEndWhereACreationEnds(t *testing.T) {
 	for seed := range uint64(60) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
@@ -609,7 +626,8 @@ func TestRandomUpdatesEndWhereACreationEnds(t *testing.T) {
 
 // FuzzUpdates sends the updates that a fuzzer chooses.
 func FuzzUpdates(f *testing.F) {
-	f.Add([]byte("\x00\x01\x02\x04\x01"))                         // the hook is taken away, then the annotations, then the hook
+	// the hook is taken away, then the annotations, then the hook
+	f.Add([]byte("\x00\x01\x02\x04\x01"))
 	f.Add([]byte("\x02\x06\x00\x06\x04\x06\x02\x06\x00\x06\x04")) // annotations and lifecycle in turn
 	f.Add([]byte("\x00\x00\x01\x02\x00\x02\x01\x03\x00\x03\x01")) // another sleep, none, and back to both
 	f.Add([]byte("\x03\x05\x00\x03\x02\x05\x02\x04\x06\x01"))     // a written grace period, and evenkeel away
@@ -622,7 +640,8 @@ func checkUpdates(t *testing.T, chosen choices) {
 	t.Helper()
 	manifests := []string{plainDeployment, ownConstraint, ownProbe, ownAnnotation, written30, nullLifecycle, offInTemplate,
 		with(plainDeployment, "web:1", "web:2"), with(ownAnnotation, "web:1", "web:3")}
-	settings := []map[string]string{nil, {"pre-stop-sleep": "20s"}, {"pre-stop-sleep": "off"}, {"anti-affinity": "required"},
+	settings := []map[string]string{nil, {"pre-stop-sleep": "20s"}, {"pre-stop-sleep": "off"},
+		{"anti-affinity": "required"},
 		{"readiness-probe": "off"}, {"node-loss": "30s"}, {"spread": "topology-spread"}}
 	s := &stored{t: t}
 	s.apply(manifests[chosen.below(len(manifests))])

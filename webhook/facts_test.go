@@ -118,8 +118,9 @@ func TestANodeWithoutAZoneIsKnown(t *testing.T) {
 	over := make(chan struct{})
 	go func() { f.Run(ctx); close(over) }()
 	labelled := func(name, taint, labels string) string {
-		return fmt.Sprintf(`{"metadata":{"name":%q,"resourceVersion":"7","labels":{%s}},"spec":{"taints":[{"key":%q,"effect":"NoSchedule"}]},`+
-			`"status":{"nodeInfo":{"kubeletVersion":"v1.34.1"}}}`, name, labels, taint)
+		return fmt.Sprintf(
+			`{"metadata":{"name":%q,"resourceVersion":"7","labels":{%s}},"spec":{"taints":[{"key":%q,"effect":"NoSchedule"}]},`+
+				`"status":{"nodeInfo":{"kubeletVersion":"v1.34.1"}}}`, name, labels, taint)
 	}
 	const zone = `"topology.kubernetes.io/zone":"a"`
 	eventually(t, "nodes have no zone", func() bool { return f.Cluster().NoZones })
@@ -127,7 +128,8 @@ func TestANodeWithoutAZoneIsKnown(t *testing.T) {
 		a.events[nodesPath] <- change("MODIFIED", labelled(name, "none", zone))
 	}
 	eventually(t, "all nodes have one", func() bool { return !f.Cluster().NoZones })
-	for _, taint := range []string{"node-role.kubernetes.io/control-plane", "node.cloudprovider.kubernetes.io/uninitialized"} {
+	for _, taint := range []string{"node-role.kubernetes.io/control-plane",
+		"node.cloudprovider.kubernetes.io/uninitialized"} {
 		a.events[nodesPath] <- change("ADDED", labelled(taint[:5], taint, ""))
 	}
 	a.events[nodesPath] <- change("ADDED", labelled("last", "none", zone))
