@@ -3,6 +3,7 @@ package patches
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,6 +32,9 @@ const maxSelector = 16 << 10
 func addSpread(in *input, out *output) {
 	pod := in.pod()
 	terms, constraints := pod.affinitySlot(), pod.constraintSlot()
+	for _, part := range pod.ours.affinityParts {
+		out.remove(pod.path, "/spec/affinity/podAntiAffinity/", part)
+	}
 	for _, i := range slices.Backward(pod.ours.constraintParts) {
 		out.remove(pod.path, constraints.leaf, "/", strconv.Itoa(i))
 	}
@@ -89,13 +93,32 @@ func (in *input) addTerms(out *output, at *slot, selector json.RawMessage) {
 		out.write(`]`)
 	}
 	out.write(`}`)
-	out.noteFingerprint("", DefaultAntiAffinity, "", out.patch[at.valueStart:])
+	out.noteTerms(out.patch[at.valueStart:])
 	out.fill(at)
 	detail, base := in.over, &in.config.Base
 	if in.policy.AntiAffinity != base.AntiAffinity || !slices.Equal(in.policy.TopologyKeys, base.TopologyKeys) {
 		detail = over(string(in.policy.AntiAffinity), in.policy.TopologyKeys)
 	}
 	out.applied(DefaultAntiAffinity, "", detail, at)
+}
+
+// noteTerms records the fingerprints of our terms, of the required and of the preferred ones.
+func (o *output) noteTerms(value []byte) {
+	if o.failed != SkipNone { // the value isn't whole
+		return
+	}
+	o.note("", DefaultAntiAffinity, "")
+	between := false
+	err := memberPrints(value, func(_ string, print uint64) {
+		if between {
+			o.record = append(o.record, ':')
+		}
+		between = true
+		o.record = appendPrint(o.record, print)
+	})
+	if err != nil {
+		panic(fmt.Errorf("read own value: %w", err)) // Review turns it into SkipInternalError
+	}
 }
 
 // spread returns the selector to keep replicas apart by, or why there is none.

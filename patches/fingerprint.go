@@ -26,6 +26,24 @@ func Fingerprint(value []byte) (uint64, error) {
 	return print, s.End()
 }
 
+// memberPrints calls visit with each member of a raw object that counts, and with the fingerprint of
+// an object that has this member alone.
+func memberPrints(object []byte, visit func(name string, print uint64)) error {
+	s, err := scan.New(object)
+	if err != nil {
+		return err
+	}
+	p := printer{&s}
+	return p.Each(func(key []byte) error {
+		name := string(key) // before key is read over
+		value, counts, err := p.member(key)
+		if counts {
+			visit(name, mix(printObject)+mix(printBytes(printText, []byte(name))^mix(value)))
+		}
+		return err
+	})
+}
+
 // FingerprintTemplate is Fingerprint for the pod template of a Deployment, of one of its ReplicaSets
 // or of a ControllerRevision: without the label pod-template-hash, which is in the second alone, and
 // the directive "$patch", which is in the third.

@@ -316,8 +316,18 @@ func people(object map[string]any, offline bool, records ...record) written {
 // seconds.
 func takeOut(object, spec map[string]any, r record) (longest int64) {
 	affinity, _ := spec["affinity"].(map[string]any)
-	if is(affinity["podAntiAffinity"], r.get("", DefaultAntiAffinity)) {
-		delete(affinity, "podAntiAffinity")
+	if terms, ok := affinity["podAntiAffinity"].(map[string]any); ok {
+		had := len(terms)
+		for member, value := range terms {
+			for print := range strings.SplitSeq(r.get("", DefaultAntiAffinity), ":") {
+				if is(map[string]any{member: value}, print) {
+					delete(terms, member)
+				}
+			}
+		}
+		if len(terms) == 0 && had > 0 {
+			delete(affinity, "podAntiAffinity")
+		}
 	}
 	dropEmpty(spec, "affinity")
 	if list, ok := spec["tolerations"].([]any); ok {

@@ -13,8 +13,10 @@ import (
 // value is the one that was recorded. What is left of the template is theirs.
 type ours struct {
 	record record // nil without one
-	// antiAffinity is the raw podAntiAffinity, nil where none of ours stands.
-	antiAffinity []byte
+	// antiAffinity is the raw podAntiAffinity, nil where it doesn't consist of ours; affinityParts
+	// are the members of ours that stand in one of somebody else.
+	antiAffinity  []byte
+	affinityParts []string
 	// tolerations is the raw list of tolerations, nil where it isn't ours.
 	tolerations []byte
 	// constraints is the raw list of topology spread constraints, nil where it doesn't
@@ -50,9 +52,7 @@ func (o *object) splitBy(r record, req *Request) (inTime bool) {
 		switch {
 		case e.container != "" && c == nil:
 		case e.name == DefaultAntiAffinity:
-			if p.podAntiAffinity != nil && hasFingerprint(p.podAntiAffinity, e.value) {
-				p.ours.antiAffinity, p.podAntiAffinity = p.podAntiAffinity, nil
-			}
+			p.splitAffinity(e.value)
 		case e.name == DefaultNodeLoss:
 			o.splitTolerations(e.value)
 		case e.name == entryTopology:
@@ -67,6 +67,30 @@ func (o *object) splitBy(r record, req *Request) (inTime bool) {
 		o.splitGrace(grace)
 	}
 	return true
+}
+
+// splitAffinity looks for our terms: alone they are ours, beside those of somebody else they give way.
+func (p *podTemplate) splitAffinity(entry string) {
+	if p.podAntiAffinity == nil || p.ours.affinityParts != nil {
+		return
+	}
+	var own []string
+	others := 0
+	err := memberPrints(p.podAntiAffinity, func(name string, print uint64) {
+		var room [16]byte
+		if strings.Contains(entry, string(appendPrint(room[:0], print))) {
+			own = append(own, name)
+		} else {
+			others++
+		}
+	})
+	switch {
+	case err != nil || len(own) == 0:
+	case others == 0:
+		p.ours.antiAffinity, p.podAntiAffinity = p.podAntiAffinity, nil
+	default:
+		p.ours.affinityParts = own
+	}
 }
 
 // splitConstraints looks for our topology spread constraints: alone they are ours, beside those of
@@ -325,7 +349,12 @@ func (o *object) theirs() (uint64, error) {
 		case string(key) == "tolerations" && (pod.ours.tolerations != nil || isEmptyList(pod.tolerations)):
 			return p.nothing()
 		case string(key) == "affinity":
-			return p.parent(p.member)
+			return p.parent(func(key []byte) (uint64, bool, error) {
+				if string(key) == "podAntiAffinity" && pod.ours.affinityParts != nil {
+					return p.parent(p.without(pod.ours.affinityParts...))
+				}
+				return p.member(key)
+			})
 		case string(key) == "topologySpreadConstraints" && pod.ours.constraints != nil:
 			return p.nothing()
 		case string(key) == "topologySpreadConstraints" && pod.ours.constraintParts != nil:

@@ -97,6 +97,9 @@ func appendShape(b []byte, changes []Change, o *object) []byte {
 			b = append(append(b, place.name...), ' ')
 		}
 	}
+	for _, part := range pod.ours.affinityParts {
+		b = append(append(append(b, "terms/"...), part...), ' ')
+	}
 	b = append(append(b, pod.path...), ' ')
 	b = strconv.AppendInt(append(strconv.AppendInt(b, int64(len(pod.constraints)), 10), ' '), int64(len(pod.containers)), 10)
 	for i := range pod.containers {

@@ -14,7 +14,7 @@ import (
 // each place its name and a value that tells exactly what was put there. Entries are separated by
 // commas:
 //
-//	anti-affinity=FINGERPRINT
+//	anti-affinity=FINGERPRINT, or FINGERPRINT:FINGERPRINT for required and preferred terms
 //	topology-spread=FINGERPRINT:FINGERPRINT, one for each constraint
 //	grace-period=TO, or FROM/TO where somebody had written FROM; in seconds
 //	CONTAINER/pre-stop-sleep=sleep:SECONDS, or exec:SECONDS
@@ -81,14 +81,9 @@ func (e entry) valid() bool {
 	case e.container != "":
 		return false
 	case e.name == DefaultAntiAffinity:
-		return isFingerprint(e.value)
+		return areFingerprints(e.value, 2)
 	case e.name == entryTopology:
-		for print := range strings.SplitSeq(e.value, ":") {
-			if !isFingerprint(print) {
-				return false
-			}
-		}
-		return len(e.value) < maxConstraints*17
+		return areFingerprints(e.value, maxConstraints)
 	case e.name == entryGrace:
 		from, to, written := strings.Cut(e.value, "/")
 		return isCount(from) && (!written || isCount(to))
@@ -107,6 +102,15 @@ func (e entry) valid() bool {
 func isCount(s string) bool {
 	_, err := strconv.ParseUint(s, 10, 31)
 	return err == nil
+}
+
+func areFingerprints(s string, most int) bool {
+	for print := range strings.SplitSeq(s, ":") {
+		if !isFingerprint(print) {
+			return false
+		}
+	}
+	return len(s) < most*17
 }
 
 func isFingerprint(s string) bool {
@@ -177,6 +181,10 @@ func appendFingerprint(b, value []byte) []byte {
 	if err != nil {
 		panic(fmt.Errorf("read own value: %w", err)) // Review turns it into SkipInternalError
 	}
+	return appendPrint(b, print)
+}
+
+func appendPrint(b []byte, print uint64) []byte {
 	for shift := 60; shift >= 0; shift -= 4 {
 		b = append(b, "0123456789abcdef"[print>>shift&15])
 	}
