@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/evenkeel/evenkeel/e2e/check"
+	"github.com/evenkeel/evenkeel/e2e/cluster"
 )
 
 // TestNeverRestarts follows 200 Deployments and 50 StatefulSets that were there before evenkeel,
@@ -24,6 +25,9 @@ import (
 func TestNeverRestarts(t *testing.T) {
 	ctx := t.Context()
 	evenkeel := ours(t)
+	// It waits for the controllers some twenty times, and what they do doesn't depend on how fast they are.
+	check.Must(t, shared.RestartControllerManager(cluster.FastControllers()...))
+	t.Cleanup(func() { check.Must(t, shared.RestartControllerManager()) })
 	check.Must(t, evenkeel.Uninstall(ctx))
 	t.Cleanup(func() { // whatever happened, the other tests find evenkeel as it was
 		evenkeel.Stop()
@@ -218,6 +222,7 @@ func TestNeverRestarts(t *testing.T) {
 	unmoved("uninstalling")
 
 	// The control: a change of the template is seen, and it is the moment at which an old Deployment gets its defaults.
+	kubectl(t, nil, "annotate", "namespace", namespace, "evenkeel.dev/pre-stop-sleep-")
 	check.Must(t, evenkeel.Start(ctx))
 	check.Must(t, evenkeel.Register(ctx))
 	for kind, name := range map[string]string{"Deployment": "old-2", "StatefulSet": "old-0"} {
