@@ -96,12 +96,11 @@ func (r *reader) versions(ctx context.Context) {
 	if r.OldestKubelet.Err = err; err != nil {
 		return
 	}
+	var cluster patches.Cluster
 	for i := range nodes.Items {
-		v, err := patches.ParseVersion(nodes.Items[i].Status.NodeInfo.KubeletVersion)
-		if oldest := &r.OldestKubelet.Value; err == nil && (*oldest == patches.Version{} || v.Before(*oldest)) {
-			*oldest = v
-		}
+		cluster = cluster.With(&nodes.Items[i])
 	}
+	r.OldestKubelet.Value = cluster.OldestKubelet
 }
 
 // installation reads evenkeel's own Deployment and pods.
