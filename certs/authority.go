@@ -3,7 +3,6 @@ package certs
 import (
 	"bytes"
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
@@ -15,6 +14,8 @@ import (
 	"math/big"
 	"slices"
 	"time"
+
+	"github.com/evenkeel/evenkeel/internal/keypair"
 )
 
 // backdate is how long before its making a certificate begins to be valid, so that a clock that is
@@ -53,15 +54,11 @@ func authorityName(host string) string { return "evenkeel CA for " + host }
 
 // newAuthority makes an authority that may sign for host and for nothing else.
 func newAuthority(host string, now time.Time, lifetime time.Duration) (authority, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return authority{}, fmt.Errorf("make authority: %w", err)
-	}
 	serial, err := serialNumber()
 	if err != nil {
 		return authority{}, fmt.Errorf("make authority: %w", err)
 	}
-	template := &x509.Certificate{
+	pair, err := keypair.New(&x509.Certificate{
 		SerialNumber:                serial,
 		Subject:                     pkix.Name{CommonName: authorityName(host)},
 		NotBefore:                   now.Add(-backdate),
@@ -72,26 +69,16 @@ func newAuthority(host string, now time.Time, lifetime time.Duration) (authority
 		KeyUsage:                    x509.KeyUsageCertSign,
 		PermittedDNSDomainsCritical: true,
 		PermittedDNSDomains:         []string{host},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	}, nil)
 	if err != nil {
 		return authority{}, fmt.Errorf("make authority: %w", err)
 	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return authority{}, fmt.Errorf("make authority: %w", err)
-	}
-	return authority{cert: cert, key: key}, nil
+	return authority{cert: pair.Leaf, key: pair.Key}, nil
 }
 
 // sign makes a serving certificate for host, whose key exists nowhere else. It ends
 // with the authority at the latest.
 func (a authority) sign(host string, now time.Time, lifetime time.Duration) (*tls.Certificate, error) {
-	// quick to sign with: kube-apiserver resumes no TLS session
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("make serving certificate: %w", err)
-	}
 	serial, err := serialNumber()
 	if err != nil {
 		return nil, fmt.Errorf("make serving certificate: %w", err)
@@ -100,7 +87,7 @@ func (a authority) sign(host string, now time.Time, lifetime time.Duration) (*tl
 	if a.cert.NotAfter.Before(notAfter) {
 		notAfter = a.cert.NotAfter
 	}
-	template := &x509.Certificate{
+	pair, err := keypair.New(&x509.Certificate{
 		SerialNumber: serial,
 		Subject:      pkix.Name{CommonName: commonName(host)},
 		DNSNames:     []string{host},
@@ -108,16 +95,12 @@ func (a authority) sign(host string, now time.Time, lifetime time.Duration) (*tl
 		NotAfter:     notAfter,
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
+	}, &keypair.Pair{Leaf: a.cert, Key: a.key})
 	if err != nil {
 		return nil, fmt.Errorf("make serving certificate: %w", err)
 	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, fmt.Errorf("make serving certificate: %w", err)
-	}
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, nil
+	certificate := pair.TLS()
+	return &certificate, nil
 }
 
 // commonName returns the host where X.509 has room for it.

@@ -1,16 +1,11 @@
 package certs
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"io"
 	"log"
-	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -18,62 +13,37 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+
+	"github.com/evenkeel/evenkeel/internal/keypair"
 )
 
 // signer signs certificates.
-type signer struct {
-	certificate *x509.Certificate
-	key         *ecdsa.PrivateKey
-}
+type signer struct{ *keypair.Pair }
 
 func newSigner(t *testing.T, name string) signer {
 	t.Helper()
-	a := signer{}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
-		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
-	pair := a.sign(t, template)
-	key, ok := pair.PrivateKey.(*ecdsa.PrivateKey)
-	if !ok {
-		t.Fatal("no ECDSA key")
-	}
-	return signer{pair.Leaf, key}
-}
-
-func (a signer) pem() []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.certificate.Raw})
-}
-
-// sign returns a certificate with a key of its own, of the authority or, where that has none yet, of itself.
-func (a signer) sign(t *testing.T, template *x509.Certificate) *tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	pair, err := keypair.New(&x509.Certificate{Subject: pkix.Name{CommonName: name},
+		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	parent, by := a.certificate, a.key
-	if parent == nil {
-		parent, by = template, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), by)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+	return signer{pair}
 }
 
 func (a signer) client(t *testing.T, name string, change ...func(*x509.Certificate)) *tls.Certificate {
 	t.Helper()
-	template := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name},
+	template := &x509.Certificate{Subject: pkix.Name{CommonName: name},
 		NotAfter:    time.Now().Add(time.Hour),
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
 	for _, f := range change {
 		f(template)
 	}
-	return a.sign(t, template)
+	pair, err := keypair.New(template, a.Pair)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate := pair.TLS()
+	return &certificate
 }
 
 func TestOnlyKnownClientsAreAnswered(t *testing.T) {
@@ -121,7 +91,7 @@ func TestOnlyKnownClientsAreAnswered(t *testing.T) {
 	if clients.Ready() == nil {
 		t.Error("a file without a certificate will do")
 	}
-	put(t, dir, "ca.crt", old.pem())
+	put(t, dir, "ca.crt", old.CertificatePEM())
 	clients.poll()
 	if err := clients.Ready(); err != nil {
 		t.Error(err)
@@ -151,7 +121,7 @@ func TestOnlyKnownClientsAreAnswered(t *testing.T) {
 	if !answered(good) {
 		t.Error("a broken file took the old authorities away")
 	}
-	put(t, dir, "ca.crt", next.pem())
+	put(t, dir, "ca.crt", next.CertificatePEM())
 	clients.poll()
 	if answered(good) { // it has a session to resume
 		t.Error("a client of an authority that is gone is answered, since its session is resumed")

@@ -1,40 +1,32 @@
 package certs
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"io"
-	"math/big"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/sirupsen/logrus"
+
+	"github.com/evenkeel/evenkeel/internal/keypair"
 )
 
 // write writes a new self-signed pair for name into dir.
 func write(t *testing.T, dir, name string, notAfter time.Time) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	pair, err := keypair.New(&x509.Certificate{Subject: pkix.Name{CommonName: name}, NotAfter: notAfter}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotAfter: notAfter}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	key, err := pair.KeyPEM()
 	if err != nil {
 		t.Fatal(err)
 	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	put(t, dir, "tls.crt", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-	put(t, dir, "tls.key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}))
+	put(t, dir, "tls.crt", pair.CertificatePEM())
+	put(t, dir, "tls.key", key)
 }
 
 func put(t *testing.T, dir, name string, content []byte) {

@@ -1,12 +1,7 @@
 package check
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
-	"encoding/pem"
-	"math/big"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/yaml"
 
+	"github.com/evenkeel/evenkeel/internal/keypair"
 	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/pdb"
 	"github.com/evenkeel/evenkeel/policy"
@@ -35,17 +31,12 @@ var now = time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
 // authority returns a certificate in PEM that ends so long after now, of a lifetime of 100 days.
 func authority(t *testing.T, left time.Duration) []byte {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	pair, err := keypair.New(&x509.Certificate{NotAfter: now.Add(left), NotBefore: now.Add(left - 100*24*time.Hour),
+		IsCA: true, BasicConstraintsValid: true}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: now.Add(left),
-		NotBefore: now.Add(left - 100*24*time.Hour), IsCA: true, BasicConstraintsValid: true}
-	raw, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: raw})
+	return pair.CertificatePEM()
 }
 
 // healthy returns the state of a cluster in which all is well.

@@ -91,7 +91,7 @@ func mappings(found []string, pointer string, value any) []string {
 	case map[string]any:
 		found = append(found, pointer)
 		for _, key := range slices.Sorted(maps.Keys(value)) {
-			found = mappings(found, pointer+"/"+strings.ReplaceAll(strings.ReplaceAll(key, "~", "~0"), "/", "~1"), value[key])
+			found = mappings(found, pointer+PointerTo(key), value[key])
 		}
 	case []any:
 		for i := range value {

@@ -1,4 +1,4 @@
-// Package keypair makes certificates for tests.
+// Package keypair makes keys and certificates.
 package keypair
 
 import (
@@ -21,6 +21,7 @@ type Pair struct {
 // New makes a key and a certificate of that template for it, signed by another pair, or by itself
 // where that is nil. A certificate without a serial number gets one.
 func New(template *x509.Certificate, by *Pair) (*Pair, error) {
+	// P-256 is quick to sign with: kube-apiserver resumes no TLS session.
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("make key: %w", err)
