@@ -2,21 +2,17 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"os"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/evenkeel/evenkeel/audit"
 	"github.com/evenkeel/evenkeel/findings"
-	"github.com/evenkeel/evenkeel/patches"
-	"github.com/evenkeel/evenkeel/pdb"
 )
 
 const auditHelp = `Say how well workloads are protected now, in a cluster or in manifests.
@@ -52,21 +48,16 @@ const auditExamples = `  # The namespace at hand, and the whole cluster
 
 // auditOptions are the flags of audit.
 type auditOptions struct {
-	files       []string
-	output      string
+	input       inputFlags
+	format      formatFlag
 	failOn      []string
 	baseline    string
-	ignore      []string
 	all         bool
-	kubeVersion string
 	selector    string
-	only        labels.Selector
+	kubeVersion kubeVersionFlag
 	cluster     clusterFlags
 	policy      policyFlags
 }
-
-// auditFormats are the values of --output.
-var auditFormats = slices.Concat([]string{"table", "json", "html"}, findings.Formats)
 
 func newAuditCommand(program string) *cobra.Command {
 	o := &auditOptions{}
@@ -84,18 +75,19 @@ func newAuditCommand(program string) *cobra.Command {
 	fs := command.Flags()
 	fs.SortFlags = false
 	fs.BoolVarP(&o.all, "all-namespaces", "A", false, "Look at all namespaces.")
-	fs.StringArrayVarP(&o.files, "filename", "f", nil, "`FILE` or directory of manifests to look at instead of a cluster, or - for standard input; may be repeated.")
-	fs.StringVarP(&o.output, "output", "o", "table", "`FORMAT` of the output: "+strings.Join(auditFormats, ", ")+".")
+	o.input.register(fs)
+	fs.Lookup("filename").Usage = "`FILE` or directory of manifests to look at instead of a cluster, " +
+		"or - for standard input; may be repeated."
+	o.format.register(command, slices.Concat(audit.Formats, findings.Formats))
 	fs.StringSliceVar(&o.failOn, "fail-on", nil, "Exit with 1 when one of these `CODES`, comma-separated, is found.")
-	fs.StringVar(&o.baseline, "baseline", "", "With --fail-on, count only what this `FILE`, a report of -o json, doesn't have.")
-	fs.StringArrayVar(&o.ignore, "ignore", nil, "`GLOB` of manifests or directories to pass over; may be repeated.")
-	fs.StringVar(&o.kubeVersion, "kube-version", defaultKubeVersion, "Kubernetes `VERSION` of the oldest API server or node that the manifests are for.")
+	fs.StringVar(&o.baseline, "baseline", "",
+		"With --fail-on, count only what this `FILE`, a report of -o json, doesn't have.")
+	o.kubeVersion.register(fs)
 	fs.StringVarP(&o.selector, "selector", "l", "", "Label `SELECTOR` of the workloads to report.")
 	o.cluster.register(fs)
-	o.cluster.instead = ", or name files of manifests"
+	o.cluster.Instead = ", or name files of manifests"
 	o.policy.register(fs)
-	_ = command.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(auditFormats, cobra.ShellCompDirectiveNoFileComp)) // fails for an unknown flag only
-	_ = command.RegisterFlagCompletionFunc("fail-on", cobra.FixedCompletions(auditCodes(), cobra.ShellCompDirectiveNoFileComp))
+	complete(command, "fail-on", auditCodes())
 	return command
 }
 
@@ -109,36 +101,19 @@ func auditCodes() []string {
 }
 
 func (o *auditOptions) run(command *cobra.Command, args []string) error {
-	o.files = append(o.files, args...)
-	if !slices.Contains(auditFormats, o.output) {
-		return usageError{fmt.Errorf("--output=%q is no format; allowed: %s", o.output, strings.Join(auditFormats, ", "))}
-	}
-	for _, code := range o.failOn {
-		if !slices.Contains(auditCodes(), code) {
-			return usageError{fmt.Errorf("--fail-on=%q is no code; allowed: %s", code, strings.Join(auditCodes(), ", "))}
-		}
-	}
-	if len(o.files) > 0 && o.all {
-		return usageError{errors.New("--all-namespaces is about a cluster, and files are manifests; give one of them")}
-	}
-	if len(o.files) == 0 && slices.Contains(findings.Formats, o.output) {
-		return usageError{fmt.Errorf("--output=%s is about lines of manifests; name files", o.output)}
-	}
-	if o.baseline != "" && len(o.failOn) == 0 {
-		return usageError{errors.New("--baseline says what --fail-on doesn't count; give --fail-on as well")}
+	o.input.files = append(o.input.files, args...)
+	selector, err := o.check()
+	if err != nil {
+		return err
 	}
 	var report *audit.Report
-	var err error
-	if o.only, err = labels.Parse(o.selector); err != nil {
-		return usageError{fmt.Errorf("--selector=%q is not a label selector: %w", o.selector, err)}
-	}
-	if len(o.files) > 0 {
+	if len(o.input.files) > 0 {
 		err = interruptible(command.Context(), func() (err error) {
-			report, err = o.manifests(command.Context(), command.InOrStdin())
+			report, err = o.manifests(command, selector)
 			return err
 		})
 	} else {
-		report, err = o.live(command.Context())
+		report, err = o.live(command.Context(), selector)
 	}
 	if err != nil {
 		return err
@@ -146,78 +121,98 @@ func (o *auditOptions) run(command *cobra.Command, args []string) error {
 	return o.write(command, report)
 }
 
+// check checks the flags, and returns the selector.
+func (o *auditOptions) check() (labels.Selector, error) {
+	if err := o.format.check(); err != nil {
+		return nil, err
+	}
+	for _, code := range o.failOn {
+		if err := oneOf("fail-on", "code", code, auditCodes()); err != nil {
+			return nil, err
+		}
+	}
+	files := len(o.input.files) > 0
+	switch {
+	case files && o.all:
+		return nil, usageError{errors.New("--all-namespaces is about a cluster, and files are manifests; give one of them")}
+	case !files && slices.Contains(findings.Formats, o.format.output):
+		return nil, usageError{fmt.Errorf("--output=%s is about lines of manifests; name files", o.format.output)}
+	case o.baseline != "" && len(o.failOn) == 0:
+		return nil, usageError{errors.New("--baseline says what --fail-on doesn't count; give --fail-on as well")}
+	}
+	selector, err := labels.Parse(o.selector)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("--selector=%q is not a label selector: %w", o.selector, err)}
+	}
+	return selector, nil
+}
+
 // manifests audits the files.
-func (o *auditOptions) manifests(ctx context.Context, stdin io.Reader) (*audit.Report, error) {
-	cluster, err := clusterOf(o.kubeVersion)
+func (o *auditOptions) manifests(command *cobra.Command, selector labels.Selector) (*audit.Report, error) {
+	cluster, err := o.kubeVersion.cluster()
 	if err != nil {
 		return nil, err
 	}
-	config, err := o.policy.config()
+	rules, err := o.policy.rules()
 	if err != nil {
 		return nil, err
 	}
-	rules, err := rulesOf(config)
+	files, err := o.input.read(command)
 	if err != nil {
 		return nil, err
 	}
-	rules.Flags.Given, rules.Selector = o.policy.given(), o.only
-	files, err := readManifests(ctx, o.files, stdin)
+	state, err := audit.Manifests(command.Context(), files, audit.ManifestScope{Cluster: cluster,
+		Namespace: o.cluster.Overrides.Context.Namespace, Injector: rules.Injector})
 	if err != nil {
 		return nil, err
 	}
-	if files, err = without(files, o.ignore); err != nil {
-		return nil, err
-	}
-	state, err := audit.Manifests(ctx, files, audit.ManifestScope{Cluster: cluster,
-		Namespace: o.cluster.overrides.Context.Namespace, Injector: rules.Injector})
-	if err != nil {
-		return nil, err
-	}
+	rules.Selector = selector
 	return audit.Run(*state, rules), nil
 }
 
-// rulesOf returns what an audit goes by.
-func rulesOf(config patches.Config) (audit.Rules, error) {
-	injector, err := patches.New(config)
-	if err != nil {
-		return audit.Rules{}, usageError{err}
-	}
-	return audit.Rules{Injector: injector, Budgets: pdb.Rules{Base: config.Base, Bounds: config.Bounds}}, nil
-}
-
 // live audits the cluster.
-func (o *auditOptions) live(ctx context.Context) (*audit.Report, error) {
+func (o *auditOptions) live(ctx context.Context, selector labels.Selector) (*audit.Report, error) {
 	c, err := o.cluster.connect(ctx, &o.policy)
 	if err != nil {
 		return nil, err
 	}
-	c.rules.Selector = o.only
-	scope := audit.Scope{Source: c.source, Namespace: c.namespace, Installation: c.installation}
 	if o.all {
-		scope.Namespace = ""
+		c.Scope.Namespace = ""
 	}
-	state, err := audit.Read(ctx, c.client, scope)
+	state, err := audit.Read(ctx, c.Client, c.Scope)
 	if err != nil {
-		return nil, c.explained(ctx, scope.Namespace, err)
+		return nil, c.Explain(ctx, c.Scope.Namespace, err)
 	}
+	c.rules.Selector = selector
 	return audit.Run(*state, c.rules), nil
 }
 
 // write writes the report, and returns errMissing where --fail-on says so.
 func (o *auditOptions) write(command *cobra.Command, report *audit.Report) error {
 	stdout := command.OutOrStdout()
-	if err := writeReport(stdout, o.output, report); err != nil {
+	text, err := report.Encode(o.format.output, colored(stdout))
+	if slices.Contains(findings.Formats, o.format.output) {
+		text, err = encodeFindings(findings.OfAudit(report), o.format.output)
+	}
+	if err == nil {
+		_, err = stdout.Write(text)
+	}
+	if err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
+	counts := report.Summary.Findings
 	if o.baseline != "" {
-		var err error
-		if report, err = sinceBaseline(o.baseline, report); err != nil {
-			return err
+		earlier, err := os.ReadFile(o.baseline)
+		if err != nil {
+			return usageError{fmt.Errorf("--baseline: %w", err)}
+		}
+		if counts, err = report.Since(earlier); err != nil {
+			return usageError{fmt.Errorf("--baseline=%s %w", o.baseline, err)}
 		}
 	}
 	var found []string
 	for _, e := range audit.Codes() {
-		if n := report.Summary.Findings[e.Code]; n > 0 && (slices.Contains(o.failOn, "any") || slices.Contains(o.failOn, string(e.Code))) {
+		if n := counts[e.Code]; n > 0 && (slices.Contains(o.failOn, "any") || slices.Contains(o.failOn, string(e.Code))) {
 			found = append(found, fmt.Sprintf("%s (%d)", e.Code, n))
 		}
 	}
@@ -226,25 +221,4 @@ func (o *auditOptions) write(command *cobra.Command, report *audit.Report) error
 		return errMissing
 	}
 	return nil
-}
-
-// writeReport writes a report in a format.
-func writeReport(w io.Writer, format string, report *audit.Report) error {
-	var text []byte
-	var err error
-	switch format {
-	case "github", "sarif", "junit":
-		return writeFindings(w, auditFindings(report), format)
-	case "json":
-		text, err = json.MarshalIndent(report, "", "  ")
-		text = append(text, '\n')
-	case "html":
-		text, err = audit.Page(report, time.Now())
-	default:
-		text = audit.Table{Color: colored(w)}.Text(report)
-	}
-	if err == nil {
-		_, err = w.Write(text)
-	}
-	return err
 }

@@ -1,18 +1,13 @@
 package main
 
 import (
-	"bytes"
-	"cmp"
-	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/evenkeel/evenkeel/check"
-	"github.com/evenkeel/evenkeel/internal/words"
 )
 
 const checkHelp = `Say whether the evenkeel of a cluster works, one line for each part, and what to do
@@ -60,24 +55,17 @@ func (o *checkOptions) run(command *cobra.Command, _ []string) error {
 	if o.wait < 0 {
 		return usageError{fmt.Errorf("--wait=%s is less than nothing; allowed: 0s or longer, as in 2m", o.wait)}
 	}
-	c, err := o.cluster.client()
+	c, err := o.cluster.Find()
 	if err != nil {
 		return err
 	}
-	scope := check.Scope{Before: o.before, TrialNamespace: o.cluster.overrides.Context.Namespace}
-	results, err := untilWell(command.Context(), o.wait, func(ctx context.Context) []check.Result {
-		scope.Now = time.Now()
-		state := check.Read(ctx, c.client, scope)
-		if o.before {
-			return check.JudgeBefore(state)
-		}
-		return check.Judge(state)
-	})
+	scope := check.Scope{Before: o.before, TrialNamespace: o.cluster.Overrides.Context.Namespace}
+	results, err := check.Run(command.Context(), c.Client, scope, o.wait)
 	if err != nil {
 		return err
 	}
 	out := command.OutOrStdout()
-	if _, err := out.Write(checkText(c.source, results, colored(out))); err != nil {
+	if _, err := out.Write(check.Text(c.Source, results, colored(out))); err != nil {
 		return fmt.Errorf("write results: %w", err)
 	}
 	switch check.Worst(results) {
@@ -87,44 +75,4 @@ func (o *checkOptions) run(command *cobra.Command, _ []string) error {
 		return errUnknown
 	}
 	return nil
-}
-
-// untilWell looks until nothing fails, or until it has waited for long enough.
-func untilWell(ctx context.Context, atMost time.Duration,
-	look func(context.Context) []check.Result) ([]check.Result, error) {
-	const pause = 2 * time.Second
-	deadline := time.Now().Add(atMost)
-	results := look(ctx)
-	for check.Worst(results) == check.Failed && time.Now().Add(pause).Before(deadline) {
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(pause):
-		}
-		results = look(ctx)
-	}
-	return results, nil
-}
-
-// checkText writes a line for each result, and one for what to do.
-func checkText(source string, results []check.Result, colored bool) []byte {
-	colors := map[check.Status]string{check.OK: words.Green, check.Failed: words.Red}
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "evenkeel in %s\n\n", words.Printable(source))
-	for _, r := range results {
-		status := fmt.Sprintf("%-8s", r.Status)
-		if colored {
-			status = words.Paint(cmp.Or(colors[r.Status], words.Yellow), status)
-		}
-		fmt.Fprintf(&b, "%s %-13s %s\n", status, r.Check, words.Printable(r.Text))
-		if r.Advice != "" {
-			fmt.Fprintf(&b, "%22s %s\n", "", "-> "+words.Printable(r.Advice))
-		}
-	}
-	count := func(s check.Status) int {
-		return len(slices.DeleteFunc(slices.Clone(results), func(r check.Result) bool { return r.Status != s }))
-	}
-	fmt.Fprintf(&b, "\n%d ok, %d failed, %d with a warning, %d unknown\n",
-		count(check.OK), count(check.Failed), count(check.Warning), count(check.Unknown))
-	return b.Bytes()
 }

@@ -79,10 +79,9 @@ func (o *explainOptions) workload(ctx context.Context, args []string) ([]byte, e
 	if err != nil {
 		return nil, err
 	}
-	scope := audit.Scope{Source: c.source, Namespace: c.namespace, Installation: c.installation}
-	text, err := audit.Ask(ctx, c.client, scope, c.rules, target)
+	text, err := audit.Ask(ctx, c.Client, c.Scope, c.rules, target)
 	if err != nil {
-		return nil, c.explained(ctx, c.namespace, err)
+		return nil, c.Explain(ctx, c.Scope.Namespace, err)
 	}
 	return text, nil
 }

@@ -2,8 +2,11 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -11,17 +14,45 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/evenkeel/evenkeel/audit"
+	"github.com/evenkeel/evenkeel/internal/connect"
 	"github.com/evenkeel/evenkeel/internal/words"
+	"github.com/evenkeel/evenkeel/manifest"
 	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/policy"
 )
 
 // clusterFlags say which cluster, user and namespace a command is about: those of
 // kubectl, by the same code of client-go.
-type clusterFlags struct {
-	rules     *clientcmd.ClientConfigLoadingRules
-	overrides clientcmd.ConfigOverrides
-	instead   string // what to do without a cluster, for the error; "" for nothing
+type clusterFlags struct{ connect.Config }
+
+// connection is a cluster and the evenkeel in it.
+type connection struct {
+	*connect.Cluster
+	audit.Scope
+	rules audit.Rules
+}
+
+// connect reaches the cluster, and finds out by what flags evenkeel runs there; those
+// of own that were given on the command line win.
+func (c *clusterFlags) connect(ctx context.Context, own *policyFlags) (*connection, error) {
+	cluster, err := c.Find()
+	if err != nil {
+		return nil, err
+	}
+	there, err := audit.Installed(ctx, cluster.Client)
+	if err != nil {
+		return nil, cluster.Explain(ctx, "", err)
+	}
+	if err := own.adopt(there); err != nil {
+		return nil, err
+	}
+	rules, err := own.rules()
+	if err != nil {
+		return nil, err
+	}
+	rules.Flags.Of, rules.Flags.Hidden = "evenkeel serve", there.Hidden
+	scope := audit.Scope{Source: cluster.Source, Namespace: cluster.Namespace, Installation: there}
+	return &connection{cluster, scope, rules}, nil
 }
 
 // kubeconfigHelp says where a command finds its cluster, the first that there is first: the order of
@@ -42,10 +73,10 @@ var kubectlFlags = map[string]string{
 
 // register adds the flags to fs.
 func (c *clusterFlags) register(fs *pflag.FlagSet) {
-	c.rules = clientcmd.NewDefaultClientConfigLoadingRules()
-	fs.StringVar(&c.rules.ExplicitPath, "kubeconfig", "", kubeconfigHelp)
+	c.Rules = clientcmd.NewDefaultClientConfigLoadingRules()
+	fs.StringVar(&c.Rules.ExplicitPath, "kubeconfig", "", kubeconfigHelp)
 	own := pflag.NewFlagSet("", pflag.ContinueOnError)
-	clientcmd.BindOverrideFlags(&c.overrides, own, clientcmd.RecommendedConfigOverrideFlags(""))
+	clientcmd.BindOverrideFlags(&c.Overrides, own, clientcmd.RecommendedConfigOverrideFlags(""))
 	own.VisitAll(func(f *pflag.Flag) {
 		usage, listed := kubectlFlags[f.Name]
 		f.Usage, f.Hidden = cmp.Or(usage, f.Usage), !listed
@@ -133,15 +164,101 @@ func (p *policyFlags) adopt(installation *audit.Installation) error {
 	return failure
 }
 
-// given returns the settings whose flags were given, with their values, by name.
-func (p *policyFlags) given() map[string]string {
-	given := map[string]string{}
+// rules returns what an audit with these flags goes by.
+func (p *policyFlags) rules() (audit.Rules, error) {
+	config, err := p.config()
+	if err != nil {
+		return audit.Rules{}, err
+	}
+	rules, err := audit.NewRules(config)
+	if err != nil {
+		return rules, usageError{err}
+	}
+	rules.Flags.Given = map[string]string{}
 	for _, s := range policy.Settings() {
 		if f := p.flags.Lookup(s.Name); s.Flag && f.Changed {
-			given[s.Name] = f.Value.String()
+			rules.Flags.Given[s.Name] = f.Value.String()
 		}
 	}
-	return given
+	return rules, nil
+}
+
+// inputFlags say which manifests a command reads, and which of them it passes over.
+type inputFlags struct{ files, ignore []string }
+
+// register adds the flags to fs.
+func (i *inputFlags) register(fs *pflag.FlagSet) {
+	fs.StringArrayVarP(&i.files, "filename", "f", nil,
+		"`FILE` or directory to read, or - for standard input; may be repeated.")
+	fs.StringArrayVar(&i.ignore, "ignore", nil,
+		"`GLOB` of files or directories to pass over, by path or name; may be repeated.")
+}
+
+// read reads the manifests.
+func (i *inputFlags) read(command *cobra.Command) ([]*manifest.File, error) {
+	if len(i.files) == 0 {
+		return nil, usageError{errors.New("no input; name files or directories, or - for standard input")}
+	}
+	if first := slices.Index(i.files, "-"); first >= 0 && slices.Contains(i.files[first+1:], "-") {
+		return nil, usageError{errors.New(`"-" is given twice, but standard input can be read only once`)}
+	}
+	files, err := manifest.ReadPaths(command.Context(), i.files, command.InOrStdin())
+	if err != nil {
+		return nil, err
+	}
+	if files, err = manifest.Without(files, i.ignore); err != nil {
+		return nil, usageError{fmt.Errorf("--ignore=%w", err)}
+	}
+	return files, nil
+}
+
+// formatFlag is --output.
+type formatFlag struct {
+	output  string
+	allowed []string
+}
+
+// register adds the flag to a command. The first format is the default.
+func (f *formatFlag) register(command *cobra.Command, allowed []string) {
+	f.allowed = allowed
+	command.Flags().StringVarP(&f.output, "output", "o", allowed[0],
+		"`FORMAT` of the output: "+strings.Join(allowed, ", ")+".")
+	complete(command, "output", allowed)
+}
+
+// check returns an error for what is no format.
+func (f *formatFlag) check() error { return oneOf("output", "format", f.output, f.allowed) }
+
+// oneOf returns an error for a value of a flag that is not one of those allowed.
+func oneOf(flag, what, value string, allowed []string) error {
+	if slices.Contains(allowed, value) {
+		return nil
+	}
+	return usageError{fmt.Errorf("--%s=%q is no %s; allowed: %s", flag, value, what, strings.Join(allowed, ", "))}
+}
+
+// complete lets the shell complete the values of a flag that is there.
+func complete(command *cobra.Command, flag string, values []string) {
+	_ = command.RegisterFlagCompletionFunc(flag,
+		cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// kubeVersionFlag is --kube-version: what manifests are for.
+type kubeVersionFlag string
+
+// register adds the flag to fs. The default is the version from which all that evenkeel adds is generally available.
+func (v *kubeVersionFlag) register(fs *pflag.FlagSet) {
+	fs.StringVar((*string)(v), "kube-version", "1.33",
+		"Kubernetes `VERSION` of the oldest API server or node that the manifests are for.")
+}
+
+// cluster returns a cluster of that version.
+func (v *kubeVersionFlag) cluster() (patches.Cluster, error) {
+	version, err := patches.ParseVersion(string(*v))
+	if err != nil {
+		return patches.Cluster{}, usageError{fmt.Errorf("--kube-version: %w", err)}
+	}
+	return patches.Cluster{APIServer: version, OldestKubelet: version}, nil
 }
 
 // flagError says what is wrong with a flag: its name, the value, and what is

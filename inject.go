@@ -1,23 +1,16 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
-	"golang.org/x/term"
 
 	"github.com/evenkeel/evenkeel/findings"
 	"github.com/evenkeel/evenkeel/inject"
 	"github.com/evenkeel/evenkeel/internal/words"
-	"github.com/evenkeel/evenkeel/manifest"
-	"github.com/evenkeel/evenkeel/patches"
 )
 
 const injectHelp = `Add high-availability defaults to manifests, as the webhook does in a cluster.
@@ -65,21 +58,16 @@ const injectExamples = `  # What would be added?
   # As the cluster at hand would have it.
   {{program}} inject --kube-version 1.31 --pre-stop-sleep 15s -f deploy.yaml`
 
-// defaultKubeVersion is what manifests are for unless somebody says otherwise: the
-// version from which all that evenkeel adds is generally available.
-const defaultKubeVersion = "1.33"
-
 // injectOptions are the flags of inject.
 type injectOptions struct {
-	files       []string
-	output      string
+	input       inputFlags
+	format      formatFlag
 	check       bool
 	quiet       bool
-	kubeVersion string
+	kubeVersion kubeVersionFlag
 	namespace   string
 	withBudgets bool
 	write       bool
-	ignore      []string
 	policy      policyFlags
 }
 
@@ -91,60 +79,34 @@ func newInjectCommand(program string) *cobra.Command {
 		Long:    injectHelp,
 		Example: strings.ReplaceAll(injectExamples, "{{program}}", program),
 		RunE: func(command *cobra.Command, args []string) error {
-			return interruptible(command.Context(), func() error { return o.run(command, args) })
+			o.input.files = append(o.input.files, args...)
+			return interruptible(command.Context(), func() error { return o.run(command) })
 		},
 	}
 	fs := command.Flags()
 	fs.SortFlags = false
-	registerFiles(fs, &o.files, &o.output)
+	o.input.register(fs)
+	o.format.register(command, inject.Formats)
 	fs.BoolVar(&o.check, "check", false,
 		"Change nothing, and exit with 1 when something is missing. Prints manifests only with --output.")
 	fs.BoolVarP(&o.quiet, "quiet", "q", false, "No report; warnings and errors only.")
-	fs.StringVar(&o.kubeVersion, "kube-version", defaultKubeVersion,
-		"Kubernetes `VERSION` of the oldest API server or node that the manifests are for.")
+	o.kubeVersion.register(fs)
 	fs.StringVarP(&o.namespace, "namespace", "n", "", "`NAMESPACE` of objects that name none.")
 	fs.BoolVar(&o.withBudgets, "with-budgets", false,
 		"Print a PodDisruptionBudget for each Deployment and StatefulSet that lacks one, behind the input.")
 	fs.BoolVarP(&o.write, "write", "w", false, "Write the files that change, instead of printing all.")
-	fs.StringArrayVar(&o.ignore, "ignore", nil,
-		"`GLOB` of files or directories to pass over, by path or name; may be repeated.")
 	o.policy.register(fs)
 	fs.Lookup("output").Usage += " With --check also " + strings.Join(findings.Formats, ", ") + "."
-	completeFormats(command)
 	return command
 }
 
-// registerFiles adds the flags of the input and the output to fs.
-func registerFiles(fs *pflag.FlagSet, files *[]string, output *string) {
-	fs.StringArrayVarP(files, "filename", "f", nil,
-		"`FILE` or directory to read, or - for standard input; may be repeated.")
-	fs.StringVarP(output, "output", "o", "yaml", "`FORMAT` of the output: yaml, json, patch or diff.")
-}
-
-// completeFormats lets the shell complete --output.
-func completeFormats(command *cobra.Command) {
-	_ = command.RegisterFlagCompletionFunc("output", // fails for an unknown flag only
-		cobra.FixedCompletions(inject.Formats, cobra.ShellCompDirectiveNoFileComp))
-}
-
-// checkFormat returns an error for an --output that is no format.
-func checkFormat(output string) error {
-	if slices.Contains(inject.Formats, output) {
-		return nil
-	}
-	return usageError{fmt.Errorf("--output=%q is no format; allowed: %s", output, strings.Join(inject.Formats, ", "))}
-}
-
-func (o *injectOptions) run(command *cobra.Command, args []string) error {
-	config, err := o.config(args)
+func (o *injectOptions) run(command *cobra.Command) error {
+	config, err := o.config()
 	if err != nil {
 		return err
 	}
-	files, err := readManifests(command.Context(), append(slices.Clone(o.files), args...), command.InOrStdin())
+	files, err := o.input.read(command)
 	if err != nil {
-		return err
-	}
-	if files, err = without(files, o.ignore); err != nil {
 		return err
 	}
 	result, err := inject.Run(command.Context(), files, config)
@@ -154,20 +116,18 @@ func (o *injectOptions) run(command *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	stdout, stderr := command.OutOrStdout(), command.ErrOrStderr()
-	report := result.Report(inject.Style{Color: colored(stderr), Check: o.check, Quiet: o.quiet})
-	if _, err := stderr.Write(report); err != nil {
-		return fmt.Errorf("write report: %w", err)
+	output := o.format.output
+	if o.write || o.check && !command.Flags().Changed("output") {
+		output = ""
 	}
-	switch {
-	case slices.Contains(findings.Formats, o.output):
-		err = writeFindings(stdout, injectFindings(result), o.output)
-	case o.write:
-		err = writeInPlace(stderr, result)
-	case !o.check || command.Flags().Changed("output"):
-		err = writeResult(stdout, result, o.output)
+	if err := writeResult(command, result, output, inject.Style{Check: o.check, Quiet: o.quiet}); err != nil {
+		return err
 	}
-	if err != nil {
+	if o.write {
+		names, err := result.Write()
+		for _, name := range names {
+			_, _ = fmt.Fprintf(command.ErrOrStderr(), "wrote %s\n", name) // nobody left to tell
+		}
 		return err
 	}
 	if o.check && len(result.Workloads)+result.Others+result.Foreign == 0 {
@@ -179,9 +139,22 @@ func (o *injectOptions) run(command *cobra.Command, args []string) error {
 	return nil
 }
 
-// writeResult writes the manifests in a format.
-func writeResult(stdout io.Writer, result *inject.Result, format string) error {
-	text, err := result.Encode(format)
+// writeResult writes the report, and the manifests or what is missing from them in a format, "" for neither.
+func writeResult(command *cobra.Command, result *inject.Result, format string, style inject.Style) error {
+	stdout, stderr := command.OutOrStdout(), command.ErrOrStderr()
+	style.Color = colored(stderr)
+	if _, err := stderr.Write(result.Report(style)); err != nil {
+		return fmt.Errorf("write report: %w", err)
+	}
+	var text []byte
+	var err error
+	switch {
+	case format == "":
+	case slices.Contains(findings.Formats, format):
+		text, err = encodeFindings(findings.OfInject(result), format)
+	default:
+		text, err = result.Encode(format)
+	}
 	if err != nil {
 		return err
 	}
@@ -195,54 +168,30 @@ func writeResult(stdout io.Writer, result *inject.Result, format string) error {
 }
 
 // config checks the flags.
-func (o *injectOptions) config(args []string) (inject.Config, error) {
+func (o *injectOptions) config() (inject.Config, error) {
 	c := inject.Config{Namespace: o.namespace, WithBudgets: o.withBudgets}
-	if !o.check || !slices.Contains(findings.Formats, o.output) {
-		if err := checkFormat(o.output); err != nil {
-			return c, err
-		}
+	if o.check {
+		o.format.allowed = slices.Concat(inject.Formats, findings.Formats)
 	}
+	if err := o.format.check(); err != nil {
+		return c, err
+	}
+	output := o.format.output
 	switch {
 	case o.write && o.check:
 		return c, usageError{errors.New("--check changes nothing, and --write changes files; give one of them")}
-	case o.write && (o.withBudgets || o.output != "yaml"):
+	case o.write && (o.withBudgets || output != "yaml"):
 		return c, usageError{errors.New("--write changes files in place; it goes with neither --output nor --with-budgets")}
-	case o.write && (slices.Contains(o.files, "-") || slices.Contains(args, "-")):
+	case o.write && slices.Contains(o.input.files, "-"):
 		return c, usageError{errors.New("--write changes files in place, and standard input has none")}
-	}
-	if o.withBudgets && (o.output == "patch" || o.output == "diff") {
-		return c, usageError{fmt.Errorf("--with-budgets adds objects, which --output=%s has no place for; allowed: yaml, json", o.output)}
+	case o.withBudgets && (output == "patch" || output == "diff"):
+		return c, usageError{fmt.Errorf("--with-budgets adds objects, which --output=%s has no place for; "+
+			"allowed: yaml, json", output)}
 	}
 	var err error
-	if c.Cluster, err = clusterOf(o.kubeVersion); err != nil {
+	if c.Cluster, err = o.kubeVersion.cluster(); err != nil {
 		return c, err
 	}
 	c.Patches, err = o.policy.config()
 	return c, err
-}
-
-// clusterOf returns the cluster that manifests are for by --kube-version.
-func clusterOf(kubeVersion string) (patches.Cluster, error) {
-	v, err := patches.ParseVersion(kubeVersion)
-	if err != nil {
-		return patches.Cluster{}, usageError{fmt.Errorf("--kube-version: %w", err)}
-	}
-	return patches.Cluster{APIServer: v, OldestKubelet: v}, nil
-}
-
-// readManifests reads what the command line names.
-func readManifests(ctx context.Context, names []string, stdin io.Reader) ([]*manifest.File, error) {
-	if len(names) == 0 {
-		return nil, usageError{errors.New("no input; name files or directories, or - for standard input")}
-	}
-	if first := slices.Index(names, "-"); first >= 0 && slices.Contains(names[first+1:], "-") {
-		return nil, usageError{errors.New(`"-" is given twice, but standard input can be read only once`)}
-	}
-	return manifest.ReadPaths(ctx, names, stdin)
-}
-
-// colored reports whether w is a terminal whose user wants colors (https://no-color.org).
-func colored(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(f.Fd()))
 }

@@ -20,7 +20,9 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
+	"github.com/evenkeel/evenkeel/findings"
 	"github.com/evenkeel/evenkeel/internal/words"
 )
 
@@ -80,6 +82,18 @@ func interruptible(ctx context.Context, work func() error) error {
 	case <-ctx.Done():
 		return errors.New("interrupted")
 	}
+}
+
+// colored reports whether w is a terminal whose user wants colors (https://no-color.org).
+func colored(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(f.Fd()))
+}
+
+// encodeFindings writes findings in a format of CI.
+func encodeFindings(r *findings.Report, format string) ([]byte, error) {
+	r.Version, _ = build()
+	return r.Encode(format)
 }
 
 // separate returns the errors that errors.Join has joined, or the error itself.
@@ -177,7 +191,8 @@ func newHelpCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "help [command]",
 		Short: "Show help for a command",
-		ValidArgsFunction: func(command *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		ValidArgsFunction: func(command *cobra.Command, args []string, _ string) (
+			[]cobra.Completion, cobra.ShellCompDirective) {
 			var names []cobra.Completion
 			if len(args) == 0 {
 				for _, c := range command.Root().Commands() {

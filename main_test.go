@@ -146,8 +146,8 @@ func TestTheClusterIsFoundInTheOrderThatHelpSays(t *testing.T) {
 		t.Setenv("KUBECONFIG", c.variable)
 		var cluster clusterFlags
 		cluster.register(pflag.NewFlagSet("", pflag.ContinueOnError))
-		cluster.rules.ExplicitPath = c.flag
-		loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(cluster.rules, &cluster.overrides)
+		cluster.Rules.ExplicitPath = c.flag
+		loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(cluster.Rules, &cluster.Overrides)
 		config, err := loader.ClientConfig()
 		if err != nil || config.Host != c.want {
 			t.Errorf("--kubeconfig=%q, KUBECONFIG=%q: %v, %v, want %s", c.flag, c.variable, config, err, c.want)

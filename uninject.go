@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -34,8 +32,8 @@ const uninjectExamples = `  # What would be taken back?
 
 // uninjectOptions are the flags of uninject.
 type uninjectOptions struct {
-	files  []string
-	output string
+	input  inputFlags
+	format formatFlag
 	quiet  bool
 }
 
@@ -47,22 +45,23 @@ func newUninjectCommand(program string) *cobra.Command {
 		Long:    uninjectHelp,
 		Example: strings.ReplaceAll(uninjectExamples, "{{program}}", program),
 		RunE: func(command *cobra.Command, args []string) error {
-			return interruptible(command.Context(), func() error { return o.run(command, args) })
+			o.input.files = append(o.input.files, args...)
+			return interruptible(command.Context(), func() error { return o.run(command) })
 		},
 	}
 	fs := command.Flags()
 	fs.SortFlags = false
-	registerFiles(fs, &o.files, &o.output)
+	o.input.register(fs)
+	o.format.register(command, inject.Formats)
 	fs.BoolVarP(&o.quiet, "quiet", "q", false, "No report; warnings and errors only.")
-	completeFormats(command)
 	return command
 }
 
-func (o *uninjectOptions) run(command *cobra.Command, args []string) error {
-	if err := checkFormat(o.output); err != nil {
+func (o *uninjectOptions) run(command *cobra.Command) error {
+	if err := o.format.check(); err != nil {
 		return err
 	}
-	files, err := readManifests(command.Context(), append(slices.Clone(o.files), args...), command.InOrStdin())
+	files, err := o.input.read(command)
 	if err != nil {
 		return err
 	}
@@ -70,9 +69,5 @@ func (o *uninjectOptions) run(command *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	stderr := command.ErrOrStderr()
-	if _, err := stderr.Write(result.Report(inject.Style{Color: colored(stderr), Quiet: o.quiet})); err != nil {
-		return fmt.Errorf("write report: %w", err)
-	}
-	return writeResult(command.OutOrStdout(), result, o.output)
+	return writeResult(command, result, o.format.output, inject.Style{Quiet: o.quiet})
 }

@@ -37,6 +37,12 @@ type Rules struct {
 	Selector labels.Selector
 }
 
+// NewRules returns what an audit by a configuration goes by.
+func NewRules(config patches.Config) (Rules, error) {
+	injector, err := patches.New(config)
+	return Rules{Injector: injector, Budgets: pdb.Rules{Base: config.Base, Bounds: config.Bounds}}, err
+}
+
 // SourceManifests is what State.Source and Report.Source are where Offline is set.
 const SourceManifests = "manifests"
 

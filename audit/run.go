@@ -2,9 +2,12 @@ package audit
 
 import (
 	"cmp"
+	"encoding/json"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -34,6 +37,45 @@ type Report struct {
 	Warnings []string `json:"warnings"`
 	// PodNames are the pods of each workload, by its ID.
 	PodNames map[string][]string `json:"-"`
+}
+
+// Formats are what Encode can write.
+var Formats = []string{"table", "json", "html"}
+
+// Encode returns the report in one of Formats. Color is for the table.
+func (r *Report) Encode(format string, color bool) ([]byte, error) {
+	switch format {
+	case "json":
+		text, err := json.MarshalIndent(r, "", "  ")
+		return append(text, '\n'), err
+	case "html":
+		return Page(r, time.Now())
+	}
+	return Table{Color: color}.Text(r), nil
+}
+
+// Since counts the findings beyond those of an earlier report, which is given as its JSON: a workload that had a
+// finding then may keep it.
+func (r *Report) Since(earlier []byte) (map[Code]int, error) {
+	var before Report
+	if err := json.Unmarshal(earlier, &before); err != nil || before.Version != r.Version {
+		return nil, errors.New("is not a report of audit -o json")
+	}
+	known := map[string]bool{}
+	for _, w := range before.Workloads {
+		for _, f := range w.Findings {
+			known[w.ID()+" "+string(f.Code)] = true
+		}
+	}
+	anew := map[Code]int{}
+	for _, w := range r.Workloads {
+		for _, f := range w.Findings {
+			if !known[w.ID()+" "+string(f.Code)] {
+				anew[f.Code]++
+			}
+		}
+	}
+	return anew, nil
 }
 
 // Summary counts.

@@ -30,8 +30,8 @@ type Finding struct {
 // Rule explains a code.
 type Rule struct {
 	Code string
-	// Text says in one sentence what is wrong, Advice what to do about it.
-	Text, Advice string
+	// Text says in one sentence what is wrong, Advice what to do about it. Link tells more, "" where nothing does.
+	Text, Advice, Link string
 }
 
 // Report is what came of some manifests.
@@ -105,6 +105,7 @@ type (
 		ID    string    `json:"id"`
 		Short sarifText `json:"shortDescription"`
 		Help  sarifText `json:"help"`
+		Link  string    `json:"helpUri,omitempty"`
 	}
 	sarifResult struct {
 		RuleID    string          `json:"ruleId"`
@@ -133,7 +134,7 @@ func (r *Report) sarif() ([]byte, error) {
 	run.Tool.Driver = sarifDriver{Name: "evenkeel", Version: r.Version, Rules: []sarifRule{}}
 	for _, rule := range r.Rules {
 		run.Tool.Driver.Rules = append(run.Tool.Driver.Rules,
-			sarifRule{ID: rule.Code, Short: sarifText{rule.Text}, Help: sarifText{rule.Advice}})
+			sarifRule{ID: rule.Code, Short: sarifText{rule.Text}, Help: sarifText{rule.Advice}, Link: rule.Link})
 	}
 	for _, f := range r.Findings {
 		var place sarifLocation

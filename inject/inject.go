@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 
 	"github.com/evenkeel/evenkeel/manifest"
@@ -316,6 +317,32 @@ func (r *Result) Encode(format string) ([]byte, error) {
 		b.WriteString(text)
 	}
 	return b.Bytes(), nil
+}
+
+// Write writes the files that changed in place, and returns their names, those before an error too.
+func (r *Result) Write() (names []string, err error) {
+	changed := map[string]bool{}
+	for _, w := range r.Workloads {
+		changed[w.File] = changed[w.File] || w.Changed()
+	}
+	for _, f := range r.Files {
+		if !changed[f.Name] {
+			continue
+		}
+		text, err := f.Text()
+		if err != nil {
+			return names, err
+		}
+		info, err := os.Stat(f.Name)
+		if err == nil {
+			err = os.WriteFile(f.Name, []byte(text), info.Mode().Perm())
+		}
+		if err != nil {
+			return names, fmt.Errorf("write manifest: %w", err)
+		}
+		names = append(names, f.Name)
+	}
+	return names, nil
 }
 
 // patches returns a line of JSON for each workload that something is added to.

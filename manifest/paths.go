@@ -50,6 +50,32 @@ func ReadPaths(ctx context.Context, names []string, stdin io.Reader) ([]*File, e
 	}
 }
 
+// Without returns the files that no glob matches: neither their path, nor their name, nor that of a directory
+// above them.
+func Without(files []*File, globs []string) ([]*File, error) {
+	for _, glob := range globs {
+		if _, err := filepath.Match(glob, ""); err != nil {
+			return nil, fmt.Errorf("%q is not a pattern; allowed: names with *, ? and [a-z]", glob)
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(files), func(f *File) bool {
+		return slices.ContainsFunc(globs, func(glob string) bool { return matches(f.Name, glob) })
+	}), nil
+}
+
+// matches reports whether a glob matches a path, a directory above it, or the name of either.
+func matches(path, glob string) bool {
+	glob = filepath.Clean(glob)
+	for path = filepath.Clean(path); path != "." && path != string(filepath.Separator); path = filepath.Dir(path) {
+		whole, _ := filepath.Match(glob, path) // the pattern was tried
+		name, _ := filepath.Match(glob, filepath.Base(path))
+		if whole || name {
+			return true
+		}
+	}
+	return false
+}
+
 // reader reads manifests.
 type reader struct {
 	stdin    io.Reader
