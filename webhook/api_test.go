@@ -44,18 +44,27 @@ func (a *api) setVersion(version string) {
 	a.version = version
 }
 
+// config is how clients reach it.
+func (a *api) config() *rest.Config { return &rest.Config{Host: a.URL, QPS: -1} }
+
 func (a *api) clients(t *testing.T) (kubernetes.Interface, metadata.Interface) {
 	t.Helper()
-	config := &rest.Config{Host: a.URL, QPS: -1}
-	client, err := kubernetes.NewForConfig(config)
+	client, err := kubernetes.NewForConfig(a.config())
 	if err != nil {
 		t.Fatal(err)
 	}
-	objects, err := metadata.NewForConfig(config)
+	objects, err := metadata.NewForConfig(a.config())
 	if err != nil {
 		t.Fatal(err)
 	}
 	return client, objects
+}
+
+// wholeLists are the kinds that are listed with spec and status, by path.
+var wholeLists = map[string]string{
+	nodesPath:               `"kind":"NodeList","apiVersion":"v1"`,
+	replicaSetsPath:         `"kind":"ReplicaSetList","apiVersion":"apps/v1"`,
+	controllerRevisionsPath: `"kind":"ControllerRevisionList","apiVersion":"apps/v1"`,
 }
 
 // ServeHTTP implements http.Handler.
@@ -97,7 +106,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		kind := `"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1"`
 		if !strings.Contains(r.Header.Get("Accept"), "PartialObjectMetadataList") {
-			kind = `"kind":"NodeList","apiVersion":"v1"` // the only ones that are listed whole
+			kind = wholeLists[r.URL.Path]
 		}
 		_, _ = fmt.Fprintf(w, `{%s,"metadata":{"resourceVersion":"5","continue":%q},"items":[%s]}`, kind, next,
 			strings.Join(items, ","))

@@ -4,17 +4,17 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net/http"
-	"net/http/httptest"
 	"testing"
-	"time"
 
 	"github.com/sirupsen/logrus"
 	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 
 	"github.com/evenkeel/evenkeel/patches"
+)
+
+const (
+	replicaSetsPath         = "/apis/apps/v1/replicasets"
+	controllerRevisionsPath = "/apis/apps/v1/controllerrevisions"
 )
 
 func revision(kind, name, owner, uid, template string) string {
@@ -39,42 +39,12 @@ func TestRevisionsKnowWhatRan(t *testing.T) {
 		three = `{"$patch":"replace","metadata":{"labels":{"app":"web"}},"spec":{"containers":[{"name":"db",` +
 			`"image":"db:1"}]}}`
 	)
-	events := make(chan string)
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		sets := r.URL.Path == "/apis/apps/v1/replicasets"
-		switch {
-		case r.URL.Query().Get("watch") != "" && sets:
-			w.(http.Flusher).Flush()
-			for {
-				select {
-				case event := <-events:
-					_, _ = io.WriteString(w, event)
-					w.(http.Flusher).Flush()
-				case <-r.Context().Done():
-					return
-				}
-			}
-		case r.URL.Query().Get("watch") != "":
-			<-r.Context().Done()
-		case sets:
-			_, _ = fmt.Fprintf(w,
-				`{"kind":"ReplicaSetList","apiVersion":"apps/v1","metadata":{"resourceVersion":"5"},"items":[%s,%s]}`,
-				revision("ReplicaSet", "web-abc", "Deployment", "uid-1", one),
-				revision("ReplicaSet", "own", "Rollout", "uid-3", two))
-		default:
-			_, _ = fmt.Fprintf(w,
-				`{"kind":"ControllerRevisionList","apiVersion":"apps/v1","metadata":{"resourceVersion":"5"},"items":[%s]}`,
-				revision("ControllerRevision", "db-1", "StatefulSet", "uid-2", three))
-		}
-	}))
-	t.Cleanup(server.Close) // after the end of the context, which ends the watches
-	config := &rest.Config{Host: server.URL}
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	changes, err := dynamic.NewForConfig(config)
+	a := newAPI(t, "v1.33.0", map[string][]string{
+		replicaSetsPath: {revision("ReplicaSet", "web-abc", "Deployment", "uid-1", one),
+			revision("ReplicaSet", "own", "Rollout", "uid-3", two)},
+		controllerRevisionsPath: {revision("ControllerRevision", "db-1", "StatefulSet", "uid-2", three)}})
+	client, _ := a.clients(t)
+	changes, err := dynamic.NewForConfig(a.config())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,15 +62,7 @@ func TestRevisionsKnowWhatRan(t *testing.T) {
 		}
 		return r.Ran(uid, print)
 	}
-	wait := func(what string, is func() bool) {
-		t.Helper()
-		for deadline := time.Now().Add(30 * time.Second); !is(); time.Sleep(10 * time.Millisecond) { // polls
-			if time.Now().After(deadline) {
-				t.Fatalf("waited in vain for %s", what)
-			}
-		}
-	}
-	wait("the lists", func() bool { return r.Ready() == nil })
+	eventually(t, "the lists", func() bool { return r.Ready() == nil })
 	for _, c := range []struct {
 		uid, template string
 		want          bool
@@ -118,8 +80,8 @@ func TestRevisionsKnowWhatRan(t *testing.T) {
 			t.Errorf("%s %s ran: %v, want %v", c.uid, c.template, got, c.want)
 		}
 	}
-	events <- `{"type":"ADDED","object":` + revision("ReplicaSet", "web-def", "Deployment", "uid-1", two) + `}`
-	wait("the new revision", func() bool { return ran("uid-1", two) })
-	events <- `{"type":"DELETED","object":` + revision("ReplicaSet", "web-abc", "Deployment", "uid-1", one) + `}`
-	wait("the end of the old one", func() bool { return !ran("uid-1", one) })
+	a.events[replicaSetsPath] <- `{"type":"ADDED","object":` + revision("ReplicaSet", "web-def", "Deployment", "uid-1", two) + `}`
+	eventually(t, "the new revision", func() bool { return ran("uid-1", two) })
+	a.events[replicaSetsPath] <- `{"type":"DELETED","object":` + revision("ReplicaSet", "web-abc", "Deployment", "uid-1", one) + `}`
+	eventually(t, "the end of the old one", func() bool { return !ran("uid-1", one) })
 }
