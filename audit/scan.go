@@ -2,8 +2,6 @@ package audit
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,12 +17,13 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/evenkeel/evenkeel/internal/collectors"
+	"github.com/evenkeel/evenkeel/internal/event"
 	"github.com/evenkeel/evenkeel/internal/list"
 	"github.com/evenkeel/evenkeel/internal/pause"
 	"github.com/evenkeel/evenkeel/patches"
@@ -98,9 +97,9 @@ func NewScan(config ScanConfig) (*Scan, error) {
 	}
 	m, err := newScanMetrics(config.Registerer)
 	if err != nil {
-		return nil, fmt.Errorf("register metrics: %w", err)
+		return nil, err
 	}
-	return &Scan{config: config, metrics: m, pause: pause.For}, nil
+	return &Scan{config: config, metrics: m}, nil
 }
 
 // Lead scans at once and then in intervals, until ctx ends.
@@ -108,16 +107,10 @@ func (s *Scan) Lead(ctx context.Context) error {
 	defer s.metrics.found(nil)
 	said, seed := map[uint64]bool{}, maphash.MakeSeed()
 	before := -1
-	for s.config.Ready() != nil && ctx.Err() == nil {
-		s.pause(ctx, time.Second/5)
-	}
-	for ctx.Err() == nil {
-		start := time.Now()
+	pause.Loop{Ready: s.config.Ready, Interval: s.config.Interval, Pause: s.pause}.Run(ctx, func() {
 		missed, err := s.once(ctx)
-		took := time.Since(start)
 		switch {
 		case ctx.Err() != nil:
-			return nil
 		case err != nil:
 			s.metrics.scans.WithLabelValues("error").Inc()
 			s.config.Log.WithError(err).Warn("scan for missed injections not finished; trying again")
@@ -132,8 +125,7 @@ func (s *Scan) Lead(ctx context.Context) error {
 			before = missed.objects
 			said = s.tell(ctx, missed.workloads, said, seed)
 		}
-		s.pause(ctx, max(s.config.Interval, 9*took))
-	}
+	})
 	return nil
 }
 
@@ -160,19 +152,7 @@ type missedWorkload struct {
 
 // once scans the cluster.
 func (s *Scan) once(ctx context.Context) (*missedInjections, error) {
-	namespaces := map[string]map[string]string{} // annotations by name
-	_, err := list.Listing{Resource: list.Namespaces, Selector: s.config.NamespaceSelector.String(), Metadata: true}.
-		Each(ctx, s.config.Client, func(raw []byte) error {
-			var n metav1.PartialObjectMetadata
-			if err := json.Unmarshal(raw, &n); err != nil {
-				return fmt.Errorf("read Namespace: %w", err)
-			}
-			if !slices.Contains(s.config.Except, n.Name) && n.DeletionTimestamp == nil {
-				maps.DeleteFunc(n.Annotations, func(key, _ string) bool { return !strings.HasPrefix(key, policy.Prefix) })
-				namespaces[n.Name] = n.Annotations
-			}
-			return nil
-		})
+	namespaces, err := list.OptedIn(ctx, s.config.Client, s.config.NamespaceSelector, s.config.Except)
 	if err != nil {
 		return nil, err
 	}
@@ -336,8 +316,7 @@ func (s *Scan) tell(
 			continue
 		}
 		group.Go(func() error {
-			_, err := s.config.Client.CoreV1().Events(w.namespace).Create(ctx, w.event(uid, message), metav1.CreateOptions{})
-			if err != nil && !apierrors.IsAlreadyExists(err) {
+			if err := w.event(uid, message).Send(ctx, s.config.Client); err != nil {
 				s.config.Log.WithError(err).Debug("event not written")
 				return nil
 			}
@@ -373,21 +352,11 @@ func (w *missedWorkload) message() string {
 	return "pods of an earlier time lack " + names + "; new ones get it"
 }
 
-func (w *missedWorkload) event(uid types.UID, message string) *corev1.Event {
-	const component, reason = "evenkeel", "InjectionMissed"
-	sum := sha256.Sum256([]byte(string(uid) + reason + message))
-	name := w.name
-	if len(name) > 200 { // of 253
-		name = strings.TrimRight(name[:200], "-.")
-	}
-	now := metav1.NewTime(time.Now())
-	return &corev1.Event{
-		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: name + "." + hex.EncodeToString(sum[:8])},
-		InvolvedObject: corev1.ObjectReference{APIVersion: w.apiVersion, Kind: w.kind, Namespace: w.namespace,
-			Name: w.name, UID: uid},
-		Reason: reason, Message: message, Type: corev1.EventTypeWarning, Source: corev1.EventSource{Component: component},
-		ReportingController: "evenkeel.dev/scan", FirstTimestamp: now, LastTimestamp: now, Count: 1,
-	}
+func (w *missedWorkload) event(uid types.UID, message string) event.Event {
+	const reason = "InjectionMissed"
+	return event.Event{Controller: "scan", Type: corev1.EventTypeWarning, Reason: reason, Message: message,
+		About: corev1.ObjectReference{APIVersion: w.apiVersion, Kind: w.kind, Namespace: w.namespace, Name: w.name, UID: uid},
+		Key:   string(uid) + reason + message, At: time.Now()}
 }
 
 // scanMetrics are what Prometheus sees. Label values come from closed sets.
@@ -413,12 +382,7 @@ func newScanMetrics(registerer prometheus.Registerer) (*scanMetrics, error) {
 		m.scans.WithLabelValues(result)
 	}
 	m.found(nil)
-	for _, c := range []prometheus.Collector{m.scans, m.last, m.gauge} {
-		if err := registerer.Register(c); err != nil {
-			return nil, err
-		}
-	}
-	return m, nil
+	return m, collectors.Register(registerer, m.scans, m.last, m.gauge)
 }
 
 // found sets the gauge, zeros included.

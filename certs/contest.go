@@ -3,14 +3,13 @@ package certs
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/evenkeel/evenkeel/internal/event"
 )
 
 // A tool that applies what it has in Git again and again takes out what evenkeel has written, and the
@@ -74,19 +73,10 @@ func (s *SelfManaged) contested(
 			"and admits workloads without defaults. Let that tool pass over it: docs/how-to/argo-cd.md",
 		other(fields), contestTimes)
 	s.config.Log.WithField("object", object).Error(message)
-	namespace, now := of.Namespace, metav1.NewTime(s.now())
-	if namespace == "" { // the API wants Events about objects without a namespace there
-		namespace = metav1.NamespaceDefault
-	}
-	sum := sha256.Sum256([]byte(message + now.String()))
-	_, err := s.client.CoreV1().Events(namespace).Create(ctx, &corev1.Event{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace,
-			Name: strings.TrimRight(of.Name[:min(len(of.Name), 200)], "-.") + "." + hex.EncodeToString(sum[:8])},
-		InvolvedObject: of, Reason: "CertificatesReset", Message: message, Type: corev1.EventTypeWarning,
-		Source: corev1.EventSource{Component: "evenkeel"}, ReportingController: "evenkeel.dev/certificates",
-		FirstTimestamp: now, LastTimestamp: now, Count: 1,
-	}, metav1.CreateOptions{})
-	if err != nil {
+	now := s.now()
+	e := event.Event{Controller: "certificates", Type: corev1.EventTypeWarning, Reason: "CertificatesReset",
+		Message: message, About: of, Key: message + now.String(), At: now}
+	if err := e.Send(ctx, s.client); err != nil {
 		s.config.Log.WithError(err).Debug("event not written")
 	}
 }

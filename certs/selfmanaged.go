@@ -25,6 +25,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/flowcontrol"
+
+	"github.com/evenkeel/evenkeel/internal/collectors"
 )
 
 // secretKey is the key in the Secret under which the authorities are.
@@ -133,10 +135,8 @@ func (s *SelfManaged) register() error {
 	if s.config.Registerer == nil {
 		return nil
 	}
-	for _, c := range []prometheus.Collector{s.writes, s.resets} {
-		if err := s.config.Registerer.Register(c); err != nil {
-			return fmt.Errorf("register metrics: %w", err)
-		}
+	if err := collectors.Register(s.config.Registerer, s.writes, s.resets); err != nil {
+		return err
 	}
 	locked := func(of func(*replica) *x509.Certificate) func() *x509.Certificate {
 		return func() *x509.Certificate {
@@ -416,19 +416,15 @@ func (s *SelfManaged) count(object string, err error) {
 func registerExpiry(
 	registerer prometheus.Registerer, name, what string, backdated time.Duration, certificate func() *x509.Certificate,
 ) error {
-	gauge := func(name, help string, of func(*x509.Certificate) time.Time) error {
-		err := registerer.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
+	gauge := func(name, help string, of func(*x509.Certificate) time.Time) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
 			if c := certificate(); c != nil {
 				return float64(of(c).Unix())
 			}
 			return 0
-		}))
-		if err != nil {
-			return fmt.Errorf("register metrics: %w", err)
-		}
-		return nil
+		})
 	}
-	return errors.Join(
+	return collectors.Register(registerer,
 		gauge(name+"_start_timestamp_seconds", "When "+what+" was made, in seconds since 1970; 0 without one.",
 			func(c *x509.Certificate) time.Time { return c.NotBefore.Add(backdated) }),
 		gauge(name+"_expiry_timestamp_seconds", "When "+what+" ends, in seconds since 1970; 0 without one.",

@@ -2,8 +2,6 @@ package pdb
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"hash/maphash"
 	"sync"
@@ -11,9 +9,9 @@ import (
 
 	"github.com/sirupsen/logrus"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/evenkeel/evenkeel/internal/event"
 )
 
 // The reasons of Events.
@@ -33,23 +31,15 @@ const (
 type events struct {
 	client kubernetes.Interface
 	log    *logrus.Entry
-	queue  chan *queued
+	queue  chan *event.Event
 
 	mu   sync.Mutex
 	seed maphash.Seed
 	said map[string]map[uint64]uint64 // by namespace and a hash of the workload's UID: one of the decision last seen
 }
 
-// queued is an Event that is still to be written. A whole one takes three times as
-// much.
-type queued struct {
-	about                        corev1.ObjectReference
-	name, severity, reason, text string
-	at                           metav1.Time
-}
-
 func newEvents(client kubernetes.Interface, log *logrus.Entry) *events {
-	return &events{client: client, log: log, queue: make(chan *queued, 20_000), seed: maphash.MakeSeed(),
+	return &events{client: client, log: log, queue: make(chan *event.Event, 20_000), seed: maphash.MakeSeed(),
 		said: map[string]map[uint64]uint64{}}
 }
 
@@ -150,27 +140,13 @@ func (b *Budget) String() string {
 
 // add queues one Event.
 func (e *events) add(namespace string, w *Workload, kind, reason, message string) {
-	if len(message) > 1024 { // what the API takes
-		message = message[:1021] + "..."
-	}
-	sum := sha256.Sum256([]byte(w.APIVersion + w.Kind + string(w.UID) + reason + message))
-	event := &queued{name: shortened(w.Name, "."+hex.EncodeToString(sum[:8])), severity: kind, reason: reason,
-		text: message, at: metav1.NewTime(time.Now()),
-		about: corev1.ObjectReference{APIVersion: w.APIVersion, Kind: w.Kind, Namespace: namespace, Name: w.Name, UID: w.UID}}
+	next := &event.Event{Controller: "budgets", Type: kind, Reason: reason, Message: message,
+		About: corev1.ObjectReference{APIVersion: w.APIVersion, Kind: w.Kind, Namespace: namespace, Name: w.Name, UID: w.UID},
+		Key:   w.APIVersion + w.Kind + string(w.UID) + reason + message, At: time.Now()}
 	select {
-	case e.queue <- event:
+	case e.queue <- next:
 	default:
 		e.log.Debug("too many events")
-	}
-}
-
-// event returns what is sent.
-func (q *queued) event() *corev1.Event {
-	return &corev1.Event{
-		ObjectMeta:     metav1.ObjectMeta{Namespace: q.about.Namespace, Name: q.name},
-		InvolvedObject: q.about,
-		Reason:         q.reason, Message: q.text, Type: q.severity, Source: corev1.EventSource{Component: Manager},
-		ReportingController: "evenkeel.dev/budgets", FirstTimestamp: q.at, LastTimestamp: q.at, Count: 1,
 	}
 }
 
@@ -181,8 +157,7 @@ func (e *events) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case next := <-e.queue:
-			_, err := e.client.CoreV1().Events(next.about.Namespace).Create(ctx, next.event(), metav1.CreateOptions{})
-			if err != nil && !apierrors.IsAlreadyExists(err) {
+			if err := next.Send(ctx, e.client); err != nil {
 				e.log.WithError(err).Debug("event not written")
 			}
 		}

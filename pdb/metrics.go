@@ -4,6 +4,8 @@ import (
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/evenkeel/evenkeel/internal/collectors"
 )
 
 // metrics are what Prometheus sees. Label values come from closed sets: codes,
@@ -72,15 +74,7 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 			}
 			return 0
 		})
-	if registerer == nil {
-		return m, nil
-	}
-	for _, c := range []prometheus.Collector{m.reconcile, m.writes, m.errors, depth, leader, m} {
-		if err := registerer.Register(c); err != nil {
-			return nil, err
-		}
-	}
-	return m, nil
+	return m, collectors.Register(registerer, m.reconcile, m.writes, m.errors, depth, leader, m)
 }
 
 // Describe implements prometheus.Collector.

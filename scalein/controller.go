@@ -27,6 +27,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 
+	"github.com/evenkeel/evenkeel/internal/collectors"
 	"github.com/evenkeel/evenkeel/policy"
 )
 
@@ -78,10 +79,7 @@ func New(config Config) (*Controller, error) {
 			Name: "evenkeel_scale_in_writes_total",
 			Help: "Pods whose deletion cost was written, by what became of the request: ok, conflict or error.",
 		}, []string{"result"})}
-	if err := config.Registerer.Register(c.writes); err != nil {
-		return nil, fmt.Errorf("register metrics: %w", err)
-	}
-	return c, nil
+	return c, collectors.Register(config.Registerer, c.writes)
 }
 
 // podFacts is what is kept of a pod. There may be very many.

@@ -2,8 +2,6 @@ package surge
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,7 +9,6 @@ import (
 	"net/http"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -25,6 +22,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/evenkeel/evenkeel/internal/collectors"
+	"github.com/evenkeel/evenkeel/internal/event"
 	"github.com/evenkeel/evenkeel/policy"
 )
 
@@ -77,10 +76,7 @@ func New(config Config) (*Handler, error) {
 			Name: "evenkeel_surge_evictions_total",
 			Help: "Evictions that were looked at, by what became of them; surging and waiting were refused with 429.",
 		}, []string{"code"})}
-	if err := config.Registerer.Register(h.evictions); err != nil {
-		return nil, fmt.Errorf("register metrics: %w", err)
-	}
-	return h, nil
+	return h, collectors.Register(config.Registerer, h.evictions)
 }
 
 // ServeHTTP answers one review. What is no review gets a status of 4xx, which the API server takes
@@ -287,23 +283,17 @@ func clip(s string) string { return s[:min(len(s), 253)] }
 func (h *Handler) tell(ctx context.Context, f Facts, code Code) {
 	ctx, cancel := context.WithTimeout(ctx, eventLimit)
 	defer cancel()
-	d, at := f.Deployment, metav1.NewTime(f.Now)
-	sum := sha256.Sum256([]byte(string(d.UID) + string(f.Pod.UID) + string(code)))
+	d := f.Deployment
 	reason, kind := "DrainPasses", corev1.EventTypeWarning
 	if code.Reason().Refused {
 		reason, kind = "DrainSurges", corev1.EventTypeNormal
 	}
-	_, err := h.config.Client.CoreV1().Events(d.Namespace).Create(ctx, &corev1.Event{
-		ObjectMeta: metav1.ObjectMeta{Namespace: d.Namespace,
-			Name: strings.TrimRight(d.Name[:min(len(d.Name), 200)], "-.") + "." + hex.EncodeToString(sum[:8])},
-		InvolvedObject: corev1.ObjectReference{APIVersion: appsv1.SchemeGroupVersion.String(), Kind: "Deployment",
+	e := event.Event{Controller: "surge", Type: kind, Reason: reason,
+		Message: fmt.Sprintf("eviction of pod %s: %s: %s", f.Pod.Name, code, code.Reason().Text),
+		About: corev1.ObjectReference{APIVersion: appsv1.SchemeGroupVersion.String(), Kind: "Deployment",
 			Namespace: d.Namespace, Name: d.Name, UID: d.UID},
-		Reason: reason, Type: kind,
-		Source: corev1.EventSource{Component: "evenkeel"}, ReportingController: "evenkeel.dev/surge",
-		Message:        fmt.Sprintf("eviction of pod %s: %s: %s", f.Pod.Name, code, code.Reason().Text),
-		FirstTimestamp: at, LastTimestamp: at, Count: 1,
-	}, metav1.CreateOptions{})
-	if err != nil && !apierrors.IsAlreadyExists(err) {
+		Key: string(d.UID) + string(f.Pod.UID) + string(code), At: f.Now}
+	if err := e.Send(ctx, h.config.Client); err != nil {
 		h.config.Log.WithError(err).Debug("event not written")
 	}
 }

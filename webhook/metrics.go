@@ -1,12 +1,12 @@
 package webhook
 
 import (
-	"fmt"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/evenkeel/evenkeel/internal/collectors"
 	"github.com/evenkeel/evenkeel/patches"
 )
 
@@ -80,12 +80,7 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 			Buckets: []float64{.000025, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .05, .25, 1},
 		}),
 	}
-	for _, c := range []prometheus.Collector{m.reviews.vec, m.defaults.vec, m.problems, m.rejects, m.panics, m.duration} {
-		if err := registerer.Register(c); err != nil {
-			return nil, fmt.Errorf("register metrics: %w", err)
-		}
-	}
-	return m, nil
+	return m, collectors.Register(registerer, m.reviews.vec, m.defaults.vec, m.problems, m.rejects, m.panics, m.duration)
 }
 
 // The outcomes of a review.

@@ -2,12 +2,9 @@ package withdraw
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -15,12 +12,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/evenkeel/evenkeel/internal/collectors"
+	"github.com/evenkeel/evenkeel/internal/event"
 	"github.com/evenkeel/evenkeel/internal/list"
 	"github.com/evenkeel/evenkeel/internal/pause"
 	"github.com/evenkeel/evenkeel/patches"
@@ -45,8 +43,7 @@ type Config struct {
 	Now func() time.Time
 }
 
-// interval is the time from one look at the workloads to the next. One that takes long is followed by
-// a pause nine times as long, so that looking never takes more than a tenth of the time.
+// interval is the time from one look at the workloads to the next.
 const interval = 15 * time.Second
 
 // Watch looks for guesses that were wrong. Of all replicas only the leader should call Lead.
@@ -54,7 +51,6 @@ type Watch struct {
 	config Config
 	noted  *prometheus.GaugeVec
 	errors prometheus.Counter
-	pause  func(context.Context, time.Duration)
 	// seen is which workloads there are, by what they are.
 	seen map[Key]sighting
 }
@@ -82,7 +78,7 @@ func New(config Config) (*Watch, error) {
 	if config.Now == nil {
 		config.Now = time.Now
 	}
-	w := &Watch{config: config, pause: pause.For, seen: map[Key]sighting{},
+	w := &Watch{config: config, seen: map[Key]sighting{},
 		noted: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "evenkeel_noted_workloads",
 			Help: "Workloads to which evenkeel no longer adds something, by code: probe-never-succeeds (no guessed probe), " +
 				"or reset-again (nothing at all). Zero where another replica leads."}, []string{"code"}),
@@ -90,30 +86,20 @@ func New(config Config) (*Watch, error) {
 			Help: "Looks for wrong guesses of this replica that failed."}),
 	}
 	w.count(nil)
-	for _, c := range []prometheus.Collector{w.noted, w.errors} {
-		if err := config.Registerer.Register(c); err != nil {
-			return nil, fmt.Errorf("register metrics: %w", err)
-		}
-	}
-	return w, nil
+	return w, collectors.Register(config.Registerer, w.noted, w.errors)
 }
 
 // Lead looks at once and then in intervals, until ctx ends.
 func (w *Watch) Lead(ctx context.Context) error {
 	defer w.count(nil)
 	w.seen = map[Key]sighting{}
-	for w.config.Notes.Ready() != nil && ctx.Err() == nil {
-		w.pause(ctx, time.Second/5)
-	}
-	for ctx.Err() == nil {
-		start := w.config.Now()
+	pause.Loop{Ready: w.config.Notes.Ready, Interval: interval}.Run(ctx, func() {
 		if err := w.once(ctx); err != nil && ctx.Err() == nil {
 			w.errors.Inc()
 			w.config.Log.WithError(err).Warn("look for wrong guesses not finished; trying again")
 		}
 		w.count(w.config.Notes.all())
-		w.pause(ctx, max(interval, 9*w.config.Now().Sub(start)))
-	}
+	})
 	return nil
 }
 
@@ -196,18 +182,7 @@ type look struct {
 
 // once looks at all workloads of the opted-in namespaces.
 func (w *Watch) once(ctx context.Context) error {
-	namespaces := map[string]map[string]string{} // annotations by name
-	_, err := list.Listing{Resource: list.Namespaces, Selector: w.config.NamespaceSelector.String(), Metadata: true}.
-		Each(ctx, w.config.Client, func(raw []byte) error {
-			var n metav1.PartialObjectMetadata
-			if err := json.Unmarshal(raw, &n); err != nil {
-				return fmt.Errorf("read Namespace: %w", err)
-			}
-			if !slices.Contains(w.config.Except, n.Name) && n.DeletionTimestamp == nil {
-				namespaces[n.Name] = maps.Clone(n.Annotations)
-			}
-			return nil
-		})
+	namespaces, err := list.OptedIn(ctx, w.config.Client, w.config.NamespaceSelector, w.config.Except)
 	if err != nil {
 		return err
 	}
@@ -434,10 +409,12 @@ func (w *Watch) note(ctx context.Context, l *look, o *workload, code patches.Ski
 		reason, message = "ResetAgain", "it was made anew three times within an hour from a template without "+
 			"evenkeel's additions, so evenkeel leaves it alone until its containers change"
 	}
-	e := event(o, reason, message, n.Since)
-	_, err := w.config.Client.CoreV1().Events(n.Namespace).Create(ctx, e, metav1.CreateOptions{})
-	if err != nil && !apierrors.IsAlreadyExists(err) {
-		w.config.Log.WithError(err).Debug("event not written") // a courtesy
+	e := event.Event{Controller: "withdraw", Type: corev1.EventTypeWarning, Reason: reason, Message: message,
+		About: corev1.ObjectReference{APIVersion: "apps/v1", Kind: n.Kind, Namespace: n.Namespace, Name: n.Name,
+			UID: o.Metadata.UID},
+		Key: string(o.Metadata.UID) + reason + message, At: n.Since}
+	if err := e.Send(ctx, w.config.Client); err != nil {
+		w.config.Log.WithError(err).Debug("event not written")
 	}
 }
 
@@ -452,22 +429,4 @@ func probeMessage(key Key, containers []string) string {
 		names + ", so it is not guessed again: kubectl rollout restart " + workload +
 		" takes it out, and kubectl annotate " + workload + " " + policy.Prefix + policy.SettingReadinessProbe +
 		"=tcp:PORT asks for the right one"
-}
-
-// event returns an Event about a workload. Its name is made of what it says, so that the next leader
-// does not say it again while the API server keeps it.
-func event(o *workload, reason, message string, at time.Time) *corev1.Event {
-	sum := sha256.Sum256([]byte(string(o.Metadata.UID) + reason + message))
-	name := o.Metadata.Name
-	if len(name) > 200 { // of 253
-		name = strings.TrimRight(name[:200], "-.")
-	}
-	now := metav1.NewTime(at)
-	return &corev1.Event{
-		ObjectMeta: metav1.ObjectMeta{Namespace: o.Metadata.Namespace, Name: name + "." + hex.EncodeToString(sum[:8])},
-		InvolvedObject: corev1.ObjectReference{APIVersion: "apps/v1", Kind: o.kind, Namespace: o.Metadata.Namespace,
-			Name: o.Metadata.Name, UID: o.Metadata.UID},
-		Reason: reason, Message: message, Type: corev1.EventTypeWarning, Source: corev1.EventSource{Component: "evenkeel"},
-		ReportingController: "evenkeel.dev/withdraw", FirstTimestamp: now, LastTimestamp: now, Count: 1,
-	}
 }
