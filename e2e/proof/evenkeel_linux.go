@@ -112,7 +112,8 @@ func (e *env) timed(ctx context.Context, command string,
 	return i, err
 }
 
-// applyKustomization applies deploy/ with our image, as a user's own kustomization does.
+// applyKustomization applies deploy/surge, which is deploy/ with what a drain that surges needs, with our image, as a
+// user's own kustomization does.
 func (e *env) applyKustomization(ctx context.Context) error {
 	root, err := installation.Root()
 	if err != nil {
@@ -123,7 +124,7 @@ func (e *env) applyKustomization(ctx context.Context) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	base, err := filepath.Rel(dir, filepath.Join(root, "deploy"))
+	base, err := filepath.Rel(dir, filepath.Join(root, "deploy", "surge"))
 	if err != nil {
 		return err
 	}

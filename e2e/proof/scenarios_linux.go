@@ -63,11 +63,15 @@ func steps() []step {
 		{report.Scenario{ID: "4", Title: "Resources changed, then every pod evicted as VPA's updater does"}, false, false,
 			(*run).vertical},
 		{report.Scenario{ID: "5c", Title: "All nodes drained one after another"}, false, false, (*run).upgradeNodes},
+		{report.Scenario{ID: "5d", Title: "Single replicas, all nodes drained one after another (with: drain: surge)"}, false,
+			false, (*run).drainSingles},
 		{report.Scenario{ID: "8", Title: "Rolling update while evenkeel is upgraded itself"}, false, false,
 			(*run).upgradeEvenkeel},
 		{report.Scenario{ID: "1c", Title: "Rolling update, 10 replicas"}, false, false, rollingAt(10)},
 		{report.Scenario{ID: "6", Title: "A node, and with it its zone, lost without warning for 65 s",
 			Clients: []string{load.NewConnection, load.HTTP1}}, false, false, (*run).loseNode},
+		{report.Scenario{ID: "6b", Title: "Single replicas, and a node lost for 150 s (with: node-loss: 30s)",
+			Clients: []string{load.NewConnection, load.HTTP1}}, false, false, (*run).loseForGood},
 		{report.Scenario{ID: "1d", Title: "Rolling update of servers that end at once, without and with recycling"}, false,
 			false, (*run).rollAtOnce},
 		{report.Scenario{ID: "7", Title: "Scale-out from 2 to 4 replicas under persistent connections",
@@ -78,6 +82,8 @@ func steps() []step {
 			"annotation)"}, false, true, (*run).tightBudget},
 		{report.Scenario{ID: "9c", Title: "Wrong: required anti-affinity with as many replicas as nodes (with: as " +
 			"evenkeel's annotation)"}, false, true, (*run).tightAffinity},
+		{report.Scenario{ID: "9d", Title: "Wrong: a declared port that nobody opens, opted in, drained and restarted"}, false,
+			false, (*run).wrongProbe},
 	}
 }
 
@@ -347,28 +353,33 @@ func (r *run) upgradeNodes(ctx context.Context, s report.Scenario) error {
 		return err
 	}
 	return r.observe(ctx, s, func(ctx context.Context, o *report.Outcome) error {
-		var began []time.Time
-		for _, name := range r.Names {
-			began = append(began, time.Now())
-			o.Marks = append(o.Marks, report.Mark{At: time.Now(), Text: name})
-			if err := r.drain(ctx, name); err != nil {
-				return errors.Join(err, r.uncordon(ctx, name))
-			}
-			if err := r.uncordon(ctx, name); err != nil {
-				return err
-			}
+		return r.drainEach(ctx, o, serverKinds())
+	})
+}
+
+// drainEach drains each node and takes it back before the next, until the servers are complete.
+func (r *run) drainEach(ctx context.Context, o *report.Outcome, servers []string) error {
+	var began []time.Time
+	for _, name := range r.Names {
+		began = append(began, time.Now())
+		o.Marks = append(o.Marks, report.Mark{At: time.Now(), Text: name})
+		if err := r.drain(ctx, name); err != nil {
+			return errors.Join(err, r.uncordon(ctx, name))
 		}
-		if err := r.waitComplete(ctx, nil, serverKinds()...); err != nil {
+		if err := r.uncordon(ctx, name); err != nil {
 			return err
 		}
-		lives := r.pods.between(o.Started, time.Now())
-		for i, to := range append(began[1:], time.Now()) {
-			for side, took := range report.Left(lives, began[i], to, r.Names[i]) {
-				o.Took[side] += took
-			}
+	}
+	if err := r.waitComplete(ctx, nil, servers...); err != nil {
+		return err
+	}
+	lives := r.pods.between(o.Started, time.Now())
+	for i, to := range append(began[1:], time.Now()) {
+		for side, took := range report.Left(lives, began[i], to, r.Names[i]) {
+			o.Took[side] += took
 		}
-		return nil
-	})
+	}
+	return nil
 }
 
 // upgradeEvenkeel rolls the fleet while evenkeel's own Deployment gets another image.
