@@ -14,6 +14,7 @@ import (
 
 	"github.com/evenkeel/evenkeel/manifest"
 	"github.com/evenkeel/evenkeel/patches"
+	"github.com/evenkeel/evenkeel/pdb"
 	"github.com/evenkeel/evenkeel/policy"
 )
 
@@ -73,6 +74,14 @@ func (s *State) addManifest(o *manifest.Object, scope ManifestScope) error {
 		}
 		h.Namespace = namespace
 		s.Autoscalers = append(s.Autoscalers, h)
+		return nil
+	case pdb.ScaledObject:
+		h, err := pdb.FromScaledObject(o.Value)
+		if err != nil {
+			return o.Remark(o.Line(), err)
+		}
+		h.Namespace = namespace
+		s.Autoscalers = append(s.Autoscalers, *h)
 		return nil
 	case "v1 Service":
 		_ = s.Services.Add(o.Value, scope.Namespace) // what can't be read is no evidence

@@ -20,16 +20,16 @@ import (
 )
 
 // addBudgets decides over the disruption budgets of the workloads among the input, and adds a file
-// with those that are missing. HorizontalPodAutoscalers and budgets among the input count.
+// with those that are missing. HorizontalPodAutoscalers, ScaledObjects of KEDA and budgets among the input count.
 func (i *injection) addBudgets(files [][]*manifest.Object) error {
 	var objects []runtime.Object
 	for _, o := range slices.Concat(files...) {
-		object := budgetObject(o)
+		object, err := budgetObject(o)
+		if err != nil {
+			return o.Remark(o.Line(), err)
+		}
 		if object == nil {
 			continue
-		}
-		if err := kjson.UnmarshalCaseSensitivePreserveInts(o.Value, object); err != nil {
-			return o.Remark(o.Line(), err)
 		}
 		if named, ok := object.(interface {
 			GetNamespace() string
@@ -105,20 +105,23 @@ func (r *Result) budgetTable(b *bytes.Buffer, s Style) {
 	}
 }
 
-// budgetObject returns an empty object of the kind of o, or nil for kinds that budgets don't depend
-// on.
-func budgetObject(o *manifest.Object) runtime.Object {
+// budgetObject returns o by its type, or nil for kinds that budgets don't depend on.
+func budgetObject(o *manifest.Object) (object runtime.Object, err error) {
 	switch o.APIVersion + " " + o.Kind {
 	case "v1 Namespace":
-		return &corev1.Namespace{}
+		object = &corev1.Namespace{}
 	case "apps/v1 Deployment":
-		return &appsv1.Deployment{}
+		object = &appsv1.Deployment{}
 	case "apps/v1 StatefulSet":
-		return &appsv1.StatefulSet{}
+		object = &appsv1.StatefulSet{}
 	case "autoscaling/v2 HorizontalPodAutoscaler", "autoscaling/v1 HorizontalPodAutoscaler":
-		return &autoscalingv2.HorizontalPodAutoscaler{} // scaleTargetRef and minReplicas are the same in both
+		object = &autoscalingv2.HorizontalPodAutoscaler{} // scaleTargetRef and minReplicas are the same in both
 	case "policy/v1 PodDisruptionBudget":
-		return &policyv1.PodDisruptionBudget{}
+		object = &policyv1.PodDisruptionBudget{}
+	case pdb.ScaledObject:
+		return pdb.FromScaledObject(o.Value)
+	default:
+		return nil, nil
 	}
-	return nil
+	return object, kjson.UnmarshalCaseSensitivePreserveInts(o.Value, object)
 }
