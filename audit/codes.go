@@ -47,11 +47,12 @@ type Explanation struct {
 var explanations = [...]Explanation{
 	{NoneReady, "Pods are wanted and none is ready: it is down already.", "Look at its pods with kubectl describe."},
 	{ProbeNeverSucceeds,
-		"No pod ever got ready with the readiness probe that evenkeel guessed, so it guesses none any more.",
+		"Pods run and never got ready with the readiness probe that evenkeel guessed, so it guesses none any more.",
 		"Take the probe out with kubectl rollout restart, or ask for the right one: kubectl annotate KIND/NAME " +
 			"evenkeel.dev/readiness-probe=tcp:PORT."},
 	{OneNode, "All of its ready pods are on one node, whose loss would take it down.",
-		"Spread it: opt the namespace in, and restart the workload with kubectl rollout restart."},
+		"Spread it: opt the namespace in, and restart the workload with kubectl rollout restart; where it is bound to the " +
+			"node, evenkeel explain says by what."},
 	{OneZone, "All of its ready pods are in one zone, whose loss would take it down.",
 		"Spread it: opt the namespace in, and restart the workload with kubectl rollout restart."},
 	{DrainBlocked,

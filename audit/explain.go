@@ -460,6 +460,15 @@ func (e *explanation) next(advise func(string, ...any)) {
 			advise("kubectl -n %s rollout restart %s takes the probe out.", w.Namespace, name)
 			advise("kubectl -n %s annotate %s %s%s=tcp:PORT asks for the right one.", w.Namespace, name, policy.Prefix,
 				policy.SettingReadinessProbe)
+		case OneNode, OneZone:
+			switch {
+			case f.Code == OneNode && w.boundBy != nil:
+				advise("It stays on node %s by %s: let another node fit.", f.Object, strings.Join(w.boundBy, " and "))
+			case w.OptedIn:
+				advise("kubectl -n %s rollout restart %s spreads its pods anew.", w.Namespace, name)
+			default:
+				advise("%s", f.Code.Explain().Advice)
+			}
 		case MissingAntiAffinity, MissingPreStopSleep, MissingReadinessProbe, MissingBudget:
 		default:
 			advise("%s", f.Code.Explain().Advice)

@@ -34,31 +34,39 @@ func (p *Pod) placement() (placement, bool) {
 	return object.Spec, err == nil
 }
 
-// pinned returns whether no other node would take a pod whose node is drained:
+// pinned returns what binds a pod to its node where no other node would take it:
 //
-//	bound to no node, or nothing binds it      no
-//	another node fits that isn't cordoned      no
-//	otherwise                                  yes
+//	bound to no node, or nothing binds it      nothing
+//	another node fits that isn't cordoned      nothing
+//	otherwise                                  node selector, node affinity and volumes of the pod
 //
 // A node fits that has the labels that node selector and required node affinity ask
 // for, taints that the pod tolerates, and all volumes of the pod. What else the
 // scheduler asks for changes from hour to hour and isn't looked at.
-func (p *Pod) pinned(nodes map[string]Node, volumes map[string]*corev1.NodeSelector) bool {
+func (p *Pod) pinned(nodes map[string]Node, volumes map[string]*corev1.NodeSelector) (by []string) {
 	if p.Node == "" {
-		return false
+		return nil
 	}
 	place, ok := p.placement()
 	if !ok {
-		return false
+		return nil
+	}
+	if len(place.NodeSelector) > 0 {
+		by = append(by, "its node selector "+labels.FormatLabels(place.NodeSelector))
 	}
 	var where []*corev1.NodeSelector
-	for i := range place.Volumes {
-		if c := place.Volumes[i].PersistentVolumeClaim; c != nil {
-			where = append(where, volumes[p.Namespace+"/"+c.ClaimName])
+	bind := func(s *corev1.NodeSelector, what string) {
+		if s != nil {
+			where, by = append(where, s), append(by, what)
 		}
 	}
 	if a := place.Affinity; a != nil && a.NodeAffinity != nil {
-		where = append(where, a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution)
+		bind(a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution, "its required node affinity")
+	}
+	for i := range place.Volumes {
+		if c := place.Volumes[i].PersistentVolumeClaim; c != nil {
+			bind(volumes[p.Namespace+"/"+c.ClaimName], "the volume of its claim "+c.ClaimName)
+		}
 	}
 	for name, node := range nodes {
 		if name == p.Node || node.Cordoned ||
@@ -66,12 +74,12 @@ func (p *Pod) pinned(nodes map[string]Node, volumes map[string]*corev1.NodeSelec
 			!tolerated(node.Taints, place.Tolerations) {
 			continue
 		}
-		elsewhere := func(s *corev1.NodeSelector) bool { return s != nil && !selects(s, name, node.Labels) }
+		elsewhere := func(s *corev1.NodeSelector) bool { return !selects(s, name, node.Labels) }
 		if !slices.ContainsFunc(where, elsewhere) {
-			return false
+			return nil
 		}
 	}
-	return true
+	return by
 }
 
 // tolerated reports whether no taint keeps a pod away.
@@ -112,19 +120,25 @@ func meets(requirements []corev1.NodeSelectorRequirement, set map[string]string)
 	return true
 }
 
-// pinned finds the workloads of two replicas or more of which a pod has nowhere to go
-// when its node is drained.
+// pinned finds what binds workloads to their nodes, and those of two replicas or more of which a pod
+// has nowhere to go when its node is drained.
 func (r *run) pinned() {
 	for at, pods := range r.pods {
 		w := r.found[at]
-		if w.Replicas < 2 || w.Kind == "DaemonSet" {
+		if w.Kind == "DaemonSet" {
 			continue
 		}
 		nodes := map[string]bool{}
 		for _, p := range pods {
-			if p.serves() && p.pinned(r.Nodes, r.Volumes) {
-				nodes[p.Node] = true
+			if !p.serves() {
+				continue
 			}
+			if by := p.pinned(r.Nodes, r.Volumes); by != nil {
+				nodes[p.Node], w.boundBy = true, by
+			}
+		}
+		if w.Replicas < 2 {
+			continue
 		}
 		for _, node := range slices.Sorted(maps.Keys(nodes)) {
 			w.find(NowhereToGo, node)

@@ -1,6 +1,9 @@
 package audit
 
 import (
+	"fmt"
+	"slices"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -69,8 +72,46 @@ func TestWhoHasNowhereToGo(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			p := Pod{Namespace: "shop", Name: "web-1", Node: c.node, JSON: []byte(`{"spec":{` + c.spec + `}}`)}
-			if got := p.pinned(nodes, volumes); got != c.want {
+			if got := p.pinned(nodes, volumes) != nil; got != c.want {
 				t.Errorf("nowhere to go: %v, want %v", got, c.want)
+			}
+		})
+	}
+}
+
+func TestAPinnedPodSaysWhatBindsIt(t *testing.T) {
+	nodes := map[string]Node{"a": {Labels: map[string]string{"pool": "large"}},
+		"b": {Labels: map[string]string{"pool": "small"}}}
+	p := Pod{Namespace: "shop", Name: "web-1", Node: "a", JSON: []byte(`{"spec":{"nodeSelector":{"pool":"large"},` +
+		`"affinity":{"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":{"nodeSelectorTerms":[{}]}}},` +
+		`"volumes":[{"persistentVolumeClaim":{"claimName":"data"}}]}}`)}
+	got := strings.Join(p.pinned(nodes, map[string]*corev1.NodeSelector{"shop/data": hostname("a")}), " and ")
+	want := "its node selector pool=large and its required node affinity and the volume of its claim data"
+	if got != want {
+		t.Errorf("bound by %q, want %q", got, want)
+	}
+}
+
+func TestOneNodeIsAdvisedOfByWhatCanHelp(t *testing.T) {
+	for name, c := range map[string]struct {
+		optedIn bool
+		boundBy []string
+		want    string
+	}{
+		"not opted in": {false, nil, OneNode.Explain().Advice},
+		"opted in":     {true, nil, "kubectl -n shop rollout restart deployment/web spreads its pods anew."},
+		"bound to the node": {true, []string{"its node selector a=b"},
+			"It stays on node a by its node selector a=b: let another node fit."},
+		"bound, not opted in": {false, []string{"the volume of its claim c"},
+			"It stays on node a by the volume of its claim c: let another node fit."},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := explanation{workload: &Workload{Namespace: "shop", Kind: "Deployment", Name: "web", OptedIn: c.optedIn,
+				boundBy: c.boundBy, Findings: []Finding{{OneNode, "a"}}}}
+			var got []string
+			e.next(func(format string, args ...any) { got = append(got, fmt.Sprintf(format, args...)) })
+			if !slices.Equal(got, []string{c.want}) {
+				t.Errorf("advice %q, want %q", got, c.want)
 			}
 		})
 	}

@@ -116,7 +116,8 @@ type Workload struct {
 
 	object   *Object
 	missing  map[string]bool
-	optedOut bool // by label, of itself or of its pod template
+	optedOut bool     // by label, of itself or of its pod template
+	boundBy  []string // what keeps its pods on their node, where no other node fits
 }
 
 // State of a default.

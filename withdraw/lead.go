@@ -313,7 +313,9 @@ func (w *Watch) judge(ctx context.Context, l *look, o *workload, namespace map[s
 	if err != nil {
 		return err
 	}
-	if Failed(pods, w.config.Patience, w.config.Now()) {
+	now := w.config.Now()
+	// A Deployment that is stuck was never complete; a StatefulSet may have been.
+	if Failed(pods, w.config.Patience, now) || o.kind == "Deployment" && Partly(pods, w.config.Patience, now) {
 		w.note(ctx, l, o, patches.SkipProbeFailed, guess)
 	}
 	return nil
@@ -425,7 +427,7 @@ func probeMessage(key Key, containers []string) string {
 	if len(names) > 200 {
 		names = fmt.Sprint(len(containers), " of them")
 	}
-	return "no pod of this revision ever got ready with the readiness probe that evenkeel guessed for container " +
+	return "pods of this revision run and never got ready with the readiness probe that evenkeel guessed for container " +
 		names + ", so it is not guessed again: kubectl rollout restart " + workload +
 		" takes it out, and kubectl annotate " + workload + " " + policy.Prefix + policy.SettingReadinessProbe +
 		"=tcp:PORT asks for the right one"

@@ -151,10 +151,13 @@ func TestAGuessThatNeverSucceedsIsNotedOnce(t *testing.T) {
 		after                                 time.Duration
 		want                                  bool
 	}{
-		"never ready after patience":        {"shop", "", updating, unreadyPod, 2 * time.Minute, true},
-		"never ready before patience":       {"shop", "", updating, unreadyPod, 2*time.Minute - time.Second, false},
-		"ready":                             {"shop", "", updating, readyPod, time.Hour, false},
-		"a revision that was complete once": {"shop", "", done, unreadyPod, time.Hour, false},
+		"never ready after patience":  {"shop", "", updating, unreadyPod, 2 * time.Minute, true},
+		"never ready before patience": {"shop", "", updating, unreadyPod, 2*time.Minute - time.Second, false},
+		"ready":                       {"shop", "", updating, readyPod, time.Hour, false},
+		"a leader, and one never ready for ten minutes": {"shop", "", updating, readyPod + "," + unreadyPod, 10 * time.Minute,
+			true},
+		"a leader, and one never ready for less": {"shop", "", updating, readyPod + "," + unreadyPod, 9 * time.Minute, false},
+		"a revision that was complete once":      {"shop", "", done, unreadyPod, time.Hour, false},
 		"a probe that the workload asks for": {"shop", `,"evenkeel.dev/readiness-probe":"tcp:80"`, updating,
 			unreadyPod, time.Hour, false},
 		"a Namespace that is not opted in": {"other", "", updating, unreadyPod, time.Hour, false},

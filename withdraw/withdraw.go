@@ -48,6 +48,20 @@ func Failed(pods []Pod, patience time.Duration, now time.Time) bool {
 	return failed && !waits
 }
 
+// leaderPatience is how many times as long as Failed Partly waits.
+const leaderPatience = 5
+
+// Partly reports whether the guess was wrong for some pods, as it is for a port that only the leader
+// opens: one pod is or was ready, and another one has been up and unready for five times patience.
+func Partly(pods []Pod, patience time.Duration, now time.Time) bool {
+	ready, never := false, false
+	for _, p := range pods {
+		ready = ready || p.EverReady
+		never = never || !p.EverReady && p.Unready && !p.Up.IsZero() && now.Sub(p.Up) >= leaderPatience*patience
+	}
+	return ready && never
+}
+
 // Within which time how many times a workload is made anew before it is left alone.
 const (
 	maxMade    = 3

@@ -36,6 +36,29 @@ func TestFailed(t *testing.T) {
 	}
 }
 
+// TestPartly is the truth table of Partly.
+func TestPartly(t *testing.T) {
+	const patience = 2 * time.Minute
+	long, short := noon.Add(-10*time.Minute), noon.Add(-10*time.Minute+time.Second)
+	ready := Pod{Up: long, EverReady: true}
+	for name, c := range map[string]struct {
+		pods []Pod
+		want bool
+	}{
+		"no pods say nothing":                           {nil, false},
+		"a leader, and one never ready for ten minutes": {[]Pod{ready, {Up: long, Unready: true}}, true},
+		"one that was never ready for less":             {[]Pod{ready, {Up: short, Unready: true}}, false},
+		"one that was ready before":                     {[]Pod{ready, {Up: long, Unready: true, EverReady: true}}, false},
+		"one whose containers wait or crash":            {[]Pod{ready, {Unready: true}}, false},
+		"an unready pod whose guessed probe succeeds":   {[]Pod{ready, {Up: long}}, false},
+		"none that was ever ready is for Failed to say": {[]Pod{{Up: long, Unready: true}}, false},
+	} {
+		if got := Partly(c.pods, patience, noon); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
 func TestAWorkloadIsLeftAloneWhenItIsMadeThreeTimesWithinAnHour(t *testing.T) {
 	for name, c := range map[string]struct {
 		minutes []int
