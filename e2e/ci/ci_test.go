@@ -248,6 +248,36 @@ func TestTheLogForCodeScanningIsValid(t *testing.T) {
 	}
 }
 
+func TestTheReportOfTestsIsValid(t *testing.T) {
+	evenkeel := program(t)
+	schema, err := filepath.Abs(filepath.Join("testdata", "junit.xsd"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	odd := strings.Replace(bare, "name: web\n", "name: \"<a>&]]>\\u0007\"\n", 1) // which no API server takes
+	dir := repository(t, map[string]string{"a b/web.yaml": bare, "a b/odd.yaml": odd,
+		"a b/other.yaml": "apiVersion: v1\nkind: ConfigMap\n", "bad.xml": `<testsuites tests="1" failures="0" errors="0">` +
+			`<testsuite name="a" tests="1" failures="0"><testcase name="b"/></testsuite></testsuites>`})
+	for name, command := range map[string][]string{
+		"inject": {evenkeel, "inject", "--check", "-q", "-o", "junit", "a b"}, "audit": {evenkeel, "audit", "-o", "junit", "a b"},
+		"nothing": {evenkeel, "audit", "-o", "junit", "a b/other.yaml"},
+	} {
+		stdout, stderr, _ := run(t, dir, nil, command...)
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(stdout), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, invalid, code := run(t, dir, nil, "xmllint", "--noout", "--schema", schema, name); code != 0 {
+			t.Errorf("%s: %s\n%s%s", name, invalid, stdout, stderr)
+		}
+		if failures := strings.Count(stdout, "<failure "); name != "nothing" && failures < 3 {
+			t.Errorf("%s: the report has too few failures:\n%s", name, stdout)
+		}
+	}
+	if _, _, code := run(t, dir, nil, "xmllint", "--noout", "--schema", schema, "bad.xml"); code == 0 {
+		t.Error("the schema finds nothing wrong with a suite that counts no errors, so it shows nothing")
+	}
+}
+
 func TestHelmAddsTheDefaultsToWhatAChartRenders(t *testing.T) {
 	bin, err := cluster.Build(t.Context(), os.Stderr, cluster.Helm)
 	if err != nil {
