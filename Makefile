@@ -16,7 +16,8 @@ UNIT_MODULES := . e2e/recycle
 MODULES := $(UNIT_MODULES) examples/recycle e2e/validation e2e/bench e2e
 
 # What the tests run beside Go, as COMMAND:PACKAGE of Debian. Installed where it is missing and we are root.
-PROGRAMS := gcc:gcc git:git openssl:openssl curl:curl wrk:wrk h2load:nghttp2-client nginx:nginx-light promtool:prometheus
+PROGRAMS := gcc:gcc git:git openssl:openssl curl:curl wrk:wrk h2load:nghttp2-client nginx:nginx-light promtool:prometheus \
+	xmllint:libxml2-utils
 
 # What real nodes are made of: Linux, and for root only.
 NODE_PROGRAMS := containerd:containerd runc:runc /usr/lib/cni/bridge:containernetworking-plugins iptables:iptables \
@@ -215,24 +216,53 @@ sbom: ## Write what the program is made of to bin/evenkeel.cdx.json (CycloneDX)
 	@mkdir -p bin
 	cd e2e && go run ./image/evenkeel -o ../bin/evenkeel-image.tar -sbom ../bin/evenkeel.cdx.json -version "$(VERSION)" -commit "$(COMMIT)"
 
-# Where the image of a release is.
+# Where the image and the archives of a release are, what programs are built for, and where all of it is written to.
 IMAGE ?= evenkeel/evenkeel
+REPOSITORY ?= https://github.com/evenkeel/evenkeel
+PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
+DIST ?= dist
+HELM ?= bin/helm
+KUBECTL ?= bin/kubectl
 
+# The programs for Linux are those of the images. The same source gives the same bytes: archives hold no times and no owners.
 .PHONY: dist
-dist: bin/helm ## Write all of a release to bin/dist: make dist VERSION=v1.2.3
-	@rm -rf bin/dist
-	mkdir -p bin/dist
-	for arch in amd64 arm64; do
-		(cd e2e && go run ./image/evenkeel -arch "$$arch" -name "$(IMAGE):$(VERSION)" -version "$(VERSION)" -commit "$(COMMIT)" \
-			-o "../bin/dist/evenkeel-image-$$arch.tar" -program "../bin/dist/evenkeel-linux-$$arch" -sbom "../bin/dist/evenkeel-linux-$$arch.cdx.json")
+dist: $(HELM) $(KUBECTL) ## Write all of a release to dist/: make dist VERSION=v1.2.3 (about 15 minutes for all PLATFORMS)
+	@rm -rf "$(DIST)"
+	mkdir -p "$(DIST)"
+	dist=$$(realpath "$(DIST)") helm=$$(realpath "$(HELM)")
+	stage=$$(mktemp -d)
+	trap 'rm -r "$$stage"' EXIT
+	cp LICENSE "$$stage"
+	for platform in $(PLATFORMS); do
+		os=$${platform%/*} arch=$${platform#*/} program=evenkeel
+		name="evenkeel-$$os-$$arch"
+		if [ "$$os" = windows ]; then program=evenkeel.exe; fi
+		if [ "$$os" = linux ]; then
+			(cd e2e && go run ./image/evenkeel -arch "$$arch" -name "$(IMAGE):$(VERSION)" -version "$(VERSION)" -commit "$(COMMIT)" \
+				-o "$$dist/evenkeel-image-$$arch.tar" -program "$$stage/$$program" -sbom "$$dist/$$name.cdx.json")
+		else
+			CGO_ENABLED=0 GOOS="$$os" GOARCH="$$arch" go build -trimpath -buildvcs=false -ldflags "-buildid= $(LDFLAGS)" -o "$$stage/$$program" .
+		fi
+		tar --sort=name --owner=0 --group=0 --numeric-owner --mode=go+rX,go-w --mtime=@0 -C "$$stage" -c "$$program" LICENSE | gzip -n > "$$dist/$$name.tar.gz"
+		sum=$$(sha256sum < "$$dist/$$name.tar.gz")
+		printf '    - selector:\n        matchLabels: {os: %s, arch: %s}\n      uri: %s\n      sha256: %s\n      bin: %s\n' "$$os" "$$arch" \
+			"$(REPOSITORY)/releases/download/$(VERSION)/$$name.tar.gz" "$${sum%% *}" "$$program" >> "$$stage/platforms"
 	done
-	CGO_ENABLED=0 GOOS=darwin GOARCH=arm64 go build -trimpath -buildvcs=false -ldflags "-buildid= $(LDFLAGS)" -o bin/dist/evenkeel-darwin-arm64 .
-	cp -r deploy/chart bin/dist/chart
-	sed -i 's|^  repository: evenkeel/evenkeel$$|  repository: $(IMAGE)|' bin/dist/chart/values.yaml
-	bin/helm package bin/dist/chart --version "$(VERSION:v%=%)" --app-version "$(VERSION)" --destination bin/dist
-	rm -r bin/dist/chart
-	cd bin/dist
-	sha256sum evenkeel-* > checksums.txt
+	sed 's|VERSION|$(VERSION)|; s|REPOSITORY|$(REPOSITORY)|' deploy/krew/evenkeel.yaml | cat - "$$stage/platforms" > "$$dist/krew.yaml"
+	cp -r deploy "$$stage"
+	sed -i 's|^  repository: evenkeel/evenkeel$$|  repository: $(IMAGE)|' "$$stage/deploy/chart/values.yaml"
+	sed -i 's|image: evenkeel/evenkeel:dev|image: $(IMAGE):$(VERSION)|' "$$stage/deploy/chart/Chart.yaml"
+	"$$helm" package "$$stage/deploy/chart" --version "$(VERSION:v%=%)" --app-version "$(VERSION)" --destination "$$dist"
+	sed -i 's|newName: .*|newName: $(IMAGE)|; s|newTag: .*|newTag: $(VERSION)|' "$$stage/deploy/image/kustomization.yaml"
+	"$(KUBECTL)" kustomize "$$stage/deploy" > "$$dist/install.yaml"
+	cd "$$dist"
+	sha256sum -- * > "$$stage/checksums.txt"
+	cp "$$stage/checksums.txt" .
+	ls -l
+
+bin/kubectl: e2e/kubernetes/go.mod e2e/kubernetes/go.sum
+	@echo "building kubectl, about a minute the first time"
+	cd e2e/kubernetes && go build -ldflags "-s -w" -o ../../bin/kubectl k8s.io/kubernetes/cmd/kubectl
 
 bin/helm: e2e/helm/go.mod e2e/helm/go.sum
 	@echo "building helm, about two minutes the first time"
