@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/evenkeel/evenkeel/audit"
+	"github.com/evenkeel/evenkeel/check"
 	"github.com/evenkeel/evenkeel/findings"
 )
 
@@ -183,6 +184,7 @@ func (o *auditOptions) live(ctx context.Context, selector labels.Selector) (*aud
 	if err != nil {
 		return nil, c.Explain(ctx, c.Scope.Namespace, err)
 	}
+	check.Warn(ctx, c.Client, state, c.Installation)
 	c.rules.Selector = selector
 	return audit.Run(*state, c.rules), nil
 }

@@ -17,9 +17,12 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/kubernetes/fake"
 	"sigs.k8s.io/yaml"
 
+	"github.com/evenkeel/evenkeel/audit"
 	"github.com/evenkeel/evenkeel/internal/keypair"
 	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/pdb"
@@ -210,5 +213,56 @@ func TestTheRightsAreThoseOfTheClusterRole(t *testing.T) {
 	}
 	if slices.Contains(rights, Right{Resource: "secrets", Verb: "get", Namespace: "evenkeel-system"}) {
 		t.Error("with certificates of a Secret evenkeel needs no right on Secrets")
+	}
+}
+
+// An audit must say why nothing is added, and must not create anything to find out.
+func TestAnAuditWarnsWhereTheCheckFails(t *testing.T) {
+	name := map[string]string{"app.kubernetes.io/name": "evenkeel"}
+	s := healthy(t)
+	in := metav1.ObjectMeta{Name: "evenkeel", Namespace: s.Namespace, Labels: name}
+	configuration := s.Configurations.Value[0].DeepCopy()
+	configuration.Labels = name
+	s.Deployment.Value.ObjectMeta, s.Lease.Value.ObjectMeta = in, in
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "evenkeel-authority", Namespace: s.Namespace},
+		Data: map[string][]byte{"ca.crt": s.Signed.Value}}
+	other := configuration.DeepCopy()
+	other.Webhooks[1].ClientConfig.CABundle = authority(t, 1000*24*time.Hour)
+	well := []runtime.Object{configuration, s.Deployment.Value, secret, s.Lease.Value}
+	optedIn := map[string]audit.Namespace{"shop": {OptedIn: true}}
+	for name, c := range map[string]struct {
+		objects    []runtime.Object
+		namespaces map[string]audit.Namespace
+		there      *audit.Installation // nil for one that is installed
+		want       string              // part of the only warning
+	}{
+		"all is well":                      {well, nil, nil, ""},
+		"the caBundle is of somebody else": {append([]runtime.Object{other}, well[1:]...), nil, nil, "caBundle: "},
+		"there is no leader":               {well[:3], nil, nil, "leader: "},
+		"the webhook is missing":           {nil, optedIn, &audit.Installation{}, "webhook: There is no"},
+		"nobody asked for evenkeel":        {nil, nil, &audit.Installation{}, ""},
+		"webhooks may not be read":         {nil, optedIn, &audit.Installation{Hidden: true}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client := fake.NewClientset(c.objects...)
+			state := &audit.State{Namespaces: c.namespaces}
+			if c.there == nil {
+				state.Warnings = failures(t.Context(), client, now)
+			} else {
+				Warn(t.Context(), client, state, c.there)
+			}
+			want := 1
+			if c.want == "" {
+				want = 0
+			}
+			if len(state.Warnings) != want || !strings.Contains(strings.Join(state.Warnings, ""), c.want) {
+				t.Errorf("warnings %q, want %q", state.Warnings, c.want)
+			}
+			for _, a := range client.Actions() {
+				if a.GetVerb() != "get" && a.GetVerb() != "list" {
+					t.Errorf("it does %s %s", a.GetVerb(), a.GetResource().Resource)
+				}
+			}
+		})
 	}
 }

@@ -35,7 +35,9 @@ type Scope struct {
 	Before bool
 	// TrialNamespace is where to try a creation; "" is the first that is opted in.
 	TrialNamespace string
-	Now            time.Time
+	// ReadOnly leaves out what is asked by a creation, even of nothing: the rights of evenkeel and the trial.
+	ReadOnly bool
+	Now      time.Time
 }
 
 // Read asks a cluster. It changes nothing: what it creates is a dry run. What it may not read
@@ -61,10 +63,13 @@ func Read(ctx context.Context, client kubernetes.Interface, scope Scope) *State 
 	}
 	r.installation(ctx)
 	r.Signed.Value, r.Signed.Err = r.signed(ctx)
-	r.Denied.Value, r.Denied.Err = r.denied(ctx)
 	leases := client.CoordinationV1().Leases(r.Namespace)
 	r.Lease.Value, r.Lease.Err = optional(leases.Get(ctx, leaseName, metav1.GetOptions{}))
 	r.Budgets.Value, r.Budgets.Err = r.budgets(ctx)
+	if scope.ReadOnly {
+		return &r.State
+	}
+	r.Denied.Value, r.Denied.Err = r.denied(ctx)
 	r.Trial.Value, r.Trial.Err = r.trial(ctx, scope.TrialNamespace)
 	return &r.State
 }
@@ -260,4 +265,34 @@ func (r *reader) trial(ctx context.Context, namespace string) (Trial, error) {
 	dryRun := metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
 	t.Created, err = r.client.AppsV1().Deployments(t.Namespace).Create(ctx, d, dryRun)
 	return t, err
+}
+
+// Warn adds to what an audit looks at what fails in the evenkeel of the cluster, by reading alone. Where none is
+// installed and no namespace is opted in, nothing is expected of it.
+func Warn(ctx context.Context, client kubernetes.Interface, state *audit.State, there *audit.Installation) {
+	if len(there.Webhooks) == 0 && (there.Hidden || !expected(state)) {
+		return
+	}
+	state.Warnings = append(state.Warnings, failures(ctx, client, time.Now())...)
+}
+
+// failures says what fails, but for the parts that an audit speaks of itself.
+func failures(ctx context.Context, client kubernetes.Interface, now time.Time) []string {
+	var texts []string
+	for _, r := range Judge(Read(ctx, client, Scope{ReadOnly: true, Now: now})) {
+		if r.Status == Failed && r.Check != "versions" && r.Check != "budgets" {
+			texts = append(texts, "evenkeel check, "+r.Check+": "+r.Text+" "+r.Advice)
+		}
+	}
+	return texts
+}
+
+// expected reports whether a namespace is opted in.
+func expected(state *audit.State) bool {
+	for _, n := range state.Namespaces {
+		if n.OptedIn {
+			return true
+		}
+	}
+	return false
 }
