@@ -2,21 +2,16 @@
 package corpus
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
-	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 
 	"github.com/evenkeel/evenkeel/e2e/installation"
+	"github.com/evenkeel/evenkeel/e2e/manifests"
 	"github.com/evenkeel/evenkeel/internal/corpus"
 )
 
@@ -56,31 +51,15 @@ func read(path string) ([]Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	var objects []Object
-	decoder := utilyaml.NewYAMLOrJSONDecoder(bytes.NewReader(content), 4096)
-	for {
-		var raw json.RawMessage
-		if err := decoder.Decode(&raw); errors.Is(err, io.EOF) {
-			return objects, nil
-		} else if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
-		}
-		object := &unstructured.Unstructured{}
-		if len(raw) == 0 || string(raw) == "null" || object.UnmarshalJSON(raw) != nil {
-			continue // an empty document, or one that is no object
-		}
-		if object.IsList() {
-			err := object.EachListItem(func(item runtime.Object) error {
-				objects = append(objects, Object{item.(*unstructured.Unstructured), filepath.Base(path)})
-				return nil
-			})
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", path, err)
-			}
-			continue
-		}
-		objects = append(objects, Object{object, filepath.Base(path)})
+	found, err := manifests.Read(content)
+	objects := make([]Object, len(found))
+	for i, object := range found {
+		objects[i] = Object{object, filepath.Base(path)}
 	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w", path, err)
+	}
+	return objects, err
 }
 
 // Workloads returns the objects of the kinds, such as "Deployment".

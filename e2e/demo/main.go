@@ -23,10 +23,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/wait"
-	"sigs.k8s.io/yaml"
 
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 	"github.com/evenkeel/evenkeel/e2e/installation"
+	"github.com/evenkeel/evenkeel/e2e/manifests"
 )
 
 // The namespaces that are compared: two with the Deployments that lose a zone, one with examples/,
@@ -260,12 +260,15 @@ func (d *demo) showAdded(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var written appsv1.Deployment
-	first, _, _ := strings.Cut(string(file), "\n---\n")
-	if err := yaml.Unmarshal([]byte(first), &written); err != nil {
+	objects, err := manifests.Read(file)
+	if err != nil {
 		return fmt.Errorf("read examples/nginx.yaml: %w", err)
 	}
-	bare, err := deployments.Deployments(plain).Create(ctx, &written,
+	written, err := manifests.As[appsv1.Deployment](objects[0])
+	if err != nil {
+		return err
+	}
+	bare, err := deployments.Deployments(plain).Create(ctx, written,
 		metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 	if err != nil {
 		return fmt.Errorf("create nginx without evenkeel (a dry run): %w", err)

@@ -28,6 +28,7 @@ import (
 
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 	"github.com/evenkeel/evenkeel/e2e/installation"
+	"github.com/evenkeel/evenkeel/e2e/manifests"
 	"github.com/evenkeel/evenkeel/policy"
 )
 
@@ -68,20 +69,12 @@ func template(t *testing.T, namespace string, args ...string) (string, error) {
 func objects(t *testing.T, stream string) map[string]any {
 	t.Helper()
 	all := map[string]any{}
-	for document := range strings.SplitSeq("\n"+stream, "\n---\n") {
-		var object map[string]any
-		if err := yaml.Unmarshal([]byte(document), &object); err != nil {
-			t.Fatal(err)
-		}
-		if len(object) == 0 {
-			continue
-		}
-		metadata := object["metadata"].(map[string]any)
-		if set, ok := metadata["labels"].(map[string]any); ok {
+	for name, object := range objectsOf(t, stream) {
+		if set, ok := object.Object["metadata"].(map[string]any)["labels"].(map[string]any); ok {
 			delete(set, "app.kubernetes.io/managed-by")
 			delete(set, "helm.sh/chart")
 		}
-		all[fmt.Sprint(object["kind"], "/", metadata["name"])] = object
+		all[name] = object.Object
 	}
 	return all
 }
@@ -263,15 +256,17 @@ func TestTheProgramGoesByTheNamespacesOfItsWebhooks(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var configuration admissionregistrationv1.MutatingWebhookConfiguration
+			var configuration *admissionregistrationv1.MutatingWebhookConfiguration
 			flag := "evenkeel.dev/inject=enabled" // the default
-			for document := range strings.SplitSeq("\n"+out, "\n---\n") {
-				var own appsv1.Deployment
-				switch {
-				case strings.Contains(document, "\nkind: MutatingWebhookConfiguration\n"):
-					err = yaml.Unmarshal([]byte(document), &configuration)
-				case strings.Contains(document, "\nkind: Deployment\n"):
-					err = yaml.Unmarshal([]byte(document), &own)
+			for _, object := range objectsOf(t, out) {
+				var own *appsv1.Deployment
+				switch object.GetKind() {
+				case "MutatingWebhookConfiguration":
+					configuration, err = manifests.As[admissionregistrationv1.MutatingWebhookConfiguration](object)
+				case "Deployment":
+					if own, err = manifests.As[appsv1.Deployment](object); err != nil {
+						break
+					}
 					for _, argument := range own.Spec.Template.Spec.Containers[0].Args {
 						if value, ok := strings.CutPrefix(argument, "--namespace-selector="); ok {
 							flag = value

@@ -22,13 +22,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
-	"sigs.k8s.io/yaml"
 
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 	"github.com/evenkeel/evenkeel/e2e/installation"
+	"github.com/evenkeel/evenkeel/e2e/manifests"
 )
 
 // root returns the directory of the repository.
@@ -449,18 +450,46 @@ func kustomized(t *testing.T, directory string) string {
 	return string(out)
 }
 
-// rendered returns the documents of a kustomization, by kind and name.
+// objectsOf returns the objects of a stream of YAML, by kind and name.
+func objectsOf(t *testing.T, stream string) map[string]*unstructured.Unstructured {
+	t.Helper()
+	all, err := manifests.Read([]byte(stream))
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects := map[string]*unstructured.Unstructured{}
+	for _, object := range all {
+		objects[object.GetKind()+"/"+object.GetName()] = object
+	}
+	return objects
+}
+
+// typed returns an object of a kustomization, which has to be there, by kind and name.
+func typed[T any](t *testing.T, directory, name string) *T {
+	t.Helper()
+	object := objectsOf(t, kustomized(t, directory))[name]
+	if object == nil {
+		t.Fatalf("no %s in %s", name, directory)
+	}
+	o, err := manifests.As[T](object)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+// rendered returns the objects of a kustomization as YAML, by kind and name.
 func rendered(t *testing.T, directory string) map[string]string {
 	t.Helper()
-	documents := map[string]string{}
-	for document := range strings.SplitSeq(kustomized(t, directory), "\n---\n") {
-		var meta metav1.PartialObjectMetadata
-		if err := yaml.Unmarshal([]byte(document), &meta); err != nil {
+	texts := map[string]string{}
+	for name, object := range objectsOf(t, kustomized(t, directory)) {
+		text, err := manifests.Write(object)
+		if err != nil {
 			t.Fatal(err)
 		}
-		documents[meta.Kind+"/"+meta.Name] = document
+		texts[name] = text
 	}
-	return documents
+	return texts
 }
 
 // check returns the exit code of "evenkeel inject --check" for a manifest, 1 where something is missing.
@@ -493,12 +522,7 @@ func TestOurOwnDeploymentHasOurOwnDefaults(t *testing.T) {
 }
 
 func TestTheWebhookConfigurationIsAsDesigned(t *testing.T) {
-	var configuration admissionregistrationv1.MutatingWebhookConfiguration
-	if err := yaml.UnmarshalStrict([]byte(rendered(t, "deploy")["MutatingWebhookConfiguration/evenkeel"]),
-		&configuration); err != nil {
-		t.Fatal(err)
-	}
-	for _, webhook := range configuration.Webhooks {
+	for _, webhook := range configurationOf(t, "deploy").Webhooks {
 		if *webhook.FailurePolicy != admissionregistrationv1.Ignore || *webhook.TimeoutSeconds != 2 ||
 			*webhook.ReinvocationPolicy != admissionregistrationv1.IfNeededReinvocationPolicy ||
 			*webhook.SideEffects != admissionregistrationv1.SideEffectClassNone ||

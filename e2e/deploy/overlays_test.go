@@ -13,7 +13,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/yaml"
 
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 	"github.com/evenkeel/evenkeel/e2e/installation"
@@ -22,12 +21,8 @@ import (
 // configurationOf returns the webhook configuration of an overlay.
 func configurationOf(t *testing.T, directory string) *admissionregistrationv1.MutatingWebhookConfiguration {
 	t.Helper()
-	var configuration admissionregistrationv1.MutatingWebhookConfiguration
-	if err := yaml.UnmarshalStrict([]byte(rendered(t, directory)["MutatingWebhookConfiguration/evenkeel"]),
-		&configuration); err != nil {
-		t.Fatal(err)
-	}
-	return &configuration
+	const name = "MutatingWebhookConfiguration/evenkeel"
+	return typed[admissionregistrationv1.MutatingWebhookConfiguration](t, directory, name)
 }
 
 // addedArguments returns the arguments of evenkeel that an overlay has beyond those of deploy/.
@@ -35,10 +30,7 @@ func addedArguments(t *testing.T, directory string) []string {
 	t.Helper()
 	var added []string
 	arguments := func(directory string) []string {
-		var deployment appsv1.Deployment
-		if err := yaml.UnmarshalStrict([]byte(rendered(t, directory)["Deployment/evenkeel"]), &deployment); err != nil {
-			t.Fatal(err)
-		}
+		deployment := typed[appsv1.Deployment](t, directory, "Deployment/evenkeel")
 		return deployment.Spec.Template.Spec.Containers[0].Args
 	}
 	base := arguments("deploy")

@@ -32,11 +32,12 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
-	"sigs.k8s.io/yaml"
 
 	"github.com/evenkeel/evenkeel/e2e/cluster"
+	"github.com/evenkeel/evenkeel/e2e/manifests"
 	"github.com/evenkeel/evenkeel/internal/keypair"
 )
 
@@ -382,22 +383,20 @@ func Configuration(
 func configurationOf(
 	ctx context.Context, c *cluster.Cluster, dir string,
 ) (*admissionregistrationv1.MutatingWebhookConfiguration, error) {
-	documents, err := deployed(ctx, c, dir, "MutatingWebhookConfiguration")
+	objects, err := deployed(ctx, c, dir, "MutatingWebhookConfiguration")
 	if err != nil {
 		return nil, err
 	}
-	if len(documents) != 1 {
-		return nil, fmt.Errorf("read deploy/: %d MutatingWebhookConfigurations in it, want 1", len(documents))
+	if len(objects) != 1 {
+		return nil, fmt.Errorf("read deploy/: %d MutatingWebhookConfigurations in it, want 1", len(objects))
 	}
-	var configuration admissionregistrationv1.MutatingWebhookConfiguration
-	if err := yaml.UnmarshalStrict([]byte(documents[0]), &configuration); err != nil {
-		return nil, fmt.Errorf("read deploy/: %w", err)
-	}
-	return &configuration, nil
+	return manifests.As[admissionregistrationv1.MutatingWebhookConfiguration](objects[0])
 }
 
-// deployed returns the documents of a directory, deploy/ if "", of the kinds.
-func deployed(ctx context.Context, c *cluster.Cluster, dir string, kinds ...string) ([]string, error) {
+// deployed returns the objects of a directory, deploy/ if "", of the kinds.
+func deployed(
+	ctx context.Context, c *cluster.Cluster, dir string, kinds ...string,
+) ([]*unstructured.Unstructured, error) {
 	root, err := Root()
 	if err != nil {
 		return nil, err
@@ -410,23 +409,20 @@ func deployed(ctx context.Context, c *cluster.Cluster, dir string, kinds ...stri
 	if err != nil {
 		return nil, fmt.Errorf("read deploy/: %w", err)
 	}
-	var documents []string
-	for document := range strings.SplitSeq(string(out), "\n---\n") {
-		var meta metav1.TypeMeta
-		if err := yaml.Unmarshal([]byte(document), &meta); err != nil {
-			return nil, fmt.Errorf("read deploy/: %w", err)
-		}
-		if slices.Contains(kinds, meta.Kind) {
-			documents = append(documents, document)
-		}
-	}
-	return documents, nil
+	objects, err := manifests.Read(out)
+	return slices.DeleteFunc(objects, func(o *unstructured.Unstructured) bool {
+		return !slices.Contains(kinds, o.GetKind())
+	}), err
 }
 
 // grant makes the service account of deploy/ with its rights and no others, and a kubeconfig file for it.
 func (i *Installation) grant(ctx context.Context) error {
-	documents, err := deployed(ctx, i.cluster, i.options.Deploy, "Namespace", "ServiceAccount", "ClusterRole",
+	objects, err := deployed(ctx, i.cluster, i.options.Deploy, "Namespace", "ServiceAccount", "ClusterRole",
 		"ClusterRoleBinding", "Role", "RoleBinding")
+	if err != nil {
+		return err
+	}
+	rights, err := manifests.Write(objects...)
 	if err != nil {
 		return err
 	}
@@ -434,7 +430,7 @@ func (i *Installation) grant(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cmd.Stdin = strings.NewReader(strings.Join(documents, "\n---\n"))
+	cmd.Stdin = strings.NewReader(rights)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("apply rights of deploy/: %w\n%s", err, out)
 	}

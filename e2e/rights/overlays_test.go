@@ -20,11 +20,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/yaml"
 
 	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 	"github.com/evenkeel/evenkeel/e2e/installation"
+	"github.com/evenkeel/evenkeel/e2e/manifests"
 )
 
 // overlays are those that bring rights, with the rights that they bring.
@@ -48,12 +48,15 @@ func ruled(t *testing.T, dir string) []string {
 	check.Must(t, err)
 	out, err := command(t, filepath.Join(bin, cluster.Kubectl), "kustomize", filepath.Join(root, dir))
 	check.Must(t, err)
+	objects, err := manifests.Read([]byte(out))
+	check.Must(t, err)
 	var all []string
-	for document := range strings.SplitSeq(out, "\n---\n") {
-		var role rbacv1.ClusterRole
-		if yaml.Unmarshal([]byte(document), &role) != nil || role.Kind != "ClusterRole" && role.Kind != "Role" {
+	for _, object := range objects {
+		if object.GetKind() != "ClusterRole" && object.GetKind() != "Role" {
 			continue
 		}
+		role, err := manifests.As[rbacv1.ClusterRole](object)
+		check.Must(t, err)
 		for _, rule := range role.Rules {
 			for _, group := range rule.APIGroups {
 				for _, name := range rule.Resources {

@@ -1,10 +1,7 @@
 package rights
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -16,13 +13,13 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 	"github.com/evenkeel/evenkeel/e2e/installation"
+	"github.com/evenkeel/evenkeel/e2e/manifests"
 )
 
 // policyText is deploy/base/policy.yaml.
@@ -81,25 +78,21 @@ func TestTheTokenMayChangeTheBundleAlone(t *testing.T) {
 	const everything = `[{"op":"replace","path":"/webhooks/0/rules","value":[{"apiGroups":["*"],"apiVersions":["*"],` +
 		`"operations":["*"],"resources":["*/*"]}]}]`
 	check.Must(t, steal(types.JSONPatchType, everything)) // the control: without the policy RBAC lets it
-	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(policyText(t)), 4096)
-	for {
-		var raw json.RawMessage
-		if err := decoder.Decode(&raw); errors.Is(err, io.EOF) {
-			break
-		} else {
+	objects, err := manifests.Read(policyText(t))
+	check.Must(t, err)
+	for _, object := range objects {
+		if object.GetKind() == "ValidatingAdmissionPolicy" {
+			policy, err := manifests.As[admissionregistrationv1.ValidatingAdmissionPolicy](object)
 			check.Must(t, err)
-		}
-		var policy admissionregistrationv1.ValidatingAdmissionPolicy
-		check.Must(t, json.Unmarshal(raw, &policy))
-		if policy.Kind == "ValidatingAdmissionPolicy" {
-			_, err = c.Client.AdmissionregistrationV1().ValidatingAdmissionPolicies().Create(ctx, &policy,
+			_, err = c.Client.AdmissionregistrationV1().ValidatingAdmissionPolicies().Create(ctx, policy,
 				metav1.CreateOptions{})
-		} else {
-			var binding admissionregistrationv1.ValidatingAdmissionPolicyBinding
-			check.Must(t, json.Unmarshal(raw, &binding))
-			_, err = c.Client.AdmissionregistrationV1().ValidatingAdmissionPolicyBindings().Create(ctx, &binding,
-				metav1.CreateOptions{})
+			check.Must(t, err)
+			continue
 		}
+		binding, err := manifests.As[admissionregistrationv1.ValidatingAdmissionPolicyBinding](object)
+		check.Must(t, err)
+		_, err = c.Client.AdmissionregistrationV1().ValidatingAdmissionPolicyBindings().Create(ctx, binding,
+			metav1.CreateOptions{})
 		check.Must(t, err)
 	}
 	check.Eventually(t, "the policy is in force", func() error {
