@@ -125,7 +125,8 @@ func TestTheDocumentsHaveEveryCode(t *testing.T) {
 			if m.Part == audit.PartFinding {
 				third = s.Do
 			}
-			tables[m.Part] += fmt.Sprintf("| [`%s`](#%s) | %s | %s |\n", s.Code, s.Code, cell.Replace(m.Text), cell.Replace(third))
+			tables[m.Part] += fmt.Sprintf("| [`%s`](#%s) | %s | %s |\n", s.Code, s.Code, cell.Replace(m.Text),
+				cell.Replace(third))
 			if m.Text != said {
 				sections += m.Text + "\n\n"
 			}

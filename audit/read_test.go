@@ -128,7 +128,8 @@ func TestExplainFindsAPodByItsWorkload(t *testing.T) {
 		{"Deployment", "wbe", `deployment "wbe" does not exist; did you mean "web"?`},
 		{"Pod", "nothing-like-it", `pod "nothing-like-it" does not exist; there are: web-1-x`},
 	} {
-		_, err := Explain(Question{Target: Target{c.kind, c.name}, State: state, Rules: rules(t), Installation: &Installation{}})
+		_, err := Explain(
+			Question{Target: Target{c.kind, c.name}, State: state, Rules: rules(t), Installation: &Installation{}})
 		if err == nil || err.Error() != c.want {
 			t.Errorf("%s %s: %v, want %s", c.kind, c.name, err, c.want)
 		}

@@ -265,7 +265,8 @@ func Run(s State, rules Rules) *Report {
 func (r *run) leave(selector labels.Selector) {
 	ids := map[string]bool{}
 	for at, w := range r.found {
-		if w.object == nil && slices.ContainsFunc(r.pods[at], func(p *Pod) bool { return selector.Matches(labels.Set(p.Labels)) }) ||
+		if w.object == nil &&
+			slices.ContainsFunc(r.pods[at], func(p *Pod) bool { return selector.Matches(labels.Set(p.Labels)) }) ||
 			w.object != nil && selector.Matches(labels.Set(w.object.Metadata.Labels)) {
 			ids[w.ID()] = true
 		}

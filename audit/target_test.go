@@ -45,8 +45,9 @@ func TestASelectorLeavesOthersOutOfTheReport(t *testing.T) {
 	web, db := labels.Set{"app": "web"}, labels.Set{"app": "db"}
 	state := State{Nodes: map[string]Node{"a": {Zone: "1"}, "b": {Zone: "2"}}}
 	for _, set := range []labels.Set{web, db} {
-		state.Pods = append(state.Pods, Pod{Namespace: "shop", Name: set["app"], Labels: set, Node: "a", Phase: "Running", Ready: true,
-			JSON: []byte(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"x"},"spec":{"containers":[{"name":"x"}]}}`)})
+		state.Pods = append(state.Pods,
+			Pod{Namespace: "shop", Name: set["app"], Labels: set, Node: "a", Phase: "Running", Ready: true,
+				JSON: []byte(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"x"},"spec":{"containers":[{"name":"x"}]}}`)})
 	}
 	by := rules(t)
 	by.Selector = labels.SelectorFromSet(web)

@@ -72,7 +72,8 @@ func (in *input) addTerms(out *output, at *slot, selector json.RawMessage) {
 		out.write(matchLabelKeys, `}`)
 	}
 	out.begin(at)
-	const required, preferred = `{"requiredDuringSchedulingIgnoredDuringExecution":[`, `"preferredDuringSchedulingIgnoredDuringExecution":[`
+	const required, preferred = `{"requiredDuringSchedulingIgnoredDuringExecution":[`,
+		`"preferredDuringSchedulingIgnoredDuringExecution":[`
 	between := "{" + preferred
 	for i, key := range in.policy.TopologyKeys {
 		if i == 0 && in.policy.AntiAffinity == policy.AntiAffinityRequired {
@@ -234,12 +235,14 @@ func isEmpty(selector []byte) bool {
 	var room [4][]byte
 	keys := room[:0]
 	err = s.Each(func(key []byte) error {
-		if slices.ContainsFunc(keys, func(other []byte) bool { return bytes.Equal(key, other) }) || len(keys) > maxSelectorMembers {
+		if slices.ContainsFunc(keys, func(other []byte) bool { return bytes.Equal(key, other) }) ||
+			len(keys) > maxSelectorMembers {
 			return errTwice // which of them counts is not ours to say
 		}
 		keys = append(keys, key)
 		value, err := s.Skip()
-		if err == nil && string(value) != "null" && (value[0] != '{' && value[0] != '[' || len(bytes.TrimSpace(value[1:len(value)-1])) > 0) {
+		if err == nil && string(value) != "null" &&
+			(value[0] != '{' && value[0] != '[' || len(bytes.TrimSpace(value[1:len(value)-1])) > 0) {
 			empty = false
 		}
 		return err

@@ -33,10 +33,12 @@ func checkLaws(injector *Injector, req Request) error {
 		return errors.New("the input was changed")
 	}
 	if again := injector.Review(req); !reflect.DeepEqual(again, result) {
-		return fmt.Errorf("a second review of the same object answers\n%s\nrather than\n%s", describeResult(again), describeResult(result))
+		return fmt.Errorf("a second review of the same object answers\n%s\nrather than\n%s", describeResult(again),
+			describeResult(result))
 	}
 	if read := reviewRead(injector, req); read != nil && !reflect.DeepEqual(*read, result) {
-		return fmt.Errorf("read out of a larger document it gets\n%s\nrather than\n%s", describeResult(*read), describeResult(result))
+		return fmt.Errorf("read out of a larger document it gets\n%s\nrather than\n%s", describeResult(*read),
+			describeResult(result))
 	}
 	if err := checkAnswer(result); err != nil {
 		return err
@@ -103,12 +105,14 @@ func checkAnswer(r Result) error {
 		}
 	}
 	for _, name := range defaults {
-		if !known[name] && !(name != DefaultAntiAffinity && len(r.Decisions) > 0) { // a pod without containers has none of theirs
+		// a pod without containers has none of theirs
+		if !known[name] && !(name != DefaultAntiAffinity && len(r.Decisions) > 0) {
 			return fmt.Errorf("no decision says what became of %s", name)
 		}
 	}
 	for _, p := range r.Problems {
-		if text := p.String(); len(text) > 256 || strings.ContainsFunc(text, func(c rune) bool { return c < ' ' || c == 0x7f }) {
+		if text := p.String(); len(text) > 256 ||
+			strings.ContainsFunc(text, func(c rune) bool { return c < ' ' || c == 0x7f }) {
 			return fmt.Errorf("problem is %d bytes long or holds control characters: %q", len(text), text)
 		}
 	}
@@ -172,7 +176,8 @@ func theirsStays(injector *Injector, req Request, patched []byte) error {
 		x.grace, y.grace = "", ""
 	}
 	if !reflect.DeepEqual(x, y) {
-		return fmt.Errorf("what people wrote is changed (-before +after):\n%s", cmp.Diff(x, y, cmp.AllowUnexported(written{})))
+		return fmt.Errorf("what people wrote is changed (-before +after):\n%s",
+			cmp.Diff(x, y, cmp.AllowUnexported(written{})))
 	}
 	return nil
 }
@@ -186,7 +191,8 @@ func uninjects(object, patched []byte, offline bool) error {
 	}
 	template := templateIn(before)
 	after, err := decode(patched)
-	if err != nil || len(recordIn(after)) == 0 || at(template, "metadata", "annotations", policy.InjectedAnnotation) != nil {
+	if err != nil || len(recordIn(after)) == 0 ||
+		at(template, "metadata", "annotations", policy.InjectedAnnotation) != nil {
 		return err // a label alone keeps pods from being looked at, and adds nothing
 	}
 	if at(template, "metadata", "labels", policy.DefaultedLabel) != nil {
@@ -201,7 +207,8 @@ func uninjects(object, patched []byte, offline bool) error {
 	if err != nil {
 		return err
 	}
-	if spec, _ := template["spec"].(map[string]any); !offline && spec["terminationGracePeriodSeconds"] == json.Number("30") &&
+	if spec, _ := template["spec"].(map[string]any); !offline &&
+		spec["terminationGracePeriodSeconds"] == json.Number("30") &&
 		at(templateIn(left), "spec", "terminationGracePeriodSeconds") == nil {
 		delete(spec, "terminationGracePeriodSeconds") // the API's default, which nobody wrote
 	}
@@ -333,8 +340,10 @@ func takeOut(object, spec map[string]any, r record) (longest int64) {
 	if list, ok := spec["tolerations"].([]any); ok {
 		seconds := json.Number(r.get("", DefaultNodeLoss))
 		own := []any{
-			map[string]any{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds},
-			map[string]any{"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds},
+			map[string]any{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute",
+				"tolerationSeconds": seconds},
+			map[string]any{"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute",
+				"tolerationSeconds": seconds},
 		}
 		if len(list) == 0 || reflect.DeepEqual(list, own) && clientWrote(object, true, "tolerations") == "" {
 			delete(spec, "tolerations")
@@ -372,7 +381,8 @@ func takeOut(object, spec map[string]any, r record) (longest int64) {
 		dropEmpty(c, "lifecycle")
 		probe, _ := c["readinessProbe"].(map[string]any)
 		if parts := strings.Split(r.get(name, DefaultReadinessProbe), ":"); len(parts) == 5 && is(probe[parts[0]], parts[1]) {
-			own := map[string]string{"timeoutSeconds": parts[2], "periodSeconds": parts[3], "failureThreshold": parts[4], "successThreshold": "1"}
+			own := map[string]string{"timeoutSeconds": parts[2], "periodSeconds": parts[3], "failureThreshold": parts[4],
+				"successThreshold": "1"}
 			whole := true
 			for key, value := range probe {
 				whole = whole && (key == parts[0] || fmt.Sprint(value) == own[key])
@@ -427,7 +437,8 @@ func appliedToProbe(object map[string]any, container, member string) bool {
 		return false
 	}
 	containers, _ := at(templateIn(applied), "spec", "containers").([]any)
-	return slices.ContainsFunc(containers, func(c any) bool { return at(c, "name") == container && at(c, "readinessProbe", member) != nil })
+	return slices.ContainsFunc(containers,
+		func(c any) bool { return at(c, "name") == container && at(c, "readinessProbe", member) != nil })
 }
 
 func handlersIn(value map[string]any) int {
@@ -572,7 +583,8 @@ func worlds(t testing.TB) map[string]*Injector {
 		"explicit probe":  {policy.SettingReadinessProbe: "http:http/ready", policy.SettingTopologyKeys: "rack"},
 		"raise":           {policy.SettingGracePeriod: "raise", policy.SettingPreStopSleep: "20s"},
 		"node loss":       {policy.SettingNodeLoss: "30s", policy.SettingPreStopSleep: "off"},
-		"all off":         {policy.SettingAntiAffinity: "off", policy.SettingPreStopSleep: "off", policy.SettingReadinessProbe: "off"},
+		"all off": {policy.SettingAntiAffinity: "off", policy.SettingPreStopSleep: "off",
+			policy.SettingReadinessProbe: "off"},
 	} {
 		config := DefaultConfig()
 		config.AllowExecSleep = name != "built in"
@@ -737,7 +749,8 @@ func addAPIDefaults(object map[string]any) {
 		}
 		for _, name := range []string{"livenessProbe", "readinessProbe", "startupProbe"} {
 			if probe, ok := c[name].(map[string]any); ok {
-				for key, value := range map[string]json.Number{"timeoutSeconds": "1", "periodSeconds": "10", "successThreshold": "1", "failureThreshold": "3"} {
+				for key, value := range map[string]json.Number{"timeoutSeconds": "1", "periodSeconds": "10",
+					"successThreshold": "1", "failureThreshold": "3"} {
 					setDefault(probe, key, value)
 				}
 			}
@@ -811,8 +824,9 @@ func TestLawsHoldForEveryCase(t *testing.T) {
 	}
 }
 
-// TestADiffFindsOnlyAdditions has another library work out what a patch has done, the one that other webhooks make their patches
-// with: additions, the raised grace period, and what was null or our own record.
+// TestADiffFindsOnlyAdditions has another library work out what a patch has done, the one that
+// other webhooks make their patches with: additions, the raised grace period, and what was null or
+// our own record.
 func TestADiffFindsOnlyAdditions(t *testing.T) {
 	for _, c := range readCases(t, "") {
 		t.Run(c.sentence, func(t *testing.T) {
@@ -832,8 +846,8 @@ func TestADiffFindsOnlyAdditions(t *testing.T) {
 				t.Errorf("no difference, after %s", r.Patch)
 			}
 			for _, op := range found {
-				replaceable := strings.HasSuffix(op.Path, "/terminationGracePeriodSeconds") || strings.HasSuffix(op.Path, "/"+escapedInjected) ||
-					wasNull(t, c.request.Object, op.Path)
+				replaceable := strings.HasSuffix(op.Path, "/terminationGracePeriodSeconds") ||
+					strings.HasSuffix(op.Path, "/"+escapedInjected) || wasNull(t, c.request.Object, op.Path)
 				if slices.ContainsFunc(r.Operations, func(o Change) bool {
 					return o.Operation != "add" && (o.Path == op.Path || strings.HasPrefix(op.Path, o.Path+"/"))
 				}) {
@@ -904,7 +918,8 @@ func wild(t *testing.T) map[string][]byte {
 
 // TestTheLawsHaveTeeth breaks each law with a generator that does what it forbids.
 func TestTheLawsHaveTeeth(t *testing.T) {
-	object := []byte(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"web","labels":{"app":"web"}},"spec":{"terminationGracePeriodSeconds":30,"newer":{"a":[1]},"containers":[{"name":"web","image":"nginx"}]}}`)
+	object := []byte(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"web","labels":{"app":"web"}},` +
+		`"spec":{"terminationGracePeriodSeconds":30,"newer":{"a":[1]},"containers":[{"name":"web","image":"nginx"}]}}`)
 	runs := 0
 	for name, broken := range map[string]generator{
 		"changes a value":            func(_ *input, o *output) { o.add("/spec/containers/0/image", "other") },

@@ -90,8 +90,10 @@ func appendShape(b []byte, changes []Change, o *object) []byte {
 		set  bool
 	}{
 		{"metadata", pod.meta.present}, {"annotations", pod.meta.annotated}, {"labels", pod.meta.labels != nil},
-		{"record", noted}, {"defaulted", labelled}, {"anti-affinity", pod.podAntiAffinity != nil || pod.ours.antiAffinity != nil},
-		{"spec", pod.spec}, {"affinity", pod.affinity}, {"constraints", pod.constraintList != nil}, {"grace", pod.grace != nil || pod.ours.graceTo > 0}, {"containers", len(pod.containers) > 0},
+		{"record", noted}, {"defaulted", labelled},
+		{"anti-affinity", pod.podAntiAffinity != nil || pod.ours.antiAffinity != nil},
+		{"spec", pod.spec}, {"affinity", pod.affinity}, {"constraints", pod.constraintList != nil},
+		{"grace", pod.grace != nil || pod.ours.graceTo > 0}, {"containers", len(pod.containers) > 0},
 	} {
 		if place.set {
 			b = append(append(b, place.name...), ' ')
@@ -101,7 +103,8 @@ func appendShape(b []byte, changes []Change, o *object) []byte {
 		b = append(append(append(b, "terms/"...), part...), ' ')
 	}
 	b = append(append(b, pod.path...), ' ')
-	b = strconv.AppendInt(append(strconv.AppendInt(b, int64(len(pod.constraints)), 10), ' '), int64(len(pod.containers)), 10)
+	b = strconv.AppendInt(append(strconv.AppendInt(b, int64(len(pod.constraints)), 10), ' '),
+		int64(len(pod.containers)), 10)
 	for i := range pod.containers {
 		b = append(b, '\n')
 		c := &pod.containers[i]

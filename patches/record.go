@@ -248,7 +248,8 @@ func addRecord(in *input, out *output) {
 		if !meta.present && !meta.null.itself || r.get("", entryMade) != "" {
 			out.note("", entryMade, "metadata")
 		}
-		if _, labelled := meta.label(policy.DefaultedLabel); labelled && in.offline && r == nil || r.get("", entryKept) != "" {
+		if _, labelled := meta.label(policy.DefaultedLabel); labelled && in.offline && r == nil ||
+			r.get("", entryKept) != "" {
 			out.note("", entryKept, "label")
 		}
 	}
@@ -349,11 +350,13 @@ func count(b bool) int {
 // unseenByPods reports whether an annotation of the workload decides over its pods, which can't be
 // seen when they are created.
 func (in *input) unseenByPods() bool {
-	return in.object.kind != "Pod" && !in.offline && slices.ContainsFunc(podSettings[:], func(name string) bool { return in.policy.From(name) == policy.SourceWorkload })
+	return in.object.kind != "Pod" && !in.offline &&
+		slices.ContainsFunc(podSettings[:], func(name string) bool { return in.policy.From(name) == policy.SourceWorkload })
 }
 
 // podSettings are the settings that decide over what a pod gets.
-var podSettings = [...]string{policy.SettingAntiAffinity, policy.SettingTopologyKeys, policy.SettingSpread, policy.SettingPreStopSleep, policy.SettingGracePeriod, policy.SettingReadinessProbe, policy.SettingContainers}
+var podSettings = [...]string{policy.SettingAntiAffinity, policy.SettingTopologyKeys, policy.SettingSpread,
+	policy.SettingPreStopSleep, policy.SettingGracePeriod, policy.SettingReadinessProbe, policy.SettingContainers}
 
 // defaults are the names of the defaults that every result decides over, in the order of the
 // decisions; optional those that come after them where a setting asks for one.

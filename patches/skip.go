@@ -100,7 +100,8 @@ var reasons = [...]Reason{
 	{SkipUntouchedTemplate,
 		"The pod comes from a template without a probe of evenkeel's, so its siblings run without one.", false},
 	{SkipProbeFailed,
-		"Pods run and never got ready with the probe that evenkeel guessed, so it guesses none until the containers change; " +
+		"Pods run and never got ready with the probe that evenkeel guessed, so it guesses none until the " +
+			"containers change; " +
 			"the annotation evenkeel.dev/readiness-probe can ask for the right one.", true},
 	{SkipResetAgain,
 		"The workload was made anew three times within an hour from a template without evenkeel's additions, so it is left " +

@@ -403,12 +403,15 @@ func TestWhatAnUpdateLeaves(t *testing.T) {
 			s.apply(plainDeployment)
 		}, all, 2},
 		{"an own required term beside our preferred ones", func(s *stored) {
-			own := with(plainDeployment, "spec: {containers", "spec: {affinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: wrong}]}}, containers")
+			own := with(plainDeployment, "spec: {containers",
+				"spec: {affinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: wrong}]}}, "+
+					"containers")
 			s.apply(plainDeployment)
 			s.apply(own)
 		}, "sleep 10, grace 40, tcpSocket, every 5, 1+0 terms", 1},
 		{"own preferred terms beside our required one", func(s *stored) {
-			own := with(plainDeployment, "spec: {containers", "spec: {affinity: {podAntiAffinity: {preferredDuringSchedulingIgnoredDuringExecution: []}}, containers")
+			own := with(plainDeployment, "spec: {containers",
+				"spec: {affinity: {podAntiAffinity: {preferredDuringSchedulingIgnoredDuringExecution: []}}, containers")
 			s.flags = map[string]string{"anti-affinity": "required"}
 			s.apply(plainDeployment)
 			s.apply(own)

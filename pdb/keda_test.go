@@ -15,14 +15,17 @@ func TestFromScaledObject(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, wanted := FromAutoscaler(h), Autoscaler{APIVersion: "apps/v1", Kind: "Deployment", Name: "worker", MinReplicas: want}
+		got, wanted := FromAutoscaler(h),
+			Autoscaler{APIVersion: "apps/v1", Kind: "Deployment", Name: "worker", MinReplicas: want}
 		if got != wanted || h.Namespace != "shop" {
 			t.Errorf("%s: %+v in namespace %q, want %+v in shop", counts, got, h.Namespace, wanted)
 		}
 	}
-	h, err := FromScaledObject([]byte(`{"spec":{"scaleTargetRef":{"apiVersion":"apps/v1","kind":"StatefulSet","name":"db"},` +
-		`"minReplicaCount":2}}`))
-	if err != nil || FromAutoscaler(h) != (Autoscaler{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "db", MinReplicas: 2}) {
+	h, err := FromScaledObject(
+		[]byte(`{"spec":{"scaleTargetRef":{"apiVersion":"apps/v1","kind":"StatefulSet","name":"db"},` +
+			`"minReplicaCount":2}}`))
+	if err != nil ||
+		FromAutoscaler(h) != (Autoscaler{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "db", MinReplicas: 2}) {
 		t.Errorf("of a StatefulSet: %+v, %v", h, err)
 	}
 	if _, err := FromScaledObject([]byte(`{"spec":{"minReplicaCount":"two"}}`)); err == nil {

@@ -80,8 +80,10 @@ func TestRevisionsKnowWhatRan(t *testing.T) {
 			t.Errorf("%s %s ran: %v, want %v", c.uid, c.template, got, c.want)
 		}
 	}
-	a.events[replicaSetsPath] <- `{"type":"ADDED","object":` + revision("ReplicaSet", "web-def", "Deployment", "uid-1", two) + `}`
+	a.events[replicaSetsPath] <- `{"type":"ADDED","object":` +
+		revision("ReplicaSet", "web-def", "Deployment", "uid-1", two) + `}`
 	eventually(t, "the new revision", func() bool { return ran("uid-1", two) })
-	a.events[replicaSetsPath] <- `{"type":"DELETED","object":` + revision("ReplicaSet", "web-abc", "Deployment", "uid-1", one) + `}`
+	a.events[replicaSetsPath] <- `{"type":"DELETED","object":` +
+		revision("ReplicaSet", "web-abc", "Deployment", "uid-1", one) + `}`
 	eventually(t, "the end of the old one", func() bool { return !ran("uid-1", one) })
 }

@@ -23,8 +23,8 @@ type turn struct {
 	want   string
 }
 
-// TestManifestsInTurn applies manifests of one workload one after another, as its author edits them. Each has a new image, so that
-// the template changes.
+// TestManifestsInTurn applies manifests of one workload one after another, as its author edits
+// them. Each has a new image, so that the template changes.
 func TestManifestsInTurn(t *testing.T) {
 	const all = "required 0, preferred 2, sleep 10, grace 40, tcpSocket"
 	bare := func(*corev1.PodTemplateSpec) {}
@@ -42,7 +42,8 @@ func TestManifestsInTurn(t *testing.T) {
 		// The merge takes all annotations away, and the record with them.
 		"own annotation, none, own probe": {{annotated, "", all}, {bare, "", all},
 			{probe, "", "required 0, preferred 2, sleep 10, grace 40, httpGet"}, {bare, "", all}},
-		"no annotations and no lifecycle, in turn": {{annotated, "", all}, {bare, "", all}, {bare, "lifecycle", all}, {annotated, "", all},
+		"no annotations and no lifecycle, in turn": {{annotated, "", all}, {bare, "", all}, {bare, "lifecycle", all},
+			{annotated, "", all},
 			{bare, "lifecycle", all}, {annotated, "lifecycle", all}, {bare, "", all}},
 		"own anti-affinity with a wrong key, taken out": {{bare, "", all},
 			{wrongKey, "", "required 1, preferred 0, sleep 10, grace 40, tcpSocket"}, {bare, "", all}},
