@@ -124,6 +124,8 @@ var reading = [...]lesson{
 		"Set the fields in the owner, such as a custom resource. Its new pods get what is safe on a pod."},
 	{"runs-to-completion", "Nobody sends requests to such pods, and spreading or a longer stop would only slow them down.",
 		"Nothing has to be done."},
+	{"scheduling-group", "Such pods start together where their scheduler finds room for all of them (KEP-4671).",
+		"Nothing has to be done."},
 	{"mirror-pod", "The kubelet rejects a mirror pod that differs from its file on the node.",
 		"Change the static pod's file on the node."},
 	{"daemonset", "A DaemonSet has one pod on each node, so anti-affinity could only keep it off one.",

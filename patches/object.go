@@ -175,6 +175,7 @@ type podTemplate struct {
 	graceNull     bool
 	restartPolicy string
 	windows       bool
+	grouped       bool // with a schedulingGroup
 	// parts counts containers of all sorts. tooMany is set where there are more, or more ports, than
 	// are read.
 	parts      int
@@ -250,7 +251,7 @@ var (
 	metadataMembers = []string{"name", "uid", "labels", "annotations", "ownerReferences", "managedFields"}
 	ownerMembers    = []string{"kind", "name", "controller"}
 	podMembers      = []string{"affinity", "topologySpreadConstraints", "tolerations", "terminationGracePeriodSeconds",
-		"restartPolicy", "os", "nodeSelector", "containers", "initContainers", "ephemeralContainers"}
+		"restartPolicy", "os", "nodeSelector", "schedulingGroup", "containers", "initContainers", "ephemeralContainers"}
 	containerMembers = []string{"name", "ports", "lifecycle", "readinessProbe", "livenessProbe", "startupProbe"}
 	portMembers      = []string{"name", "containerPort", "protocol"}
 )
@@ -553,6 +554,10 @@ func (r reader) podSpec(o *object) error {
 			return err
 		case "restartPolicy":
 			return r.text(&p.restartPolicy)
+		case "schedulingGroup":
+			p.grouped = r.Next() != 'n'
+			_, err := r.Skip()
+			return err
 		case "os":
 			return r.system(p, "name")
 		case "nodeSelector":

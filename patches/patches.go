@@ -638,6 +638,8 @@ func (o *object) passOver(req Request) Skip {
 	case o.kind == "Job", o.kind == "CronJob", o.meta.controller == "Job",
 		o.pod.restartPolicy != "" && o.pod.restartPolicy != "Always":
 		return SkipJob
+	case o.pod.grouped:
+		return SkipSchedulingGroup
 	}
 	switch {
 	case req.Offline:

@@ -51,7 +51,7 @@ var objects = []string{
 	`{"kind":"Pod","apiVersion":"v1","spec":{"os":{"name":"windows"},"nodeSelector":{"kubernetes.io/os":"linux"}}}`,
 	`{"kind":"Pod","apiVersion":"v1","spec":{"affinity":{"podAntiAffinity":{}},"topologySpreadConstraints":[null]}}`,
 	`{"kind":"Deployment","apiVersion":"apps/v1","spec":{"selector":{"matchLabels":{"a":"b"}},` +
-		`"template":{"spec":{"restartPolicy":"Always"}}}}`,
+		`"template":{"spec":{"restartPolicy":"Always","schedulingGroup":{"podGroupName":"a"}}}}}`,
 	`{"kind":"Deployment","apiVersion":"apps/v1","spec":{"template":[]}}`,
 	`{"kind":"ReplicationController","apiVersion":"v1","spec":{"selector":{"a":"b"},"template":null}}`,
 	`{"kind":"CronJob","apiVersion":"batch/v1","spec":{"jobTemplate":5}}`,
@@ -69,6 +69,7 @@ type view struct {
 	Affinity, PodAntiAffinity, Spread  bool
 	Grace                              *int64
 	RestartPolicy                      string
+	Grouped                            bool
 	Windows                            bool
 	Containers                         []containerView
 	Selector                           any
@@ -89,7 +90,7 @@ func viewOf(o *object) view {
 		Labels: labelsOf(&o.meta), Annotations: annotationsOf(&o.meta), Mirror: o.meta.mirror,
 		TemplateLabels: labelsOf(&o.pod.meta), Template: annotationsOf(&o.pod.meta),
 		Affinity: o.pod.affinity, PodAntiAffinity: o.pod.podAntiAffinity != nil, Spread: o.pod.topologySpread,
-		Grace: o.pod.grace, RestartPolicy: o.pod.restartPolicy, Windows: o.pod.windows,
+		Grace: o.pod.grace, RestartPolicy: o.pod.restartPolicy, Windows: o.pod.windows, Grouped: o.pod.grouped,
 	}
 	if !o.templated() {
 		v.TemplateLabels, v.Template = nil, nil
@@ -217,6 +218,7 @@ func decodeTyped(raw []byte) (v view, strict []error, err error) {
 	v.Affinity = spec.Affinity != nil
 	v.PodAntiAffinity = spec.Affinity != nil && spec.Affinity.PodAntiAffinity != nil
 	v.Spread = len(spec.TopologySpreadConstraints) > 0
+	v.Grouped = spec.SchedulingGroup != nil
 	v.Grace, v.RestartPolicy = spec.TerminationGracePeriodSeconds, string(spec.RestartPolicy)
 	v.Windows = spec.OS != nil && spec.OS.Name == corev1.Windows || spec.NodeSelector["kubernetes.io/os"] == "windows"
 	for _, c := range spec.Containers {

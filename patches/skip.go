@@ -17,6 +17,7 @@ const (
 	SkipKind              Skip = "other-kind"
 	SkipOwned             Skip = "owned-template"
 	SkipJob               Skip = "runs-to-completion"
+	SkipSchedulingGroup   Skip = "scheduling-group"
 	SkipMirrorPod         Skip = "mirror-pod"
 	SkipDaemonSet         Skip = "daemonset"
 	SkipNoLabels          Skip = "no-labels"
@@ -71,6 +72,7 @@ var reasons = [...]Reason{
 	{SkipOperation, "Only creations, and updates of workloads, are looked at.", false},
 	{SkipKind, "The object is of a kind that evenkeel does not change.", false},
 	{SkipOwned, "Another object owns the template and would put it back; that one is the place to change.", false},
+	{SkipSchedulingGroup, "The pods are scheduled as one group (spec.schedulingGroup), which places them itself.", false},
 	{SkipJob, "The pods run to completion (Job, CronJob, or a restartPolicy other than Always) and serve nobody.", false},
 	{SkipMirrorPod, "The pod is the mirror of a static pod, which only the kubelet's own file can change.", false},
 	{SkipDaemonSet,
