@@ -28,6 +28,7 @@ const checkExamples = `  # Can it be installed, and does it work?
 // checkOptions are the flags of check.
 type checkOptions struct {
 	before  bool
+	reads   bool
 	wait    time.Duration
 	cluster clusterFlags
 }
@@ -45,6 +46,8 @@ func newCheckCommand(program string) *cobra.Command {
 	fs := command.Flags()
 	fs.SortFlags = false
 	fs.BoolVar(&o.before, "pre", false, "Say whether evenkeel can be installed.")
+	fs.BoolVar(&o.reads, "read-only", false,
+		"Leave out the rights of evenkeel and the dry run, which are asked by a creation.")
 	fs.DurationVar(&o.wait, "wait", 0, "How long to wait at most until nothing fails.")
 	o.cluster.register(fs)
 	fs.Lookup("namespace").Usage = "`NAMESPACE` to try a creation in, instead of the first that is opted in."
@@ -59,7 +62,7 @@ func (o *checkOptions) run(command *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
-	scope := check.Scope{Before: o.before, TrialNamespace: o.cluster.Overrides.Context.Namespace}
+	scope := check.Scope{Before: o.before, ReadOnly: o.reads, TrialNamespace: o.cluster.Overrides.Context.Namespace}
 	results, err := check.Run(command.Context(), c.Client, scope, o.wait)
 	if err != nil {
 		return err

@@ -70,6 +70,8 @@ type Trial struct {
 // State is what Read found of a cluster.
 type State struct {
 	Now time.Time
+	// ReadOnly is that of the Scope.
+	ReadOnly bool
 	// APIServer and OldestKubelet are versions; that of no node at all is the zero Version.
 	APIServer     Fact[patches.Version]
 	OldestKubelet Fact[patches.Version]

@@ -216,6 +216,16 @@ func TestTheRightsAreThoseOfTheClusterRole(t *testing.T) {
 	}
 }
 
+func TestACheckThatOnlyReadsSaysNothingOfWhatItDidNotTry(t *testing.T) {
+	s := healthy(t)
+	s.ReadOnly = true
+	for _, r := range Judge(s) {
+		if r.Check == "rights" || r.Check == "trial" {
+			t.Errorf("it says %+v", r)
+		}
+	}
+}
+
 // An audit must say why nothing is added, and must not create anything to find out.
 func TestAnAuditWarnsWhereTheCheckFails(t *testing.T) {
 	name := map[string]string{"app.kubernetes.io/name": "evenkeel"}

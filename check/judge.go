@@ -28,7 +28,11 @@ func Judge(s *State) []Result {
 	if s.Configurations.Err == nil && len(s.Configurations.Value) == 0 {
 		return results
 	}
-	return append(results, rights(s), replicas(s), bundle(s), certificates(s), leader(s), budgets(s), trial(s))
+	read := []Result{replicas(s), bundle(s), certificates(s), leader(s), budgets(s)}
+	if s.ReadOnly {
+		return append(results, read...)
+	}
+	return append(append(append(results, rights(s)), read...), trial(s))
 }
 
 // JudgeBefore decides whether evenkeel can be installed.

@@ -43,7 +43,7 @@ type Scope struct {
 // Read asks a cluster. It changes nothing: what it creates is a dry run. What it may not read
 // stands as an error beside the question.
 func Read(ctx context.Context, client kubernetes.Interface, scope Scope) *State {
-	r := reader{client: client, State: State{Now: scope.Now, Namespace: defaultNamespace}}
+	r := reader{client: client, State: State{Now: scope.Now, ReadOnly: scope.ReadOnly, Namespace: defaultNamespace}}
 	r.versions(ctx)
 	ours := metav1.ListOptions{LabelSelector: nameLabel}
 	configurations, err := client.AdmissionregistrationV1().MutatingWebhookConfigurations().List(ctx, ours)

@@ -21,11 +21,16 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
 	"sigs.k8s.io/yaml"
 
+	checks "github.com/evenkeel/evenkeel/check"
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 	"github.com/evenkeel/evenkeel/e2e/installation"
 	"github.com/evenkeel/evenkeel/e2e/manifests"
@@ -70,9 +75,9 @@ func objects(t *testing.T, stream string) map[string]any {
 	t.Helper()
 	all := map[string]any{}
 	for name, object := range objectsOf(t, stream) {
-		if set, ok := object.Object["metadata"].(map[string]any)["labels"].(map[string]any); ok {
-			delete(set, "app.kubernetes.io/managed-by")
-			delete(set, "helm.sh/chart")
+		for _, label := range []string{"app.kubernetes.io/managed-by", "app.kubernetes.io/instance", "helm.sh/chart"} {
+			unstructured.RemoveNestedField(object.Object, "metadata", "labels", label)
+			unstructured.RemoveNestedField(object.Object, "spec", "template", "metadata", "labels", label)
 		}
 		all[name] = object.Object
 	}
@@ -96,7 +101,7 @@ func TestTheChartIsWhatTheKustomizationsAre(t *testing.T) {
 			"deploy/monitoring"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			out, err := template(t, installation.Namespace, c.args...)
+			out, err := template(t, installation.Namespace, append(c.args, "--skip-tests")...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -163,6 +168,7 @@ func TestValuesReachWhereTheyBelong(t *testing.T) {
 		"priorityClassName=high":            "priorityClassName: high",
 		"nodeSelector.pool=system":          "pool: system",
 		"tolerations[0].key=dedicated":      "- key: dedicated",
+		"podLabels.team=shop":               "app.kubernetes.io/instance: evenkeel\n        team: shop\n",
 		"podAnnotations.example=yes":        "example: \"yes\"",
 		"resources.memoryLimitMiB=256":      "value: 230MiB",
 		"monitoring.dashboard.enabled=true": "grafana_dashboard: \"1\"",
@@ -177,40 +183,105 @@ func TestValuesReachWhereTheyBelong(t *testing.T) {
 	}
 }
 
+// helm test runs evenkeel check as an account of its own, which may do exactly what a check does that tries nothing.
+func TestHelmTestMayReadWhatItChecks(t *testing.T) {
+	for source, secret := range map[string]string{"self-managed": "evenkeel-authority", "cert-manager": "evenkeel-tls"} {
+		out, err := template(t, installation.Namespace, "--set=certificates.source="+source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all []runtime.Object // what evenkeel check finds: the Deployment says where its certificates come from
+		granted, used := map[string]bool{}, map[string]bool{}
+		pods := 0
+		for document := range strings.SplitSeq(out, "\n---\n") {
+			var object metav1.PartialObjectMetadata
+			var rules struct{ Rules []rbacv1.PolicyRule }
+			var deployment appsv1.Deployment
+			var pod corev1.Pod
+			for _, into := range []any{&object, &rules} {
+				if err := yaml.Unmarshal([]byte(document), into); err != nil {
+					t.Fatal(err)
+				}
+			}
+			switch {
+			case object.Kind == "Deployment":
+				if err := yaml.Unmarshal([]byte(document), &deployment); err != nil {
+					t.Fatal(err)
+				}
+				all = append(all, &deployment)
+			case object.Kind == "Pod":
+				pods++
+				if err := yaml.Unmarshal([]byte(document), &pod); err != nil {
+					t.Fatal(err)
+				}
+				args := pod.Spec.Containers[0].Args
+				if object.Annotations["helm.sh/hook"] != "test" || pod.Spec.ServiceAccountName != "evenkeel-check" ||
+					!slices.Equal(args[:2], []string{"check", "--read-only"}) ||
+					pod.Labels["app.kubernetes.io/name"] == "evenkeel" {
+					t.Errorf("the pod of helm test is\n%s", document)
+				}
+			case object.Name == "evenkeel-check" && strings.HasSuffix(object.Kind, "Role"):
+				for _, r := range rules.Rules {
+					right := []string{object.Namespace, r.Verbs[0], r.Resources[0], strings.Join(r.ResourceNames, " ")}
+					granted[strings.Join(right, " ")] = true
+				}
+			}
+		}
+		client := fake.NewClientset(all...)
+		checks.Read(t.Context(), client, checks.Scope{ReadOnly: true, Now: time.Now()})
+		for _, a := range client.Actions() {
+			name := ""
+			if get, ok := a.(interface{ GetName() string }); ok {
+				name = get.GetName()
+			}
+			if resource := a.GetResource().Resource; resource != "version" { // which everybody may ask for
+				used[strings.Join([]string{a.GetNamespace(), a.GetVerb(), resource, name}, " ")] = true
+			}
+		}
+		if diff := cmp.Diff(used, granted); diff != "" || !granted[installation.Namespace+" get secrets "+secret] {
+			t.Errorf("certificates.source=%s: rights (-used +granted):\n%s", source, diff)
+		}
+		if pods != 1 {
+			t.Errorf("helm test has %d pods", pods)
+		}
+	}
+}
+
 func TestAValueThatCannotBeIsRefusedByItsName(t *testing.T) {
 	for values, name := range map[string]string{
-		"replica=3":                             "replica",
-		"image.tagg=v1":                         "tagg",
-		"replicas=0":                            "replicas",
-		"replicas=three":                        "replicas",
-		"failurePolicy=fail":                    "failurePolicy",
-		"failurePolicy=Fail,replicas=1":         "replicas",
-		"timeoutSeconds=31":                     "timeoutSeconds",
-		"namespaces.mode=optout":                "mode",
-		"namespaces.exempt={Not A Name}":        "exempt",
-		"settings.pre-stop-slep=5s":             "pre-stop-slep",
-		"settings.anti-affinity=sometimes":      "anti-affinity",
-		"settings.pre-stop-sleep=soon":          "pre-stop-sleep",
-		"budgets=perhaps":                       "budgets",
-		"logLevel=loud":                         "logLevel",
-		"surge.patience=long":                   "patience",
-		"scaleIn=yes":                           "scaleIn",
-		"scanInterval=often":                    "scanInterval",
-		"extraArgs={recycle-age}":               "extraArgs",
-		"extraEnv[0].value=e":                   "extraEnv",
-		"extraEnv[0].name=GOMEMLIMIT":           "extraEnv",
-		"certificates.lifetime=1d":              "lifetime",
-		"ports.webhook=443":                     "webhook",
-		"certificates.source=vault":             "source",
-		"certificates.source=secret":            "caBundle",
-		"resources.memoryLimitMiB=128Mi":        "memoryLimitMiB",
-		"resources.memoryLimitMiB=16":           "memoryLimitMiB",
-		"monitoring.rules.enable=true":          "enable",
-		"monitoring.podMonitor.labels.a.b=true": "labels",
-		"scalableKinds[0].group=apps":           "scalableKinds",
-		"image.digest=sha256:abc":               "digest",
-		"clients.names={kube-apiserver}":        "configMap",
-		"clients.configMap=Not A Name":          "configMap",
+		"replica=3":                              "replica",
+		"image.tagg=v1":                          "tagg",
+		"replicas=0":                             "replicas",
+		"replicas=three":                         "replicas",
+		"failurePolicy=fail":                     "failurePolicy",
+		"failurePolicy=Fail,replicas=1":          "replicas",
+		"timeoutSeconds=31":                      "timeoutSeconds",
+		"namespaces.mode=optout":                 "mode",
+		"namespaces.exempt={Not A Name}":         "exempt",
+		"settings.pre-stop-slep=5s":              "pre-stop-slep",
+		"settings.anti-affinity=sometimes":       "anti-affinity",
+		"settings.pre-stop-sleep=soon":           "pre-stop-sleep",
+		"budgets=perhaps":                        "budgets",
+		"logLevel=loud":                          "logLevel",
+		"surge.patience=long":                    "patience",
+		"scaleIn=yes":                            "scaleIn",
+		"scanInterval=often":                     "scanInterval",
+		"extraArgs={recycle-age}":                "extraArgs",
+		"extraEnv[0].value=e":                    "extraEnv",
+		"extraEnv[0].name=GOMEMLIMIT":            "extraEnv",
+		"certificates.lifetime=1d":               "lifetime",
+		"ports.webhook=443":                      "webhook",
+		"certificates.source=vault":              "source",
+		"certificates.source=secret":             "caBundle",
+		"resources.memoryLimitMiB=128Mi":         "memoryLimitMiB",
+		"resources.memoryLimitMiB=16":            "memoryLimitMiB",
+		"monitoring.rules.enable=true":           "enable",
+		"monitoring.podMonitor.labels.a.b=true":  "labels",
+		"scalableKinds[0].group=apps":            "scalableKinds",
+		"image.digest=sha256:abc":                "digest",
+		`podLabels.app\.kubernetes\.io/name=web`: "podLabels",
+		"clients.names={kube-apiserver}":         "configMap",
+		"clients.configMap=Not A Name":           "configMap",
 	} {
 		_, err := template(t, installation.Namespace, "--set="+values)
 		if err == nil {

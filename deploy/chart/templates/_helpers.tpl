@@ -1,6 +1,7 @@
 {{- /* Labels of every object. The selector of the pods is the name alone, as everywhere in deploy/. */ -}}
 {{- define "evenkeel.labels" -}}
 app.kubernetes.io/name: evenkeel
+app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
