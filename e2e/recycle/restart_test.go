@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/evenkeel/evenkeel/internal/traffic"
 )
 
 // replica is one of three servers behind one address. startReplica is the one place to change for
@@ -67,7 +69,7 @@ func restartUnderLoad(t *testing.T, restarts int, args []string, clean bool) (in
 		}
 		return list
 	}
-	b := startBalancer(t, true, addresses()...)
+	b := balance(t, true, addresses()...)
 
 	client := &http.Client{
 		Timeout: 30 * time.Second, // the longest that a webhook may have; an overloaded machine isn't what is tested
@@ -82,29 +84,16 @@ func restartUnderLoad(t *testing.T, restarts int, args []string, clean bool) (in
 	var sent atomic.Int64
 	var mu sync.Mutex
 	var failures []string
-	var reviews, pace sync.WaitGroup
-	stop := make(chan struct{})
-	pace.Go(func() { // open loop: a slow answer doesn't delay the next question
-		ticker := time.NewTicker(2 * time.Millisecond)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-stop:
-				return
-			case <-ticker.C:
-			}
-			sent.Add(1)
-			reviews.Go(func() {
-				got, err := fetch(t.Context(), client, http.MethodPost, "https://"+b.address+"/echo", bytes.NewReader(body))
-				if err == nil && !bytes.Equal(got, body) {
-					err = fmt.Errorf("got %d bytes", len(got))
-				}
-				if err != nil {
-					mu.Lock()
-					defer mu.Unlock()
-					failures = append(failures, err.Error())
-				}
-			})
+	stop := traffic.Send(500, 0, func() {
+		sent.Add(1)
+		got, err := fetch(t.Context(), client, http.MethodPost, "https://"+b.Address+"/echo", bytes.NewReader(body))
+		if err == nil && !bytes.Equal(got, body) {
+			err = fmt.Errorf("got %d bytes", len(got))
+		}
+		if err != nil {
+			mu.Lock()
+			defer mu.Unlock()
+			failures = append(failures, err.Error())
 		}
 	})
 
@@ -115,20 +104,29 @@ func restartUnderLoad(t *testing.T, restarts int, args []string, clean bool) (in
 		go func() { // the balancer learns that a replica isn't ready a little later
 			defer close(done)
 			time.Sleep(time.Duration(100+rand.IntN(300)) * time.Millisecond)
-			b.set(slices.Delete(addresses(), victim, victim+1)...)
+			b.Set(slices.Delete(addresses(), victim, victim+1)...)
 		}()
 		if err := replicas[victim].terminate(t); err != nil && clean {
 			t.Errorf("restart %d: the server ended with %v\n%s", i+1, err, replicas[victim].stderr.String())
 		}
 		<-done
 		replicas[victim] = startReplica(t, args...)
-		b.set(addresses()...)
+		b.Set(addresses()...)
 		time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond) // the next restart doesn't wait for the client
 	}
-	close(stop)
-	pace.Wait()
-	reviews.Wait()
+	stop()
 	return sent.Load(), failures
+}
+
+// balance starts a balancer that ends with the test.
+func balance(t *testing.T, random bool, backends ...string) *traffic.Balancer {
+	t.Helper()
+	b, err := traffic.Balance(random, backends...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.Close() })
+	return b
 }
 
 // counts returns how often each text is there, without the ports.

@@ -42,7 +42,7 @@ func TestScaleOut(t *testing.T) {
 				for i := range servers {
 					all = append(all, startFast(t, append([]string{"-name=" + strconv.Itoa(i)}, variant.args...)...).address)
 				}
-				b := startBalancer(t, variant.random, all[:2]...)
+				b := balance(t, variant.random, all[:2]...)
 				seconds := int((before + after) / time.Second)
 				var mu sync.Mutex
 				answers := make([][]float64, servers)
@@ -61,7 +61,7 @@ func TestScaleOut(t *testing.T) {
 						ticker := time.NewTicker(time.Second / rate)
 						defer ticker.Stop()
 						for ctx.Err() == nil {
-							body, err := fetch(t.Context(), client, http.MethodGet, "http://"+b.address+"/", nil)
+							body, err := fetch(t.Context(), client, http.MethodGet, "http://"+b.Address+"/", nil)
 							server, notNumber := strconv.Atoi(string(body))
 							if err != nil || notNumber != nil {
 								t.Errorf("answer %q, %v", body, err)
@@ -80,7 +80,7 @@ func TestScaleOut(t *testing.T) {
 					})
 				}
 				time.Sleep(before)
-				b.set(all...)
+				b.Set(all...)
 				wg.Wait()
 				shares[v] = toShares(answers)
 			})
