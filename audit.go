@@ -88,17 +88,8 @@ func newAuditCommand(program string) *cobra.Command {
 	o.cluster.register(fs)
 	o.cluster.Instead = ", or name files of manifests"
 	o.policy.register(fs)
-	complete(command, "fail-on", auditCodes())
+	complete(command, "fail-on", audit.Choices())
 	return command
-}
-
-// auditCodes are the values of --fail-on.
-func auditCodes() []string {
-	codes := []string{"any"}
-	for _, e := range audit.Codes() {
-		codes = append(codes, string(e.Code))
-	}
-	return codes
 }
 
 func (o *auditOptions) run(command *cobra.Command, args []string) error {
@@ -128,7 +119,7 @@ func (o *auditOptions) check() (labels.Selector, error) {
 		return nil, err
 	}
 	for _, code := range o.failOn {
-		if err := oneOf("fail-on", "code", code, auditCodes()); err != nil {
+		if err := oneOf("fail-on", "code", code, audit.Choices()); err != nil {
 			return nil, err
 		}
 	}
@@ -212,13 +203,7 @@ func (o *auditOptions) write(command *cobra.Command, report *audit.Report) error
 			return usageError{fmt.Errorf("--baseline=%s %w", o.baseline, err)}
 		}
 	}
-	var found []string
-	for _, e := range audit.Codes() {
-		if n := counts[e.Code]; n > 0 && (slices.Contains(o.failOn, "any") || slices.Contains(o.failOn, string(e.Code))) {
-			found = append(found, fmt.Sprintf("%s (%d)", e.Code, n))
-		}
-	}
-	if len(found) > 0 {
+	if found := audit.Found(o.failOn, counts); len(found) > 0 {
 		_, _ = fmt.Fprintf(command.ErrOrStderr(), "--fail-on found %s\n", strings.Join(found, ", ")) // nobody left to tell
 		return errMissing
 	}

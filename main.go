@@ -62,7 +62,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	case errors.Is(err, errUnknown):
 		return exitFailed
 	}
-	for _, failure := range separate(err) {
+	for _, failure := range words.Separate(err) {
 		fmt.Fprintf(stderr, "Error: %s\n", words.Lines(strings.TrimSpace(failure.Error())))
 	}
 	if errors.As(err, &usage) || command == root { // cobra's own "unknown command"
@@ -94,19 +94,6 @@ func colored(w io.Writer) bool {
 func encodeFindings(r *findings.Report, format string) ([]byte, error) {
 	r.Version, _ = build()
 	return r.Encode(format)
-}
-
-// separate returns the errors that errors.Join has joined, or the error itself.
-func separate(err error) []error {
-	joined, ok := err.(interface{ Unwrap() []error })
-	if !ok {
-		return []error{err}
-	}
-	var all []error
-	for _, inner := range joined.Unwrap() {
-		all = append(all, separate(inner)...)
-	}
-	return all
 }
 
 // usageError is a mistake in the command line, after which a pointer to --help is

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/evenkeel/evenkeel/patches"
@@ -95,6 +96,30 @@ var explanations = [...]Explanation{
 
 // Codes returns a copy of the table of all codes.
 func Codes() []Explanation { return slices.Clone(explanations[:]) }
+
+// Any stands for every code among Choices.
+const Any = "any"
+
+// Choices are what somebody can ask Found for.
+func Choices() []string {
+	codes := []string{Any}
+	for _, e := range explanations {
+		codes = append(codes, string(e.Code))
+	}
+	return codes
+}
+
+// Found says which of the asked codes were found, and how often.
+func Found(asked []string, counts map[Code]int) []string {
+	var found []string
+	for _, e := range explanations {
+		n := counts[e.Code]
+		if n > 0 && (slices.Contains(asked, Any) || slices.Contains(asked, string(e.Code))) {
+			found = append(found, fmt.Sprintf("%s (%d)", e.Code, n))
+		}
+	}
+	return found
+}
 
 // Explain returns the row of the table for code c.
 func (c Code) Explain() Explanation {

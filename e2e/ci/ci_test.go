@@ -259,7 +259,8 @@ func TestTheReportOfTestsIsValid(t *testing.T) {
 		"a b/other.yaml": "apiVersion: v1\nkind: ConfigMap\n", "bad.xml": `<testsuites tests="1" failures="0" errors="0">` +
 			`<testsuite name="a" tests="1" failures="0"><testcase name="b"/></testsuite></testsuites>`})
 	for name, command := range map[string][]string{
-		"inject": {evenkeel, "inject", "--check", "-q", "-o", "junit", "a b"}, "audit": {evenkeel, "audit", "-o", "junit", "a b"},
+		"inject":  {evenkeel, "inject", "--check", "-q", "-o", "junit", "a b"},
+		"audit":   {evenkeel, "audit", "-o", "junit", "a b"},
 		"nothing": {evenkeel, "audit", "-o", "junit", "a b/other.yaml"},
 	} {
 		stdout, stderr, _ := run(t, dir, nil, command...)

@@ -125,3 +125,16 @@ func NotFound(what, name string, existing []string) error {
 	}
 	return fmt.Errorf("%s %q does not exist; there are: %s", what, name, strings.Join(existing, ", "))
 }
+
+// Separate returns the errors that errors.Join has joined, or the error itself.
+func Separate(err error) []error {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
+	}
+	var all []error
+	for _, inner := range joined.Unwrap() {
+		all = append(all, Separate(inner)...)
+	}
+	return all
+}
