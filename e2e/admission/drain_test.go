@@ -9,17 +9,16 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/installation"
+	"github.com/evenkeel/evenkeel/internal/traffic"
 )
 
 var (
@@ -89,27 +88,31 @@ func TestRestartsOfEvenkeelLoseNoReview(t *testing.T) {
 	}
 }
 
-// balancer hands each connection to the next replica that is ready, as a Service does.
+// balancer sends connections to the replicas that are ready, as a Service does.
 type balancer struct {
-	listener net.Listener
-	replicas []*installation.Installation
-	healthy  []atomic.Bool
-	next     atomic.Int64
+	*traffic.Balancer
+
+	mu      sync.Mutex
+	healthy []bool
 }
 
 func balance(t *testing.T, replicas []*installation.Installation) *balancer {
 	t.Helper()
-	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	addresses := make([]string, len(replicas))
+	for i, replica := range replicas {
+		addresses[i] = replica.Address
+	}
+	spread, err := traffic.Balance(false, addresses...)
 	check.Must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
-	b := &balancer{listener: listener, replicas: replicas, healthy: make([]atomic.Bool, len(replicas))}
-	t.Cleanup(func() { cancel(); _ = listener.Close() })
+	b := &balancer{Balancer: spread, healthy: make([]bool, len(replicas))}
+	t.Cleanup(func() { cancel(); _ = b.Close() })
 	for i, replica := range replicas {
-		b.healthy[i].Store(true)
+		b.healthy[i] = true
 		go func() {
 			for ctx.Err() == nil {
 				response, err := http.Get("http://" + replica.MetricsAddress + "/readyz") //nolint:noctx // ends with the test
-				b.healthy[i].Store(err == nil && response.StatusCode == http.StatusOK)
+				b.set(i, err == nil && response.StatusCode == http.StatusOK, addresses)
 				if err == nil {
 					_ = response.Body.Close()
 				}
@@ -117,44 +120,32 @@ func balance(t *testing.T, replicas []*installation.Installation) *balancer {
 			}
 		}()
 	}
-	go func() {
-		for {
-			client, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go b.pass(client)
-		}
-	}()
 	return b
 }
 
-func (b *balancer) ready(i int) bool { return b.healthy[i].Load() }
-
-func (b *balancer) pass(client net.Conn) {
-	defer func() { _ = client.Close() }()
-	for range 2 * len(b.replicas) {
-		i := int(b.next.Add(1)) % len(b.replicas)
-		if !b.ready(i) {
-			continue
+// set writes down whether a replica is ready.
+func (b *balancer) set(i int, ready bool, addresses []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.healthy[i] = ready
+	var backends []string
+	for i, address := range addresses {
+		if b.healthy[i] {
+			backends = append(backends, address)
 		}
-		server, err := net.Dial("tcp", b.replicas[i].Address)
-		if err != nil {
-			return // as with a Service: the client sees it
-		}
-		var both sync.WaitGroup
-		both.Go(func() { _, _ = io.Copy(server, client); _ = server.(*net.TCPConn).CloseWrite() })
-		both.Go(func() { _, _ = io.Copy(client, server); _ = client.(*net.TCPConn).CloseWrite() })
-		both.Wait()
-		_ = server.Close()
-		return
 	}
+	b.Set(backends...)
+}
+
+func (b *balancer) ready(i int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.healthy[i]
 }
 
 // load sends reviews at a fixed rate, however long the answers take.
 type load struct {
-	cancel context.CancelFunc
-	done   sync.WaitGroup
+	stop   func()
 	mu     sync.Mutex
 	sent   int
 	failed []string
@@ -163,8 +154,7 @@ type load struct {
 }
 
 func startLoad(b *balancer, namespace string, rate int) *load {
-	ctx, cancel := context.WithCancel(context.Background())
-	l := &load{cancel: cancel}
+	l := &load{}
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
 		TLSClientConfig:     &tls.Config{InsecureSkipVerify: true}, // three certificates behind one address
 		MaxIdleConnsPerHost: 25, IdleConnTimeout: 90 * time.Second}}
@@ -172,31 +162,18 @@ func startLoad(b *balancer, namespace string, rate int) *load {
 		`"namespace":"` + namespace +
 		`","object":{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"app":"a"}},"spec":{"containers":[{"name":"a",` +
 		`"ports":[{"containerPort":80}]}]}}}}`
-	l.done.Go(func() {
-		defer client.CloseIdleConnections()
-		ticker := time.NewTicker(time.Second / time.Duration(rate))
-		defer ticker.Stop()
-		var requests sync.WaitGroup
-		defer requests.Wait()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-ticker.C:
-			}
-			requests.Go(func() {
-				begin := time.Now()
-				err := sendReview(client, b.listener.Addr().String(), body)
-				l.mu.Lock()
-				defer l.mu.Unlock()
-				if err != nil {
-					l.failed = append(l.failed, err.Error())
-				}
-				l.slowest = max(l.slowest, time.Since(begin))
-				l.sent++
-			})
+	stop := traffic.Send(rate, 0, func() {
+		begin := time.Now()
+		err := sendReview(client, b.Address, body)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if err != nil {
+			l.failed = append(l.failed, err.Error())
 		}
+		l.slowest = max(l.slowest, time.Since(begin))
+		l.sent++
 	})
+	l.stop = func() { stop(); client.CloseIdleConnections() }
 	return l
 }
 
@@ -216,9 +193,4 @@ func sendReview(client *http.Client, address, body string) error {
 		return fmt.Errorf("answer %d %.100s", response.StatusCode, answer)
 	}
 	return nil
-}
-
-func (l *load) stop() {
-	l.cancel()
-	l.done.Wait()
 }
