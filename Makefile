@@ -226,7 +226,7 @@ KUBECTL ?= bin/kubectl
 
 # The programs for Linux are those of the images. The same source gives the same bytes: archives hold no times and no owners.
 .PHONY: dist
-dist: $(HELM) $(KUBECTL) ## Write all of a release to dist/: make dist VERSION=v1.2.3 (about 15 minutes for all PLATFORMS)
+dist: $(HELM) $(KUBECTL) ## Write all of a release to dist/: make dist VERSION=v1.2.3
 	@rm -rf "$(DIST)"
 	mkdir -p "$(DIST)"
 	dist=$$(realpath "$(DIST)") helm=$$(realpath "$(HELM)")
