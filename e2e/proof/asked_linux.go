@@ -199,12 +199,16 @@ func (c closed) rollout(ctx context.Context, what, name string) error {
 	return c.kubectl(ctx, "rollout", what, "deployment/"+name, "--namespace="+c.namespace)
 }
 
-// whole waits until servers run as they are to, for a minute or two.
+// whole waits until servers run as they are to, and says after three minutes which don't.
 func (c closed) whole(ctx context.Context, names ...string) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, 2*time.Minute, errors.New("not within two minutes"))
+	var last error
+	within, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
-	return c.wait(ctx, "servers with a closed port to be complete",
-		func() error { return c.complete(ctx, c.namespace, names...) })
+	err := c.wait(within, "servers with a closed port to be complete", func() error {
+		last = c.complete(ctx, c.namespace, names...)
+		return last
+	})
+	return errors.Join(err, last)
 }
 
 // noticed waits until evenkeel has said of each workload that its probe never succeeds.
