@@ -37,6 +37,7 @@ import (
 	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 	"github.com/evenkeel/evenkeel/e2e/installation"
+	"github.com/evenkeel/evenkeel/internal/traffic"
 )
 
 var (
@@ -247,8 +248,7 @@ func connections(t *testing.T, address string) int {
 
 // load creates Deployments in an opted-in namespace at a fixed rate.
 type load struct {
-	cancel    context.CancelFunc
-	done      sync.WaitGroup
+	end       func()
 	begin     time.Time
 	sent      atomic.Int64
 	late      atomic.Int64 // that took longer than deploy/ gives evenkeel for an answer
@@ -268,10 +268,9 @@ func startLoad(t *testing.T, rate int, stored bool) *load {
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
 			GenerateName: "load-", Labels: map[string]string{"evenkeel.dev/inject": "enabled"}}}, metav1.CreateOptions{})
 	check.Must(t, err)
-	ctx, cancel := context.WithCancel(context.Background())
-	l := &load{cancel: cancel, namespace: namespace.Name}
+	l := &load{namespace: namespace.Name}
 	check.Eventually(t, "evenkeel adds defaults", func() error {
-		if _, injected, err := l.create(ctx); err != nil || !injected {
+		if _, injected, err := l.create(t.Context()); err != nil || !injected {
 			return fmt.Errorf("not yet: %w", errors.Join(err))
 		}
 		return nil
@@ -280,28 +279,9 @@ func startLoad(t *testing.T, rate int, stored bool) *load {
 	info, err := os.Stat(filepath.Join(shared.LogDir, cluster.APIServer+".log"))
 	check.Must(t, err)
 	l.log, l.begin = info.Size(), time.Now()
-	l.done.Go(func() {
-		ticker := time.NewTicker(time.Second / time.Duration(rate))
-		defer ticker.Stop()
-		var requests sync.WaitGroup
-		defer requests.Wait()
-		slots := make(chan struct{}, 200)
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-ticker.C:
-			}
-			slots <- struct{}{}
-			requests.Go(func() {
-				defer func() { <-slots }()
-				l.one(context.WithoutCancel(ctx))
-			})
-		}
-	})
+	l.end = traffic.Send(rate, 200, func() { l.one(context.Background()) })
 	t.Cleanup(func() {
-		cancel()
-		l.done.Wait()
+		l.end()
 		// What is stored would be found by the scans of the tests that follow.
 		check.Must(t, shared.Client.AppsV1().Deployments(namespace.Name).DeleteCollection(context.Background(),
 			metav1.DeleteOptions{}, metav1.ListOptions{}))
@@ -372,8 +352,7 @@ func (r result) harmed() bool { return len(r.failed) > 0 || len(r.calls) > 0 || 
 // stop ends the load.
 func (l *load) stop(t *testing.T) result {
 	t.Helper()
-	l.cancel()
-	l.done.Wait()
+	l.end()
 	r := result{length: time.Since(l.begin), sent: l.sent.Load(), late: l.late.Load(), bare: l.bare, failed: l.failed}
 	content, err := os.ReadFile(filepath.Join(shared.LogDir, cluster.APIServer+".log"))
 	check.Must(t, err)
