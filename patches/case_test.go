@@ -177,7 +177,11 @@ func (c *testCase) configure(s setup) error {
 		c.request.Late = func() bool { return true }
 	}
 	if s.Noted != "" {
-		guess, err := (&Injector{}).Guess(c.request.Object, nil)
+		of := c.request.Old // which ran when it was noticed
+		if len(of) == 0 {
+			of = c.request.Object
+		}
+		guess, err := (&Injector{}).Guess(of, nil)
 		if err != nil {
 			return err
 		}

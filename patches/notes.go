@@ -7,12 +7,12 @@ import (
 	"github.com/evenkeel/evenkeel/policy"
 )
 
-// Note is what was noticed of a workload that runs. It holds for as long as its containers are those
-// that it was noticed of.
+// Note is what was noticed of a workload that runs. It holds for as long as ports and probes of its
+// containers are those that it was noticed of.
 type Note struct {
 	// Code is SkipProbeFailed or SkipResetAgain.
 	Code Skip
-	// Containers is the fingerprint of the containers; see Guess.
+	// Containers is the fingerprint of what a guess rests on; see Guess.
 	Containers uint64
 }
 
@@ -31,7 +31,12 @@ func (o *object) noticed(req *Request) Skip {
 	return note.Code
 }
 
-// containersPrint returns the fingerprint of what people wrote of the containers, after split.
+// guessedFrom are the members of a container that a guess rests on. An image isn't one of them: a
+// manifest that is applied again to go back has an earlier one.
+var guessedFrom = []string{"name", "ports", "readinessProbe", "livenessProbe", "startupProbe"}
+
+// containersPrint returns the fingerprint of what people wrote of the containers that a guess rests on,
+// after split.
 func (o *object) containersPrint() (uint64, error) {
 	s, err := scan.New(o.template)
 	if err != nil {
@@ -49,7 +54,7 @@ func (o *object) containersPrint() (uint64, error) {
 				_, err = s.Skip()
 				return err
 			}
-			print, err = p.containers(&o.pod)
+			print, err = p.containers(&o.pod, guessedFrom...)
 			return err
 		})
 	})
@@ -73,8 +78,8 @@ type Guess struct {
 	// Asked is set where the settings ask for a probe themselves, or for none: then none is
 	// guessed.
 	Asked bool
-	// Fingerprint stands for what people wrote of the containers. It is the same with and
-	// without what evenkeel adds.
+	// Fingerprint stands for names, ports and probes that people wrote of the containers. It is the
+	// same with and without what evenkeel adds.
 	Fingerprint uint64
 }
 

@@ -2,6 +2,7 @@ package patches
 
 import (
 	"bytes"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -290,12 +291,16 @@ func (p *podTemplate) standing() bool {
 	return false
 }
 
-// containers returns the fingerprint of the containers of pod, which are next, without what is ours.
-func (p printer) containers(pod *podTemplate) (uint64, error) {
+// containers returns the fingerprint of the containers of pod, which are next, without what is ours:
+// of these members of each, or of all where none is given.
+func (p printer) containers(pod *podTemplate, members ...string) (uint64, error) {
 	print := mix(printArray)
 	index := -1
 	inContainer := func(key []byte) (uint64, bool, error) {
 		c := &pod.containers[index]
+		if members != nil && !slices.Contains(members, string(key)) {
+			return p.nothing()
+		}
 		switch string(key) {
 		case "lifecycle":
 			return p.parent(func(key []byte) (uint64, bool, error) {

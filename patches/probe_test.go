@@ -41,7 +41,7 @@ func TestANoteHoldsForTheContainersThatItIsAbout(t *testing.T) {
 	}{
 		"the manifest":       {object("web:1", "80"), true},
 		"with ours":          {patched, true},
-		"with another image": {object("web:2", "80"), false},
+		"with another image": {object("web:2", "80"), true},
 		"with another port":  {object("web:1", "81"), false},
 	} {
 		result := injector.Review(Request{Operation: Create, Object: c.object,

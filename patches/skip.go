@@ -102,12 +102,11 @@ var reasons = [...]Reason{
 	{SkipUntouchedTemplate,
 		"The pod comes from a template without a probe of evenkeel's, so its siblings run without one.", false},
 	{SkipProbeFailed,
-		"Pods run and never got ready with the probe that evenkeel guessed, so it guesses none until the " +
-			"containers change; " +
-			"the annotation evenkeel.dev/readiness-probe can ask for the right one.", true},
+		"Pods run and never got ready with the probe that evenkeel guessed, so it guesses none until a port or probe of " +
+			"theirs changes; the annotation evenkeel.dev/readiness-probe can ask for the right one.", true},
 	{SkipResetAgain,
 		"The workload was made anew three times within an hour from a template without evenkeel's additions, so it is left " +
-			"alone until its containers change.", true},
+			"alone until a port or probe of it changes.", true},
 	{SkipNoNativeSleep,
 		"The API server or a kubelet does not know preStop.sleep (1.30 and later do), and the operator does not allow exec " +
 			"sleeps, or the pod runs on Windows.", false},

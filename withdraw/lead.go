@@ -409,7 +409,7 @@ func (w *Watch) note(ctx context.Context, l *look, o *workload, code patches.Ski
 	reason, message := "ProbeNeverSucceeds", probeMessage(n.Key, guess.Containers)
 	if code == patches.SkipResetAgain {
 		reason, message = "ResetAgain", "it was made anew three times within an hour from a template without "+
-			"evenkeel's additions, so evenkeel leaves it alone until its containers change"
+			"evenkeel's additions, so evenkeel leaves it alone until a port or probe of it changes"
 	}
 	e := event.Event{Controller: "withdraw", Type: corev1.EventTypeWarning, Reason: reason, Message: message,
 		About: corev1.ObjectReference{APIVersion: "apps/v1", Kind: n.Kind, Namespace: n.Namespace, Name: n.Name,

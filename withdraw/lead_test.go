@@ -92,14 +92,14 @@ func watchOf(t *testing.T, a *api, now *time.Time) *Watch {
 }
 
 // deploymentOf returns a Deployment with what evenkeel adds to it.
-func deploymentOf(t *testing.T, namespace, uid, image, annotations, progress string) string {
+func deploymentOf(t *testing.T, namespace, uid, container, annotations, progress string) string {
 	t.Helper()
 	object := fmt.Sprintf(`{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"web","namespace":%q,"uid":%q,
 		"annotations":{"deployment.kubernetes.io/revision":"2"%s}},
 		"spec":{"replicas":2,"selector":{"matchLabels":{"app":"web"}},
 		"template":{"metadata":{"labels":{"app":"web"}},
-		"spec":{"containers":[{"name":"web","image":%q,"ports":[{"containerPort":80}]}]}}},
-		"status":{"conditions":[{"type":"Progressing","reason":%q}]}}`, namespace, uid, annotations, image, progress)
+		"spec":{"containers":[{"name":"web",%s}]}}},
+		"status":{"conditions":[{"type":"Progressing","reason":%q}]}}`, namespace, uid, annotations, container, progress)
 	injector, err := patches.New(patches.DefaultConfig())
 	if err != nil {
 		t.Fatal(err)
@@ -127,6 +127,13 @@ func deploymentOf(t *testing.T, namespace, uid, image, annotations, progress str
 	}
 	return string(raw)
 }
+
+// Members of the container web.
+const (
+	web        = `"image":"web:1","ports":[{"containerPort":80}]`
+	otherImage = `"image":"web:2","env":[{"name":"A","value":"b"}],"ports":[{"containerPort":80}]`
+	otherPort  = `"image":"web:1","ports":[{"containerPort":81}]`
+)
 
 const (
 	namespaces  = `{"metadata":{"name":"shop"}}`
@@ -169,7 +176,7 @@ func TestAGuessThatNeverSucceedsIsNotedOnce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			now := noon.Add(c.after)
 			a := &api{lists: map[string][]string{"namespaces": {namespaces}, "replicasets": {replicaSets}, "pods": {c.pod},
-				"deployments": {deploymentOf(t, c.namespace, "u1", "web:1", c.annotations, c.progress)}}}
+				"deployments": {deploymentOf(t, c.namespace, "u1", web, c.annotations, c.progress)}}}
 			w := watchOf(t, a, &now)
 			for range 2 {
 				if err := w.once(t.Context()); err != nil {
@@ -224,17 +231,18 @@ func TestANoteEnds(t *testing.T) {
 		later       time.Duration
 		want        bool
 	}{
-		"not while the containers stay": {[]string{deploymentOf(t, "shop", "u1", "web:1", "", "")}, 24 * time.Hour, true},
-		"when the containers change":    {[]string{deploymentOf(t, "shop", "u1", "web:2", "", "")}, 0, false},
+		"not while nothing changes":  {[]string{deploymentOf(t, "shop", "u1", web, "", "")}, 24 * time.Hour, true},
+		"not when the image changes": {[]string{deploymentOf(t, "shop", "u1", otherImage, "", "")}, 0, true},
+		"when a port changes":        {[]string{deploymentOf(t, "shop", "u1", otherPort, "", "")}, 0, false},
 		"when the workload asks for a probe": {
-			[]string{deploymentOf(t, "shop", "u1", "web:1", `,"evenkeel.dev/readiness-probe":"tcp:81"`, "")}, 0, false},
+			[]string{deploymentOf(t, "shop", "u1", web, `,"evenkeel.dev/readiness-probe":"tcp:81"`, "")}, 0, false},
 		"not as soon as the workload is gone":  {nil, 30 * time.Minute, true},
 		"when the workload is gone for longer": {nil, 2 * time.Hour, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			now := noon.Add(time.Hour)
 			a := &api{lists: map[string][]string{"namespaces": {namespaces}, "replicasets": {replicaSets}, "pods": {unreadyPod},
-				"deployments": {deploymentOf(t, "shop", "u1", "web:1", "", "")}}}
+				"deployments": {deploymentOf(t, "shop", "u1", web, "", "")}}}
 			w := watchOf(t, a, &now)
 			if err := w.once(t.Context()); err != nil {
 				t.Fatal(err)
@@ -258,22 +266,23 @@ func TestANoteEnds(t *testing.T) {
 
 func TestAWorkloadThatIsMadeAgainAndAgainIsLeftAlone(t *testing.T) {
 	for name, c := range map[string]struct {
-		images  []string
-		between time.Duration
-		want    bool
+		containers []string
+		between    time.Duration
+		want       bool
 	}{
-		"three times within an hour":       {[]string{"web:1", "web:1", "web:1", "web:1"}, 20 * time.Minute, true},
-		"twice":                            {[]string{"web:1", "web:1", "web:1"}, 20 * time.Minute, false},
-		"with other containers each time":  {[]string{"web:1", "web:2", "web:3", "web:4"}, 20 * time.Minute, false},
-		"three times within a longer time": {[]string{"web:1", "web:1", "web:1", "web:1"}, 40 * time.Minute, false},
+		"three times within an hour":       {[]string{web, web, web, web}, 20 * time.Minute, true},
+		"twice":                            {[]string{web, web, web}, 20 * time.Minute, false},
+		"with other ports each time":       {[]string{web, otherPort, web, otherPort}, 20 * time.Minute, false},
+		"with other images each time":      {[]string{web, otherImage, web, otherImage}, 20 * time.Minute, true},
+		"three times within a longer time": {[]string{web, web, web, web}, 40 * time.Minute, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			now := noon
 			a := &api{lists: map[string][]string{"namespaces": {namespaces}}}
 			w := watchOf(t, a, &now)
-			for i, image := range c.images {
+			for i, container := range c.containers {
 				// and it is deleted
-				for _, there := range [][]string{{deploymentOf(t, "shop", fmt.Sprint("u", i), image, "", "")}, nil} {
+				for _, there := range [][]string{{deploymentOf(t, "shop", fmt.Sprint("u", i), container, "", "")}, nil} {
 					a.lists["deployments"] = there
 					if err := w.once(t.Context()); err != nil {
 						t.Fatal(err)

@@ -5,7 +5,7 @@
 // What is noticed stands as notes in a ConfigMap of evenkeel's own namespace, which every replica
 // reads and the leader alone writes. Nothing is ever changed by a note itself: what is created or
 // changed next does without, so that a restart, an undo and a manifest that is applied again all
-// heal. A note ends when the containers of the workload change, when its annotation asks for a
+// heal. A note ends when a port or a probe of the workload changes, when its annotation asks for a
 // probe, and with the workload.
 package withdraw
 
