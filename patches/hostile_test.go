@@ -66,6 +66,7 @@ func hostileObject(t *testing.T, annotated policy.Source, key, value string) []b
 // patch is the one without it; or it is a list of label keys, as topology keys; or it is the path
 // or the service of a probe. Each is there alone.
 func TestNothingOfAHostileValueGetsIntoAPatch(t *testing.T) {
+	t.Parallel()
 	injector, err := New(DefaultConfig())
 	if err != nil {
 		t.Fatal(err)

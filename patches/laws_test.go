@@ -809,16 +809,18 @@ func outline(r Result) string {
 }
 
 func TestLawsHoldForEveryCase(t *testing.T) {
+	injectors := worlds(t)
 	for _, c := range readCases(t, "") {
 		t.Run(c.sentence, func(t *testing.T) {
+			t.Parallel()
 			if err := checkLaws(c.injector, c.request); err != nil {
 				t.Error(err)
 			}
-			checkAllLaws(t, worlds(t), c.request)
+			checkAllLaws(t, injectors, c.request)
 			other := c.request
 			other.Offline = !other.Offline
 			if !reflect.DeepEqual(c.injector.Review(other), c.injector.Review(c.request)) {
-				checkAllLaws(t, worlds(t), other)
+				checkAllLaws(t, injectors, other)
 			}
 		})
 	}
@@ -873,7 +875,7 @@ func wasNull(t *testing.T, object []byte, path string) bool {
 }
 
 func TestLawsHoldForEveryWorkloadOfTheCorpus(t *testing.T) {
-	documents := wild(t)
+	documents, injectors := wild(t), worlds(t)
 	counts := map[string]int{}
 	for name, raw := range documents {
 		var head struct{ Kind string }
@@ -882,7 +884,8 @@ func TestLawsHoldForEveryWorkloadOfTheCorpus(t *testing.T) {
 		}
 		counts[head.Kind]++
 		t.Run(name, func(t *testing.T) {
-			checkAllLaws(t, worlds(t), Request{Operation: Create, Object: raw, Offline: true})
+			t.Parallel()
+			checkAllLaws(t, injectors, Request{Operation: Create, Object: raw, Offline: true})
 		})
 	}
 	t.Logf("documents of the corpus: %v", counts)

@@ -626,6 +626,7 @@ func (c *choices) below(n int) int {
 // period never grows, and the end is that of a new Deployment. FuzzUpdates looks for updates of
 // which that is not true.
 func TestRandomUpdatesEndWhereACreationEnds(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(60) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 0))

@@ -156,7 +156,10 @@ func (r *run) wrongProbe(ctx context.Context, s report.Scenario) error {
 	}
 	_, err := r.observeOn(ctx, s, nil, func(ctx context.Context, o *report.Outcome) error {
 		c := closed{run: r, namespace: namespace, o: o}
-		return errors.Join(c.chain(ctx), c.withoutPatience(ctx))
+		if err := c.chain(ctx); err != nil {
+			return err
+		}
+		return c.withoutPatience(ctx)
 	})
 	return errors.Join(err, namespaces.Delete(ctx, namespace, metav1.DeleteOptions{}))
 }
