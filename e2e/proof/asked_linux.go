@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -79,41 +80,16 @@ func (r *run) specs(ctx context.Context, names []string) (map[string]appsv1.Depl
 
 // loseForGood loses the node that all workloads of one replica are on, for longer than a toleration of 30 s lasts and
 // for less than that of 300 s which Kubernetes adds.
-func (r *run) loseForGood(ctx context.Context, s report.Scenario) (err error) {
-	const workloads = 8
+func (r *run) loseForGood(ctx context.Context, s report.Scenario) error {
 	const gone, whole = 150 * time.Second, 110 * time.Second // counts as lost after 50 s, and 30 s more
-	if err := r.settle(ctx, 0); err != nil {
-		return err
-	}
-	empty := r.Names[len(r.Names)-1]
-	if err := r.fill(ctx, r.Names[:len(r.Names)-1]); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, r.unfill(ctx)) }()
-	kinds := make([]string, workloads)
-	for i := range kinds {
-		kinds[i] = report.Drains
-	}
+	kinds := slices.Repeat([]string{report.Drains}, 8)
 	asking := singles(kinds, policy.SettingNodeLoss, "30s")
-	return r.own(ctx, asking, func(targets []load.Target, names []string) (err error) {
-		var lost time.Time
-		restored := false
-		defer func() {
-			if !restored {
-				err = errors.Join(err, r.Restore(ctx, empty))
-			}
-		}()
+	return r.onOneNode(ctx, asking, func(empty string, targets []load.Target, names []string) error {
 		s.Rate = 5
+		var lost time.Time
 		o, err := r.observeOn(ctx, s, targets, func(ctx context.Context, o *report.Outcome) error {
 			lost = time.Now()
-			r.Lose(empty)
-			if err := pause(ctx, gone); err != nil {
-				return err
-			}
-			restored = true
-			o.Marks = append(o.Marks, report.Mark{At: lost, Text: "node lost"},
-				report.Mark{At: time.Now(), Text: "node back"})
-			if err := r.Restore(ctx, empty); err != nil {
+			if _, err := r.away(ctx, o, empty, gone); err != nil {
 				return err
 			}
 			return r.waitAvailable(ctx, names...)

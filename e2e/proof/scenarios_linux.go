@@ -734,25 +734,18 @@ func (r *run) saysOfWrong(ctx context.Context, o *report.Outcome, name, setting 
 	return errors.Join(r.says(ctx, o, name, setting), r.says(ctx, o, name+asked, setting))
 }
 
-// loseNode loses the node that the scheduler prefers for everything because the others are four fifths full.
-func (r *run) loseNode(ctx context.Context, s report.Scenario) (err error) {
+// loseNode loses the node that the scheduler prefers for everything.
+func (r *run) loseNode(ctx context.Context, s report.Scenario) error {
 	const workloads = 8
 	const gone = 65 * time.Second // a node counts as lost after 50 s
-	if err := r.settle(ctx, 0); err != nil {
-		return err
-	}
-	empty := r.Names[len(r.Names)-1]
-	if err := r.fill(ctx, r.Names[:len(r.Names)-1]); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, r.unfill(ctx)) }()
-	return r.own(ctx, func(string) []*appsv1.Deployment {
+	servers := func(string) []*appsv1.Deployment {
 		var list []*appsv1.Deployment
 		for i := range workloads {
 			list = append(list, named(deployment(report.Drains, 2), fmt.Sprintf("w%d", i+1)))
 		}
 		return list
-	}, func(targets []load.Target, names []string) (err error) {
+	}
+	return r.onOneNode(ctx, servers, func(empty string, targets []load.Target, names []string) error {
 		whole := map[string]int{}
 		for _, side := range report.Sides() {
 			for _, name := range names {
@@ -765,26 +758,14 @@ func (r *run) loseNode(ctx context.Context, s report.Scenario) (err error) {
 				}
 			}
 		}
-		restored := false
-		defer func() {
-			if !restored {
-				err = errors.Join(err, r.Restore(ctx, empty))
-			}
-		}()
 		s.Rate = 5
 		o, err := r.observeOn(ctx, s, targets, func(ctx context.Context, o *report.Outcome) error {
 			o.Lost = &report.Loss{Node: empty, At: time.Now(), Whole: whole, Workloads: workloads}
-			r.Lose(empty)
-			if err := pause(ctx, gone); err != nil {
+			back, err := r.away(ctx, o, empty, gone)
+			if err != nil {
 				return err
 			}
-			restored = true
-			o.Lost.Restored = time.Now()
-			o.Marks = append(o.Marks, report.Mark{At: o.Lost.At, Text: "node lost"},
-				report.Mark{At: o.Lost.Restored, Text: "node back"})
-			if err := r.Restore(ctx, empty); err != nil {
-				return err
-			}
+			o.Lost.Restored = back
 			return r.waitAvailable(ctx, names...)
 		})
 		if err != nil {
@@ -800,6 +781,31 @@ func (r *run) loseNode(ctx context.Context, s report.Scenario) (err error) {
 			"as lost", gone.Seconds()))
 		return nil
 	})
+}
+
+// onOneNode runs a scenario on servers of its own, all of which the scheduler would put on the last node, since the
+// others are four fifths full.
+func (r *run) onOneNode(ctx context.Context, make func(side string) []*appsv1.Deployment,
+	do func(empty string, targets []load.Target, names []string) error) (err error) {
+	if err := r.settle(ctx, 0); err != nil {
+		return err
+	}
+	last := len(r.Names) - 1
+	if err := r.fill(ctx, r.Names[:last]); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.unfill(ctx)) }()
+	return r.own(ctx, make, func(targets []load.Target, names []string) error { return do(r.Names[last], targets, names) })
+}
+
+// away loses a node for a time, and returns when it began to come back.
+func (r *run) away(ctx context.Context, o *report.Outcome, node string, gone time.Duration) (back time.Time, err error) {
+	o.Marks = append(o.Marks, report.Mark{At: time.Now(), Text: "node lost"})
+	r.Lose(node)
+	err = pause(ctx, gone)
+	back = time.Now()
+	o.Marks = append(o.Marks, report.Mark{At: back, Text: "node back"})
+	return back, errors.Join(err, r.Restore(ctx, node))
 }
 
 // fill takes four fifths of nodes for pods that nobody talks to.
