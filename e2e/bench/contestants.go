@@ -45,7 +45,7 @@ func handlerOf(contestant, kind string) (http.Handler, error) {
 	case constantPatch:
 		return newConstantPatch()
 	case evenkeel:
-		return evenkeelHandler()
+		return evenkeelHandler(nil)
 	case stockKubewebhook:
 		return kubewebhookHandler(kind)
 	case controllerRuntime:
@@ -55,8 +55,8 @@ func handlerOf(contestant, kind string) (http.Handler, error) {
 }
 
 // evenkeelHandler returns what evenkeel serve answers reviews with, metrics included, in a cluster without annotations
-// on its Namespaces.
-func evenkeelHandler() (http.Handler, error) {
+// on its Namespaces, and with the same Services in each of them.
+func evenkeelHandler(services *patches.Services) (http.Handler, error) {
 	injector, err := patches.New(patches.DefaultConfig())
 	if err != nil {
 		return nil, err
@@ -67,7 +67,7 @@ func evenkeelHandler() (http.Handler, error) {
 		Injector:   injector,
 		Namespace:  func(context.Context, string) map[string]string { return nil },
 		OptedOut:   func(string, string, string) bool { return false },
-		Services:   func(string) *patches.Services { return nil },
+		Services:   func(string) *patches.Services { return services },
 		Cluster:    func() patches.Cluster { return patches.Cluster{APIServer: patches.Version{Major: 1, Minor: 36}} },
 		Log:        logrus.NewEntry(logger),
 		Registerer: prometheus.NewRegistry(),

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"math"
 	"net/http"
 	"slices"
@@ -11,6 +12,9 @@ import (
 
 	applier "gopkg.in/evanphx/json-patch.v4"
 	admissionv1 "k8s.io/api/admission/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/evenkeel/evenkeel/patches"
 )
@@ -64,6 +68,7 @@ const (
 	leastToStock = 25.0 // times less CPU than kubewebhook's stock mutator, on the Pod of 9.4 KB
 	mostAllocs   = 60.0
 	mostUpdate   = 510.0 // allocations of an update whose template changed, and where something of ours stands
+	mostServices = 1.10  // of the CPU time without Services; 1.05 is aimed at
 	mostExponent = 1.05  // of the cost over the size, from 2 KB to 1 MB
 )
 
@@ -95,6 +100,44 @@ func TestCostStaysARatio(t *testing.T) {
 	c := newCall()
 	if allocs := testing.AllocsPerRun(200, func() { c.post(handlers[1], review) }); allocs > mostAllocs {
 		t.Errorf("%.0f allocations, want %.0f at most", allocs, mostAllocs)
+	}
+}
+
+// TestServicesCostLittle reviews in a Namespace of 1,000 Services, one of which leads to the pod.
+func TestServicesCostLittle(t *testing.T) {
+	review, object := reference.review()
+	var pod corev1.Pod
+	if err := json.Unmarshal(object, &pod); err != nil {
+		t.Fatal(err)
+	}
+	services := patches.NewServices()
+	for i := range 1000 {
+		s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("other-", i)}, Spec: corev1.ServiceSpec{
+			Selector: map[string]string{"app": fmt.Sprint("other-", i)}, Ports: []corev1.ServicePort{{Port: 80}}}}
+		if i == 0 {
+			s.Name, s.Spec.Selector = "ours", pod.Labels
+			s.Spec.Ports = []corev1.ServicePort{{Port: 80,
+				TargetPort: intstr.FromInt32(pod.Spec.Containers[0].Ports[0].ContainerPort)}}
+		}
+		services.Put(s)
+	}
+	without, err := evenkeelHandler(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	with, err := evenkeelHandler(services)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newCall()
+	c.post(with, review)
+	patched(t, c.status, c.answer, object)
+	took := costs(t, []http.Handler{without, with}, [][]byte{review, review}, 31)
+	ratio := float64(took[1]) / float64(took[0])
+	t.Logf("with 1,000 Services a review takes %.3f times the CPU time of one without (%.1f and %.1f µs)", ratio,
+		float64(took[1])/1e3, float64(took[0])/1e3)
+	if ratio > mostServices {
+		t.Errorf("that is more than %.2f times", mostServices)
 	}
 }
 
