@@ -111,6 +111,7 @@ type server struct {
 	facts     *webhook.Facts
 	revisions *webhook.Revisions
 	limits    *webhook.Limits
+	clock     *clock
 	services  *webhook.Services
 	notes     *withdraw.Notes
 	serving   certificates
@@ -139,12 +140,13 @@ func Run(ctx context.Context, config Config) error {
 
 // assemble makes all parts. It opens no port and calls no API.
 func assemble(ctx context.Context, config Config) (*server, error) {
-	s := &server{config: config, registry: prometheus.NewRegistry(), limits: webhook.NewLimits()}
+	s := &server{config: config, registry: prometheus.NewRegistry(), limits: webhook.NewLimits(), clock: newClock()}
 	s.registry.MustRegister(collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	// No part waits for the requests of another: the API server's own limits are enough.
 	unlimited := rest.CopyConfig(config.REST)
 	unlimited.QPS = -1
+	unlimited.Wrap(s.clock.compare)
 	client, err := kubernetes.NewForConfig(unlimited)
 	if err != nil {
 		return nil, fmt.Errorf("make client: %w", err)
@@ -321,8 +323,15 @@ func (s *server) ready() error {
 	if s.clients != nil && s.clients.Ready() != nil {
 		return s.clients.Ready()
 	}
-	return errors.Join(s.serving.Ready(), s.facts.Ready(), s.revisions.Ready(), s.services.Ready(), s.notes.Ready(),
-		s.limits.Ready())
+	if err := s.serving.Ready(); err != nil {
+		return errors.Join(err, s.clock.right())
+	}
+	certificate, err := s.serving.Certificate(nil)
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.clock.accepts(certificate.Leaf), s.facts.Ready(), s.revisions.Ready(), s.services.Ready(),
+		s.notes.Ready(), s.limits.Ready())
 }
 
 // listen opens both ports.
@@ -364,6 +373,7 @@ func (s *server) run(ctx context.Context, reviews, metrics net.Listener) error {
 	}
 	if len(s.lead) > 0 {
 		group.Go(func() error {
+			s.clock.wait(background, log)
 			return s.election.Run(background, func(ctx context.Context) { together(ctx, s.lead, log) })
 		})
 	}
