@@ -388,6 +388,13 @@ func TestDecisions(t *testing.T) {
 		stand(t, ns, "web2-evenkeel max 10%", "web3-evenkeel max 10%")
 		// takes the last
 		foreignBudget(t, ns, "theirs", &metav1.LabelSelector{MatchLabels: map[string]string{"app": "theirs"}})
+		check.Eventually(t, "a quota that counts it, or there would be room for two", func() error {
+			q, err := shared.Client.CoreV1().ResourceQuotas(ns).Get(t.Context(), "budgets", metav1.GetOptions{})
+			if used := q.Status.Used[counted]; err != nil || used.String() != "3" {
+				return fmt.Errorf("%s, %v", used.String(), err)
+			}
+			return nil
+		})
 		allow("5")
 		stand(t, ns, "web1-evenkeel max 10%", "web2-evenkeel max 10%", "web3-evenkeel max 10%")
 		allow("9")
