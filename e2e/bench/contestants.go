@@ -45,7 +45,10 @@ func handlerOf(contestant, kind string) (http.Handler, error) {
 	case constantPatch:
 		return newConstantPatch()
 	case evenkeel:
-		return evenkeelHandler(nil)
+		services := patches.NewServices() // pods of a StatefulSet find each other before they are ready
+		services.Put(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "checkout"},
+			Spec: corev1.ServiceSpec{PublishNotReadyAddresses: true}})
+		return evenkeelHandler(services)
 	case stockKubewebhook:
 		return kubewebhookHandler(kind)
 	case controllerRuntime:

@@ -180,10 +180,7 @@ func (w workload) typed(version string, variables int) any {
 				ServiceName:         "checkout",
 				PodManagementPolicy: appsv1.OrderedReadyPodManagement, RevisionHistoryLimit: ptr(int32(10))}}
 	}
-	controls := true
-	meta.OwnerReferences = []metav1.OwnerReference{
-		{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "checkout-7d4f8b6c9", UID: "0c5f5f5d-2b0b-4b57-9ad6-5d4f37d6ac37",
-			Controller: &controls}}
+	meta.Name = "checkout-x2x4z" // which is none of its labels
 	return &corev1.Pod{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, ObjectMeta: meta, Spec: spec}
 }
 
