@@ -393,7 +393,7 @@ func newServer(name string) (*http.Server, net.Listener, error) {
 	}
 	pair, err := keypair.New(&x509.Certificate{NotAfter: time.Now().Add(time.Hour),
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		DNSNames:    []string{"localhost",
+		DNSNames: []string{"localhost",
 			fmt.Sprintf("%s.bench-%d.svc", strings.ReplaceAll(name, " ", "-"), os.Getpid())}}, nil)
 	if err != nil {
 		return nil, nil, err

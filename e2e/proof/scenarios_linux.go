@@ -799,7 +799,8 @@ func (r *run) onOneNode(ctx context.Context, make func(side string) []*appsv1.De
 }
 
 // away loses a node for a time, and returns when it began to come back.
-func (r *run) away(ctx context.Context, o *report.Outcome, node string, gone time.Duration) (back time.Time, err error) {
+func (r *run) away(ctx context.Context, o *report.Outcome, node string, gone time.Duration) (back time.Time,
+	err error) {
 	o.Marks = append(o.Marks, report.Mark{At: time.Now(), Text: "node lost"})
 	r.Lose(node)
 	err = pause(ctx, gone)
