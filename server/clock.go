@@ -20,12 +20,9 @@ const maxSkew = 24 * time.Hour
 // clock compares this replica's clock with the API server's, by the Date of its answers (RFC 9110,
 // section 6.6.1).
 type clock struct {
-	now      func() time.Time
 	answered atomic.Bool
 	ahead    atomic.Int64 // of the latest answer with a Date, as a time.Duration
 }
-
-func newClock() *clock { return &clock{now: time.Now} }
 
 // compare returns a transport that looks at the answers of next.
 func (c *clock) compare(next http.RoundTripper) http.RoundTripper {
@@ -35,7 +32,7 @@ func (c *clock) compare(next http.RoundTripper) http.RoundTripper {
 			return nil, err
 		}
 		if date, err := http.ParseTime(response.Header.Get("Date")); err == nil {
-			c.ahead.Store(int64(c.now().Sub(date)))
+			c.ahead.Store(int64(time.Since(date)))
 		}
 		c.answered.Store(true)
 		return response, nil
@@ -63,7 +60,7 @@ func (c *clock) right() error {
 // accepts returns an error where the API server, by its own clock, does not accept a certificate yet, or
 // no longer.
 func (c *clock) accepts(certificate *x509.Certificate) error {
-	theirs := c.now().Add(-time.Duration(c.ahead.Load()))
+	theirs := time.Now().Add(-time.Duration(c.ahead.Load()))
 	if theirs.Before(certificate.NotBefore) || theirs.After(certificate.NotAfter) {
 		return fmt.Errorf("by the API server's clock, at %s, the serving certificate isn't valid: it is from %s to %s",
 			theirs.UTC().Format(time.RFC3339), certificate.NotBefore.Format(time.RFC3339),

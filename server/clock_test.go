@@ -21,7 +21,7 @@ import (
 
 func TestAClockThatIsWrongDoesNotLead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, apiServer := newClock(), time.Duration(0)
+		c, apiServer := &clock{}, time.Duration(0)
 		transport := c.compare(roundTripper(func(*http.Request) (*http.Response, error) {
 			date := time.Now().Add(apiServer).UTC().Format(http.TimeFormat)
 			return &http.Response{Header: http.Header{"Date": {date}}}, nil

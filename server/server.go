@@ -140,7 +140,7 @@ func Run(ctx context.Context, config Config) error {
 
 // assemble makes all parts. It opens no port and calls no API.
 func assemble(ctx context.Context, config Config) (*server, error) {
-	s := &server{config: config, registry: prometheus.NewRegistry(), limits: webhook.NewLimits(), clock: newClock()}
+	s := &server{config: config, registry: prometheus.NewRegistry(), limits: webhook.NewLimits(), clock: &clock{}}
 	s.registry.MustRegister(collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	// No part waits for the requests of another: the API server's own limits are enough.
