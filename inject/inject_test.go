@@ -28,7 +28,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the expectations in testdata/diffs")
 
-// manifestTexts returns the manifests of testdata/manifests and of the corpus, by file.
+// manifestTexts returns the manifests of testdata/manifests and testdata/cases and those of the corpus, by file.
 func manifestTexts(t testing.TB) (texts, wild map[string]string) {
 	t.Helper()
 	read := func(paths []string, err error) map[string]string {
@@ -45,7 +45,9 @@ func manifestTexts(t testing.TB) (texts, wild map[string]string) {
 		}
 		return into
 	}
-	return read(corpus.Below(filepath.Join("..", "testdata", "manifests"))), read(corpus.Files())
+	texts = read(corpus.Below(filepath.Join("..", "testdata", "manifests")))
+	maps.Copy(texts, read(corpus.Below(filepath.Join("..", "testdata", "cases"))))
+	return texts, read(corpus.Files())
 }
 
 // config is what the command line asks for without flags.
@@ -103,12 +105,41 @@ func TestInjectKeepsItsPromisesOnEveryManifest(t *testing.T) {
 	}
 }
 
+// TestEveryCaseIsDecidedAsExpected injects into what once went wrong, or nearly. The comments of each file say why it is
+// there, and what its report has to say.
+func TestEveryCaseIsDecidedAsExpected(t *testing.T) {
+	paths, err := corpus.Below(filepath.Join("..", "testdata", "cases"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := run(t, string(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		report := strings.Join(strings.Fields(string(r.Report(Style{}))), " ") + " "
+		expected := regexp.MustCompile(`(?m)^# expect: (.*)$`).FindAllStringSubmatch(string(text), -1)
+		if len(expected) == 0 {
+			t.Errorf("%s expects nothing", path)
+		}
+		for _, row := range expected {
+			if !strings.Contains(report, " "+row[1]+" ") {
+				t.Errorf("%s: no row %q in the report\n%s", path, row[1], r.Report(Style{}))
+			}
+		}
+	}
+}
+
 // TestTheDiffOfEveryManifestIsAsReviewed compares what is added to the manifests of
 // testdata, to the letter, with what somebody has looked at.
 func TestTheDiffOfEveryManifestIsAsReviewed(t *testing.T) {
 	texts, _ := manifestTexts(t)
 	for name, text := range texts {
-		f, err := manifest.Read("testdata/manifests/"+name, text)
+		f, err := manifest.Read("testdata/"+name, text)
 		if err != nil {
 			t.Fatal(err)
 		}
