@@ -105,8 +105,8 @@ func TestInjectKeepsItsPromisesOnEveryManifest(t *testing.T) {
 	}
 }
 
-// TestEveryCaseIsDecidedAsExpected injects into what once went wrong, or nearly. The comments of each file say why it is
-// there, and what its report has to say.
+// TestEveryCaseIsDecidedAsExpected injects into what once went wrong, or nearly. The comments of each file say why it
+// is there, and what its report has to say.
 func TestEveryCaseIsDecidedAsExpected(t *testing.T) {
 	paths, err := corpus.Below(filepath.Join("..", "testdata", "cases"))
 	if err != nil {
