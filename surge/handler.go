@@ -146,10 +146,10 @@ func (h *Handler) review(
 	entry := h.config.Log.WithFields(logrus.Fields{"namespace": clip(request.Namespace), "name": clip(name),
 		"code": string(code), "dryRun": dryRun})
 	if err != nil {
-		entry.WithError(err).Warn("eviction passes, since evenkeel could not find out about it")
-		return response
+		entry.WithError(err).Warn("eviction passes, since evenkeel could not look it up or restart the Deployment")
+	} else {
+		entry.Debug("eviction decided")
 	}
-	entry.Debug("eviction decided")
 	if reason := code.Reason(); reason.Refused {
 		response.Allowed = false
 		response.Result = &metav1.Status{Status: metav1.StatusFailure, Code: http.StatusTooManyRequests,
@@ -158,7 +158,7 @@ func (h *Handler) review(
 			// say nothing.
 			Message: message(code, facts.Deployment, facts.Pod, h.config.Patience)}
 	}
-	if code.Reason().Event && !dryRun {
+	if code.Reason().Event && facts.Asked && !dryRun {
 		h.tell(context.WithoutCancel(ctx), facts, code)
 	}
 	return response
@@ -169,11 +169,13 @@ func (h *Handler) review(
 func (h *Handler) decide(
 	ctx context.Context, namespace, name string, preconditions *metav1.Preconditions, dryRun bool,
 ) (Facts, Code, error) {
+	var facts Facts
 	var failure error
 	for range retries {
-		facts, err := h.facts(ctx, namespace, name)
+		var err error
+		facts, err = h.facts(ctx, namespace, name)
 		switch {
-		case apierrors.IsNotFound(err): // the API server says so itself
+		case apierrors.IsNotFound(err) && facts.Pod == nil: // the API server says so itself
 			return facts, Ending, nil
 		case err != nil:
 			return facts, Unknown, err
@@ -193,16 +195,17 @@ func (h *Handler) decide(
 			return facts, code, nil
 		}
 	}
-	return Facts{}, Unknown, failure
+	return facts, Unknown, failure
 }
 
 // facts asks the API server about a pod, as far as a decision needs it.
 func (h *Handler) facts(ctx context.Context, namespace, name string) (Facts, error) {
 	f := Facts{Patience: h.config.Patience, Now: h.now()}
-	var err error
-	if f.Pod, err = h.config.Client.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{}); err != nil {
+	pod, err := h.config.Client.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
 		return f, fmt.Errorf("read pod: %w", err)
 	}
+	f.Pod = pod
 	annotations := h.config.Namespace(ctx, namespace)
 	set := controllerOf(f.Pod, "ReplicaSet")
 	if set == "" {

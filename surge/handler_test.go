@@ -241,17 +241,20 @@ func TestEveryDoubtLetsTheEvictionPass(t *testing.T) {
 		world    func(*appsv1.Deployment, *corev1.Pod)
 		do       func(w *world)
 		eviction *policyv1.Eviction
+		tells    bool // with an Event, once it is known that the Deployment asks
 	}{
 		"no such pod":                  {eviction: of("none")},
 		"the pod can't be read":        {do: func(w *world) { w.fails("get", "pods", down, -1) }},
 		"the ReplicaSet can't be read": {do: func(w *world) { w.fails("get", "replicasets", down, -1) }},
 		"the Deployment can't be read": {do: func(w *world) { w.fails("get", "deployments", down, -1) }},
-		"the pods can't be listed":     {do: func(w *world) { w.fails("list", "pods", down, -1) }},
-		"the claim can't be read": {world: withClaim,
+		"the pods can't be listed":     {do: func(w *world) { w.fails("list", "pods", down, -1) }, tells: true},
+		"the claim can't be read": {world: withClaim, tells: true,
 			do: func(w *world) { w.fails("get", "persistentvolumeclaims", down, -1) }},
-		"the claim is gone":                        {world: withClaim},
-		"the Deployment can't be restarted":        {do: func(w *world) { w.fails("patch", "deployments", down, -1) }},
-		"somebody changes the Deployment for ever": {do: func(w *world) { w.fails("patch", "deployments", conflict, -1) }},
+		"the claim is gone": {world: withClaim, tells: true},
+		"the Deployment can't be restarted": {tells: true,
+			do: func(w *world) { w.fails("patch", "deployments", down, -1) }},
+		"somebody changes the Deployment for ever": {tells: true,
+			do: func(w *world) { w.fails("patch", "deployments", conflict, -1) }},
 		"there is no time": {do: func(w *world) {
 			w.handler.timeout = 0
 			w.fails("get", "pods", context.DeadlineExceeded, -1)
@@ -260,11 +263,11 @@ func TestEveryDoubtLetsTheEvictionPass(t *testing.T) {
 			w.client.PrependReactor("get", "pods",
 				func(clienttesting.Action) (bool, runtime.Object, error) { panic("on purpose") })
 		}},
-		"the selector can't be read": {world: func(d *appsv1.Deployment, _ *corev1.Pod) {
+		"the selector can't be read": {tells: true, world: func(d *appsv1.Deployment, _ *corev1.Pod) {
 			d.Spec.Selector = &metav1.LabelSelector{
 				MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "a", Operator: "Sometimes"}}}
 		}},
-		"more claims than are looked at": {world: func(_ *appsv1.Deployment, p *corev1.Pod) {
+		"more claims than are looked at": {tells: true, world: func(_ *appsv1.Deployment, p *corev1.Pod) {
 			for range maxClaims + 1 {
 				withOne := corev1.Volume{
 					VolumeSource: corev1.VolumeSource{
@@ -272,7 +275,7 @@ func TestEveryDoubtLetsTheEvictionPass(t *testing.T) {
 				p.Spec.Volumes = append(p.Spec.Volumes, withOne)
 			}
 		}},
-		"more pods than are looked at": {do: func(w *world) {
+		"more pods than are looked at": {tells: true, do: func(w *world) {
 			w.client.PrependReactor("list", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
 				return true, &corev1.PodList{ListMeta: metav1.ListMeta{Continue: "more"}}, nil
 			})
@@ -297,6 +300,13 @@ func TestEveryDoubtLetsTheEvictionPass(t *testing.T) {
 			}
 			if code, text := w.evict(eviction); code != http.StatusOK {
 				t.Errorf("answer is %d %s", code, text)
+			}
+			told := ""
+			if test.tells {
+				told = "Warning DrainPasses Deployment/web: eviction of pod a: unknown"
+			}
+			if got, _, _ := strings.Cut(w.events(), ": evenkeel"); got != told {
+				t.Errorf("events: %q, want %q", got, told)
 			}
 			if d := deployment(); name != "the Deployment can't be read" && !strings.Contains(name, "selector") &&
 				!equal(t, d.Spec, w.deployment().Spec) {

@@ -84,7 +84,7 @@ var reasons = [...]Reason{
 	{Rolling, false, "The Deployment is rolling out already.", true},
 	{Again, false, "The new pod came up on the same node, where another surge would not help.", true},
 	{Deadline, false, "The new pod was not ready within the time that a drain may be held.", true},
-	{Unknown, false, "evenkeel could not find out, and holds no drain for that.", false},
+	{Unknown, false, "evenkeel could not look it up or restart the Deployment, and holds no drain for that.", true},
 }
 
 // Reasons returns a copy of the table of all codes.
