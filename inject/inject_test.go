@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aymanbagabas/go-udiff"
 	"github.com/google/go-cmp/cmp"
@@ -238,6 +239,8 @@ func checkLaws(t *testing.T, text string) {
 	if err == nil && !strings.Contains(text, policy.InjectedAnnotation) {
 		if now := encoded(t, undone, "json"); !sameStream(t, encoded(t, mustRead(t, text), "json"), now) {
 			t.Errorf("uninject gives another value back:\n%s\n%s", text, now)
+		} else if back := encoded(t, undone, "yaml"); back != text && !anew(r) {
+			t.Errorf("uninject gives another text back:\n%s", udiff.Unified("before", "after", text, back))
 		}
 	} else if err != nil && changed {
 		t.Errorf("uninject: %v", err)
@@ -283,20 +286,16 @@ func decodeJSON(raw []byte) (value any, err error) {
 	return value, err
 }
 
-// nulls matches a null in YAML, however it is written.
-var nulls = regexp.MustCompile(`:[ \t]*(?:null|~)?[ \t]*([}#\r\n,]|$)`)
-
 // TestUninjectGivesTheInputBack injects into each manifest and takes it back: then it is what it was,
-// byte for byte. A null comes back as nothing, and what was formatted anew has the same value.
+// byte for byte. What was formatted anew has the same value.
 func TestUninjectGivesTheInputBack(t *testing.T) {
 	texts, corpus := manifestTexts(t)
-	anew, exact := 0, 0
+	formatted, exact := 0, 0
 	for name, text := range merged(texts, corpus) {
 		r, err := run(t, text)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		formatted := strings.Contains(fmt.Sprint(r.Warnings), "formatted anew")
 		f, err := manifest.Read("stdin", encoded(t, r, "yaml"))
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
@@ -307,13 +306,14 @@ func TestUninjectGivesTheInputBack(t *testing.T) {
 		}
 		got := encoded(t, undone, "yaml")
 		switch {
-		case formatted:
-			anew++
+		case anew(r):
+			t.Log(name)
+			formatted++
 			before, after := encoded(t, mustRead(t, text), "json"), encoded(t, undone, "json")
 			if !sameStream(t, before, after) {
 				t.Errorf("%s: another value came back: %s", name, cmp.Diff(before, after))
 			}
-		case nulls.ReplaceAllString(got, ":$1") != nulls.ReplaceAllString(text, ":$1"):
+		case got != text:
 			t.Errorf("%s: something else came back (-before +after)\n%s", name, cmp.Diff(text, got))
 		default:
 			exact++
@@ -323,10 +323,101 @@ func TestUninjectGivesTheInputBack(t *testing.T) {
 			t.Errorf("%s: a second time takes back more: %v", name, err)
 		}
 	}
-	if anew > 3 || exact < 12 {
-		t.Errorf("%d manifests come back byte for byte, %d are formatted anew", exact, anew)
+	if formatted > 3 || exact < 12 {
+		t.Errorf("%d manifests come back byte for byte, %d are formatted anew", exact, formatted)
 	}
 }
+
+// nullsEverywhere has NULL for a null at every place that inject writes to.
+const nullsEverywhere = `apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: web
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata:
+      annotations:NULL
+      labels: {app: web}
+    spec:
+      affinity:NULL
+      tolerations:NULL
+      topologySpreadConstraints:NULL
+      terminationGracePeriodSeconds:NULL
+      containers:
+      - lifecycle:NULL
+        name: a
+        ports: [{containerPort: 80}]
+        readinessProbe:NULL
+      - name: b
+        ports: [{containerPort: 81}]
+        lifecycle:
+          preStop:NULL
+        readinessProbe:NULL
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: web
+  annotations:NULL
+  labels:NULL
+spec:
+  containers:
+  - {name: c, ports: [{containerPort: 82}]}
+---
+apiVersion: v1
+kind: List
+items:
+- apiVersion: apps/v1
+  kind: StatefulSet
+  metadata: {name: db}
+  spec:
+    selector: {matchLabels: {app: db}}
+    template:
+      metadata:NULL
+      spec:
+        containers:
+        - name: db
+          ports: [{containerPort: 83}]
+          lifecycle:
+            preStop:NULL
+        affinity:
+          podAntiAffinity:NULL`
+
+// TestUninjectGivesEveryNullBack has a null at every place that inject writes to, in every way to write
+// it, in files of every form.
+func TestUninjectGivesEveryNullBack(t *testing.T) {
+	for _, spread := range []policy.Spread{policy.SpreadAntiAffinity, policy.SpreadTopology} {
+		c := config()
+		c.Patches.Base.Spread, c.Patches.Base.NodeLoss = spread, 60*time.Second
+		for _, null := range []string{"", " null", " ~", "  Null", " NULL # why", " # null", " # why", " \n                 ~"} {
+			for _, end := range []string{"", "\n", "\n---\n", "\n# the end"} {
+				for _, newline := range []string{"\n", "\r\n"} {
+					text := strings.ReplaceAll(strings.ReplaceAll(nullsEverywhere, "NULL", null)+end, "\n", newline)
+					r, err := Run(t.Context(), mustRead(t, text).Files, c)
+					if err != nil || anew(r) {
+						t.Fatalf("null %q: %v, %v", null, err, r)
+					}
+					for _, w := range r.Workloads {
+						if !w.Changed() {
+							t.Errorf("nothing is added to %s", w.Title())
+						}
+					}
+					undone, err := Undo(t.Context(), mustRead(t, encoded(t, r, "yaml")).Files)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if got := encoded(t, undone, "yaml"); got != text {
+						t.Errorf("null %q, end %q: (-before +after)\n%s", null, end, cmp.Diff(text, got))
+					}
+				}
+			}
+		}
+	}
+}
+
+// anew reports whether inject says that a document was formatted anew.
+func anew(r *Result) bool { return strings.Contains(fmt.Sprint(r.Warnings), "formatted anew") }
 
 func merged(all ...map[string]string) map[string]string {
 	into := map[string]string{}
@@ -528,6 +619,11 @@ func FuzzInject(f *testing.F) {
 	for _, text := range texts {
 		f.Add(text)
 	}
+	for _, null := range []string{"", " ~", " # null"} {
+		f.Add(strings.ReplaceAll(nullsEverywhere, "NULL", null))
+	}
+	f.Add("{apiVersion: v1, kind: Pod, metadata: {name: a, labels: ~, annotations: }, spec: {affinity: ~, containers: " +
+		"[{name: a, ports: [{containerPort: 1}], lifecycle: {preStop: Null }, readinessProbe: }]}}")
 	f.Fuzz(func(t *testing.T, text string) {
 		if len(text) > 1<<14 {
 			return

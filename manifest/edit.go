@@ -244,6 +244,7 @@ func editText(d *Document, changes []change) ([]udiff.Edit, error) {
 	slices.SortStableFunc(e.edits, func(a, b edit) int {
 		return cmp.Or(cmp.Compare(a.offset, b.offset), cmp.Compare(b.indent, a.indent))
 	})
+	e.removeEnd()
 	edits := make([]udiff.Edit, len(e.edits))
 	for i, edit := range e.edits {
 		edits[i] = udiff.Edit{Start: edit.offset, End: edit.offset + edit.length, New: edit.text}
@@ -592,7 +593,7 @@ func (e *editor) fillBlock(name, node *yaml.Node, member map[string]json.RawMess
 // becomeBlock removes the value of name, which stands on one line, and adds a
 // member in the lines behind it.
 func (e *editor) becomeBlock(name *yaml.Node, at, length int, member any) error {
-	number, _ := slices.BinarySearch(e.starts, at+1) // the line that holds at
+	number := e.lineAt(at)
 	rest := strings.TrimLeft(e.line(number)[at+length-e.starts[number-1]:], " \t")
 	if rest != "" && rest[0] != '#' {
 		return errNoPlace
@@ -612,13 +613,10 @@ func (e *editor) becomeBlock(name *yaml.Node, at, length int, member any) error 
 func (e *editor) replace(around, name, value *yaml.Node, with json.RawMessage) error {
 	block := around.Style&yaml.FlowStyle == 0
 	if string(with) == "null" && !e.style.isJSON && value.Kind != yaml.AliasNode {
-		switch {
-		case !block:
-			return e.cut(value, "null")
-		case value.Kind == yaml.ScalarNode:
-			return e.cutScalar(name, value)
+		if !block {
+			return e.restoreFlowNull(name, value)
 		}
-		return e.cutBlock(name, "")
+		return e.restoreNull(name, value)
 	}
 	if value.Kind == yaml.ScalarNode &&
 		value.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0 && with[0] == '"' {
@@ -630,18 +628,19 @@ func (e *editor) replace(around, name, value *yaml.Node, with json.RawMessage) e
 	} else if value.Kind != yaml.ScalarNode || value.Style != 0 || value.Anchor != "" {
 		return errNoPlace
 	}
-	at, err := e.offset(value)
-	if token == "" { // nothing behind the colon
-		at, err = e.offset(name)
-		if colon := strings.IndexByte(e.text[at:], ':'); colon >= 0 {
-			at += colon + 1
-		}
+	switch {
+	case value.Tag != "!!null" || e.style.isJSON:
+	case block:
+		return e.replaceNull(name, value, with)
+	default:
+		return e.replaceFlowNull(name, value, with)
 	}
-	if err != nil || !strings.HasPrefix(e.text[at:], token) {
+	at, err := e.offset(value)
+	if err != nil || token == "" || !strings.HasPrefix(e.text[at:], token) {
 		return errNoPlace
 	}
-	if with[0] != '{' || around.Style&yaml.FlowStyle != 0 {
-		e.edits = append(e.edits, edit{at, len(token), 0, strings.Repeat(" ", 1-min(len(token), 1)) + string(with)})
+	if with[0] != '{' || !block {
+		e.edits = append(e.edits, edit{at, len(token), 0, string(with)})
 		return nil
 	}
 	return e.becomeBlock(name, at, len(token), with)
@@ -662,7 +661,7 @@ func (e *editor) mergeAlias(around, name, alias *yaml.Node, c change) error {
 	if err != nil || !strings.HasPrefix(e.text[at:], token) {
 		return errNoPlace
 	}
-	number, _ := slices.BinarySearch(e.starts, at+1)
+	number := e.lineAt(at)
 	member := map[string]json.RawMessage{c.path[0]: c.Value}
 	indent := name.Column - 1 + e.style.indent
 	if e.merged[alias] {

@@ -92,16 +92,31 @@ func (e *editor) blockEnd(key *yaml.Node) int {
 	return last
 }
 
-// removeLines removes lines with their ends, or with the end before them where the text ends without
-// one.
+// removeLines removes lines with their ends.
 func (e *editor) removeLines(first, last int) {
 	start, end := e.starts[first-1], len(e.text)
 	if last < len(e.starts) {
 		end = e.starts[last]
-	} else if start > 0 && !strings.HasSuffix(e.text, "\n") {
-		start -= len(e.style.newline)
 	}
 	e.edits = append(e.edits, edit{start, end - start, 0, ""})
+}
+
+// removeEnd lets the line before those that are removed at the end be the last one, without an end
+// of its own where the text has none.
+func (e *editor) removeEnd() {
+	end := len(e.text)
+	for i := len(e.edits) - 1; i >= 0 && !strings.HasSuffix(e.text, "\n"); i-- {
+		at := &e.edits[i]
+		if at.text != "" || at.length == 0 || at.offset+at.length != end {
+			break
+		}
+		end = at.offset
+		if _, isLine := slices.BinarySearch(e.starts, end); isLine && end > 0 &&
+			(i == 0 || e.edits[i-1].offset+e.edits[i-1].length != end) {
+			at.offset -= len(e.style.newline)
+			at.length += len(e.style.newline)
+		}
+	}
 }
 
 // cutBlock removes the value of a key in a block mapping, on its line and below, and writes text
@@ -127,26 +142,6 @@ func (e *editor) cutBlock(name *yaml.Node, text string) error {
 	if last > name.Line {
 		e.removeLines(name.Line+1, last)
 	}
-	return nil
-}
-
-// cutScalar removes a value that stands on the line of its key.
-func (e *editor) cutScalar(name, value *yaml.Node) error {
-	begin, err := e.afterKey(name)
-	if err != nil {
-		return err
-	}
-	at, err := e.offset(value)
-	if err != nil || value.Line != name.Line {
-		return errNoPlace
-	}
-	end := at + len(value.Value)
-	if value.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0 {
-		end = quotedEnd(e.text, at)
-	} else if !strings.HasPrefix(e.text[at:], value.Value) {
-		return errNoPlace
-	}
-	e.edits = append(e.edits, edit{begin, end - begin, 0, ""})
 	return nil
 }
 

@@ -31,6 +31,17 @@ func TestWhatIsRemovedLeavesTheTextThatWasThere(t *testing.T) {
 		{"into an empty mapping in braces", "{kind: K, a: {}}\n", add, remove},
 		{"into null in braces", "{kind: K, a: null}\n", `[{"op":"replace","path":"/a","value":{"x":1}}]`,
 			`[{"op":"replace","path":"/a","value":null}]`},
+		{"into a null on a line of its own", "kind: K\na:\n  ~ # why\nc: 2\n",
+			`[{"op":"replace","path":"/a","value":{"x":1}}]`, `[{"op":"replace","path":"/a","value":null}]`},
+		{"a list in the place of null", "kind: K\na:   NULL   # why\nc: 2\n",
+			`[{"op":"replace","path":"/a","value":[{"x":1}]}]`, `[{"op":"replace","path":"/a","value":null}]`},
+		{"into every null in braces", "{kind: K, a: {b: ~, c: , d: Null, e: null }, f: ~}\n",
+			`[{"op":"replace","path":"/a/b","value":{"x":1}},{"op":"replace","path":"/a/c","value":[1]},
+			{"op":"replace","path":"/a/d","value":1},{"op":"replace","path":"/a/e","value":2},
+			{"op":"replace","path":"/f","value":3}]`,
+			`[{"op":"replace","path":"/a/b","value":null},{"op":"replace","path":"/a/c","value":null},
+			{"op":"replace","path":"/a/d","value":null},{"op":"replace","path":"/a/e","value":null},
+			{"op":"replace","path":"/f","value":null}]`},
 		{"into JSON on one line", `{"kind":"K","a":{"b":1,"c":[{"d":"}"}]}}`, add, remove},
 		{"into JSON on many lines", "{\n  \"kind\": \"K\",\n  \"a\": {\n    \"b\": 1,\n    \"c\": 2\n  }\n}\n", add, remove},
 		{"into an empty JSON object", `{"kind":"K","a":{}}`, add, remove},
@@ -51,31 +62,65 @@ func TestWhatIsRemovedLeavesTheTextThatWasThere(t *testing.T) {
 			`[{"op":"add","path":"/items/0/x","value":[1]}]`, `[{"op":"remove","path":"/items/0/x"}]`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			apply := func(text, patch string) string {
-				t.Helper()
-				f, err := Read("", text)
-				if err != nil {
-					t.Fatalf("%v: %s", err, text)
-				}
-				anew, err := f.Apply([]Patch{{&Object{document: f.Documents[0]}, []byte(patch)}})
-				if err != nil || len(anew) > 0 {
-					t.Fatalf("%v, formatted anew: %v", err, anew)
-				}
-				now, err := f.Text()
-				if err != nil {
-					t.Fatal(err)
-				}
-				return now
-			}
-			added := apply(c.text, c.add)
+			added := applied(t, c.text, c.add)
 			if added == c.text {
 				t.Fatal("nothing was added")
 			}
-			if got := apply(added, c.remove); got != c.text {
+			if got := applied(t, added, c.remove); got != c.text {
 				t.Errorf("before %q\nadded  %q\nafter  %q", c.text, added, got)
 			}
 		})
 	}
+}
+
+// TestANullComesBackAsItWasWritten puts a mapping, a list and a number in the place of null, however
+// it is written, with whatever follows it, and takes them out again.
+func TestANullComesBackAsItWasWritten(t *testing.T) {
+	looked := 0
+	for _, null := range []string{"", " null", " ~", "   Null", "\tNULL", "\n    null", "\n    ~"} {
+		for _, rest := range []string{"", "  ", " # why", " # null", " # # ~ twice", "\n    # null", "\n    # why"} {
+			for _, around := range []string{"kind: K\na:%\n", "kind: K\na:%", "kind: K\r\na:%\r\nc: 2\r\n",
+				"kind: K\nb:\n- a:%\n  c: 2\n",
+				"kind: K\nb:\n- c: 2\n  'a':%\n\n# next\n"} {
+				for _, value := range []string{`{"x":{"y":[1]},"z":2}`, `[{"x":1}]`, "40"} {
+					text := strings.ReplaceAll(around, "%", null+rest)
+					if strings.Contains(text, "\r") {
+						text = strings.ReplaceAll(strings.ReplaceAll(text, "\r", ""), "\n", "\r\n")
+					}
+					path := "/a"
+					if strings.Contains(text, "b:") {
+						path = "/b/0/a"
+					}
+					added := applied(t, text, `[{"op":"replace","path":"`+path+`","value":`+value+`}]`)
+					if got := applied(t, added, `[{"op":"replace","path":"`+path+`","value":null}]`); got != text {
+						t.Errorf("before %q\nadded  %q\nafter  %q", text, added, got)
+					}
+					looked++
+				}
+			}
+		}
+	}
+	if looked != 7*7*5*3 {
+		t.Errorf("%d texts were looked at", looked)
+	}
+}
+
+// applied returns a text with a patch applied to its only document, as it is formatted.
+func applied(t *testing.T, text, patch string) string {
+	t.Helper()
+	f, err := Read("", text)
+	if err != nil {
+		t.Fatalf("%v: %q", err, text)
+	}
+	anew, err := f.Apply([]Patch{{&Object{document: f.Documents[0]}, []byte(patch)}})
+	if err != nil || len(anew) > 0 {
+		t.Errorf("%v, formatted anew: %v: %q", err, anew, text)
+	}
+	now, err := f.Text()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return now
 }
 
 // TestWhatCannotBeRemovedFromTheTextIsRemovedFromTheTree removes what the author wrote, in forms that
