@@ -143,6 +143,14 @@ func TestTheDocumentsHaveEveryCode(t *testing.T) {
 	generated(t, document, "stories", sections)
 }
 
+func TestTheTableOfSleepsIsTheOneOfTheCode(t *testing.T) {
+	table := "| in front of the pods | how it is told | sleep | why | source |\n|---|---|--:|---|---|\n"
+	for _, m := range audit.AllMeans() {
+		table += fmt.Sprintf("| %s | %s | %d s | %s | %s |\n", m.Name, m.Sign, m.Seconds, m.Why, m.Source)
+	}
+	generated(t, "docs/concepts/stop.md", "sleeps", table)
+}
+
 func TestTheAuditIsWhatAuditSays(t *testing.T) {
 	const table = "evenkeel audit -f examples/nginx.yaml -f examples/worker.yaml -f examples/opted-out.yaml"
 	for _, example := range []struct{ document, region, language, shown, command string }{

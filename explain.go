@@ -13,7 +13,8 @@ import (
 const explainHelp = `Say why evenkeel did, or did not, add something to a workload of a cluster: whether
 its namespace is opted in and a webhook selects it, what became of each default and
 why, what of it stands, by whose hand, what is wanted now and when that arrives, where
-each setting came from, how its budget stands, and what to do next.
+each setting came from, what leads traffic to its pods and how long a sleep that
+needs, how its budget stands, and what to do next.
 
 Kinds: deployment (deploy), statefulset (sts), daemonset (ds), replicaset (rs),
 replicationcontroller (rc), pod (po), service (svc). A pod is explained by what it

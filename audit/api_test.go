@@ -62,7 +62,12 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(http.StatusOK, map[string]string{"gitVersion": "v1.36.1"})
 		return
 	}
-	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")[2:] // behind api/v1
+	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	if len(parts) == 2 && parts[0] == "apis" {
+		answer(http.StatusOK, metav1.APIGroup{Name: parts[1]})
+		return
+	}
+	parts = parts[2:] // behind api/v1
 	if strings.HasPrefix(r.URL.Path, "/apis/") {
 		parts = parts[1:]
 	}

@@ -70,6 +70,8 @@ type State struct {
 	Autoscalers []autoscalingv2.HorizontalPodAutoscaler
 	// Services are those of each Namespace.
 	Services patches.ServicesByNamespace
+	// Routers are what leads traffic to pods, Services among them.
+	Routers []Router
 	// Notes are what evenkeel has noticed of workloads.
 	Notes map[withdraw.Key]withdraw.Note
 	// Warnings say what could not be looked at.
@@ -146,6 +148,8 @@ type Pod struct {
 	Ready, Terminating bool
 	// Owner is the controller, of which only type and name are set; zero without one.
 	Owner Owner
+	// Gates are the conditions of readinessGates.
+	Gates []string
 	// JSON is the whole object, with apiVersion and kind.
 	JSON []byte
 }
@@ -193,7 +197,8 @@ func NewPod(raw []byte) (Pod, error) {
 	var p struct {
 		Metadata metav1.ObjectMeta `json:"metadata"`
 		Spec     struct {
-			NodeName string `json:"nodeName"`
+			NodeName       string                    `json:"nodeName"`
+			ReadinessGates []corev1.PodReadinessGate `json:"readinessGates"`
 		} `json:"spec"`
 		Status struct {
 			Phase      string `json:"phase"`
@@ -211,6 +216,9 @@ func NewPod(raw []byte) (Pod, error) {
 		Node: p.Spec.NodeName, Phase: p.Status.Phase, Terminating: p.Metadata.DeletionTimestamp != nil, JSON: raw}
 	for _, c := range p.Status.Conditions {
 		pod.Ready = pod.Ready || c.Type == "Ready" && c.Status == "True"
+	}
+	for _, g := range p.Spec.ReadinessGates {
+		pod.Gates = append(pod.Gates, string(g.ConditionType))
 	}
 	if c := metav1.GetControllerOf(&p.Metadata); c != nil {
 		pod.Owner = Owner{c.APIVersion, c.Kind, c.Name}

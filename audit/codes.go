@@ -33,6 +33,7 @@ const (
 	BudgetsOverlap        Code = "budgets-overlap"
 	BudgetNotInForce      Code = "budget-not-in-force"
 	NowhereToGo           Code = "nowhere-to-go"
+	SleepTooShort         Code = "sleep-too-short"
 )
 
 // Explanation is one row of the table of codes.
@@ -72,6 +73,9 @@ var explanations = [...]Explanation{
 		"Give it a second node that fits, or a volume that can be used on more than one."},
 	{SingleReplica, "It may run as one replica, so every update, drain and lost node interrupts it.",
 		"Run at least two replicas, or set minReplicas of its HorizontalPodAutoscaler to two."},
+	{SleepTooShort, "Its preStop sleep is shorter than the time for which traffic is still led to pods that terminate.",
+		"Ask for a longer sleep with the annotation evenkeel.dev/pre-stop-sleep; evenkeel explain says how long. " +
+			"--max-pre-stop-sleep bounds it, and so does a grace period that somebody wrote."},
 	{BarePod, "The pod has no controller, so nothing puts it back when it is gone.",
 		"Make it a Deployment or a StatefulSet."},
 	{ResetAgain,

@@ -190,6 +190,18 @@ func (e *explanation) text() []byte {
 	}
 	flush()
 
+	if len(w.Paths) > 0 {
+		stands := "there is no sleep"
+		if seconds, ok := w.sleeps(); ok {
+			stands = fmt.Sprintf("the sleep is %d s", seconds)
+		}
+		say("\nWhat leads traffic to its pods:\n")
+		for _, p := range w.Paths {
+			row("  "+p.Through, fmt.Sprintf("needs %d s", p.Seconds), stands, p.By)
+		}
+		flush()
+	}
+
 	e.budget(say)
 	findings := slices.DeleteFunc(slices.Clone(w.Findings), func(f Finding) bool {
 		return strings.HasPrefix(string(f.Code), "missing-") // stands among the defaults
@@ -469,6 +481,10 @@ func (e *explanation) next(advise func(string, ...any)) {
 			default:
 				advise("%s", f.Code.Explain().Advice)
 			}
+		case SleepTooShort:
+			advise("kubectl -n %s annotate %s %s%s=%ds asks for the sleep that the path of the traffic needs; "+
+				"--max-pre-stop-sleep bounds it, and so does a grace period that somebody wrote.", w.Namespace, name,
+				policy.Prefix, policy.SettingPreStopSleep, w.Paths[0].Seconds)
 		case MissingAntiAffinity, MissingPreStopSleep, MissingReadinessProbe, MissingBudget:
 		default:
 			advise("%s", f.Code.Explain().Advice)

@@ -85,10 +85,15 @@ func (s *State) addManifest(o *manifest.Object, scope ManifestScope) error {
 		return nil
 	case "v1 Service":
 		_ = s.Services.Add(o.Value, scope.Namespace) // what can't be read is no evidence
+		s.addRouter(o.Value, scope.Namespace)
 	case "v1 Namespace":
 		label := o.Labels()[policy.InjectLabel]
 		s.Namespaces[o.Metadata.Name] = Namespace{OptedIn: label == policy.Enabled, Disabled: label == policy.Disabled,
 			Annotations: o.Annotations()}
+	default:
+		if isRouter(o.APIVersion, o.Kind) {
+			s.addRouter(o.Value, scope.Namespace)
+		}
 	}
 	if !o.HasPods() {
 		return nil

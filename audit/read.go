@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -127,6 +128,7 @@ func (s *State) readCluster(ctx context.Context, client kubernetes.Interface, sc
 		optional("notes of evenkeel", "what it has noticed is not known",
 			s.readNotes(ctx, client, scope.Installation.Namespace)),
 		optional("Services", "none is evidence for a probe", s.readServices(ctx, client, scope.Namespace)),
+		s.readRouters(ctx, client, scope.Namespace),
 		optional("nodes", "zones are not known", err),
 		optional("PodDisruptionBudgets", "blocked drains are not known, and every budget is taken to be missing", err2),
 		optional("HorizontalPodAutoscalers", "how low they go is not known", err3),
@@ -152,8 +154,55 @@ func (s *State) readNotes(ctx context.Context, client kubernetes.Interface, name
 func (s *State) readServices(ctx context.Context, client kubernetes.Interface, namespace string) error {
 	s.Services = patches.ServicesByNamespace{}
 	_, err := list.Listing{Resource: list.Services, Namespace: namespace}.Each(ctx, client,
-		func(raw []byte) error { return s.Services.Add(raw, "") })
+		func(raw []byte) error {
+			s.addRouter(raw, "")
+			return s.Services.Add(raw, "")
+		})
 	return err
+}
+
+// readRouters reads what else leads traffic, where its kind exists. What may not be read becomes one
+// warning.
+func (s *State) readRouters(ctx context.Context, client kubernetes.Interface, namespace string) error {
+	var hidden []string
+	served := false // whether the API server knows the group
+	for i := range routerKinds {
+		k := &routerKinds[i]
+		if i == 0 || k.group != routerKinds[i-1].group {
+			err := client.Discovery().RESTClient().Get().AbsPath("apis", k.group).Do(ctx).Error()
+			if err != nil && !apierrors.IsNotFound(err) {
+				return fmt.Errorf("ask for %s: %w", k.group, err)
+			}
+			served = err == nil
+		}
+		if !served {
+			continue
+		}
+		for _, version := range k.versions {
+			l := list.Listing{Resource: list.Resource{APIVersion: k.group + "/" + version, Kind: k.kind, Plural: k.plural}}
+			if !k.everywhere {
+				l.Namespace = namespace
+			}
+			_, err := l.Each(ctx, client, func(raw []byte) error {
+				s.addRouter(raw, "")
+				return nil
+			})
+			switch {
+			case apierrors.IsNotFound(err):
+				continue // there is no such kind in this version
+			case apierrors.IsForbidden(err):
+				hidden = append(hidden, k.plural)
+			case err != nil:
+				return err
+			}
+			break
+		}
+	}
+	if len(hidden) > 0 {
+		s.Warnings = append(s.Warnings, strings.Join(hidden, ", ")+
+			" may not be read, so not all that leads traffic to pods is known")
+	}
+	return nil
 }
 
 func (s *State) readNamespaces(

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -112,7 +113,10 @@ type Workload struct {
 	// the containers; the budget comes last.
 	Defaults []Default `json:"defaults"`
 	Findings []Finding `json:"findings"`
-	Problems []string  `json:"problems,omitempty"`
+	// Paths are the ways that traffic takes to its pods, as far as they can be read, the one that
+	// needs the longest sleep first.
+	Paths    []Path   `json:"paths,omitempty"`
+	Problems []string `json:"problems,omitempty"`
 
 	object   *Object
 	missing  map[string]bool
@@ -196,12 +200,14 @@ type run struct {
 	objects map[place]*Object
 	pods    map[place][]*Pod
 	found   map[place]*Workload
+	routers *routers
 	report  *Report
 }
 
 // Run audits a state.
 func Run(s State, rules Rules) *Report {
 	r := &run{State: s, rules: rules, objects: map[place]*Object{}, pods: map[place][]*Pod{}, found: map[place]*Workload{},
+		routers: sortRouters(s.Routers),
 		report: &Report{Version: 1, Source: s.Source,
 			PodNames: map[string][]string{}, Workloads: []*Workload{}, Nodes: []Domain{}, Zones: []Domain{}, Drains: []Drain{},
 			Warnings: append([]string{}, s.Warnings...)}}
@@ -345,6 +351,7 @@ func (r *run) workload(o *Object, at place) {
 		w.Defaults = append(w.Defaults, entry)
 	}
 	r.compare(w, raw, kind, result.Decisions)
+	w.Paths = r.paths(o, pods, at.namespace)
 	for _, p := range result.Problems {
 		w.Problems = append(w.Problems, p.String())
 	}
@@ -370,6 +377,25 @@ func (r *run) floor(o *Object, replicas int) int {
 		}
 	}
 	return floor
+}
+
+// paths returns the ways of the traffic to the pods of a workload: by the labels of its template, or
+// of the first of its pods where nothing else is known of it.
+func (r *run) paths(o *Object, pods []*Pod, namespace string) []Path {
+	var pod Pod
+	switch { // what can't be read, the review says
+	case o != nil && o.Kind == "Pod":
+		pod, _ = NewPod(o.JSON)
+	case o != nil:
+		pod, _ = NewPod(o.podOf())
+	}
+	if len(pods) > 0 { // admission adds gates to pods
+		pod.Gates = append(pod.Gates, pods[0].Gates...)
+		if o == nil {
+			pod.Labels = pods[0].Labels
+		}
+	}
+	return r.routers.paths(namespace, pod.Labels, pod.Gates)
 }
 
 // request returns how a workload is reviewed, but for the object.
@@ -693,6 +719,9 @@ func (r *run) findings() {
 				w.find(missing(name), "")
 				injectable = injectable || name != policy.SettingDisruptionBudget
 			}
+		}
+		if seconds, ok := w.sleeps(); ok && len(w.Paths) > 0 && seconds < w.Paths[0].Seconds {
+			w.find(SleepTooShort, fmt.Sprintf("%d s of %d", seconds, w.Paths[0].Seconds))
 		}
 		if w.skips(patches.SkipProbeFailed) {
 			w.find(ProbeNeverSucceeds, "")

@@ -57,13 +57,13 @@ func TestTenantsSeeTheirNamespaceAndAreToldWhatTheyMayNotSee(t *testing.T) {
 		return json.Unmarshal([]byte(stdout), &r)
 	})
 	for _, want := range []string{"webhook configurations may not be listed", "nodes may not be read",
-		"PersistentVolumes may not be read"} {
+		"PersistentVolumes may not be read", "ingressclasses may not be read"} {
 		if !slices.ContainsFunc(r.Warnings, func(w string) bool { return strings.Contains(w, want) }) {
 			t.Errorf("no warning says %q: %q", want, r.Warnings)
 		}
 	}
-	if len(r.Warnings) != 3 {
-		t.Errorf("%d warnings, want 3: %q", len(r.Warnings), r.Warnings)
+	if len(r.Warnings) != 4 {
+		t.Errorf("%d warnings, want 4: %q", len(r.Warnings), r.Warnings)
 	}
 	all := audit(t, "-n", ns)
 	if len(r.Workloads) != 1 || len(all.Workloads) != 1 {

@@ -1,0 +1,370 @@
+package audit
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/labels"
+	kjson "sigs.k8s.io/json"
+
+	"github.com/evenkeel/evenkeel/patches"
+)
+
+// Means is a row of the table of what leads traffic to pods: how long a pod has to serve on after it
+// began to terminate, until no new connection is led to it any more.
+type Means struct {
+	// Name says what it is, and Sign how it is told from the others.
+	Name, Sign string
+	// Seconds is how long the sleep has to be.
+	Seconds int
+	// Why says where the time goes, Source who says so.
+	Why, Source string
+}
+
+// The rows that the objects of a cluster tell apart.
+var (
+	byNode = Means{"kube-proxy, or a CNI that replaces it; a load balancer whose targets are nodes",
+		"any Service, unless one of the others holds", 10,
+		"all nodes let go of an address within 4.5 s, within 6.8 s on a busy machine",
+		"[measured](../proof/README.md#the-sleep)"}
+	byWatch = Means{"an ingress controller, gateway or mesh in the cluster",
+		"an Ingress or a Gateway API route, unless one of the others holds", 10,
+		"it learns of an ending pod at the same time as kube-proxy", "[measured](../proof/README.md#the-sleep)"}
+	byName = Means{"clients that keep the addresses of a headless Service", "`clusterIP: None`", 10,
+		"as long as they keep them: the TTL of the cluster's DNS is 5 to 30 s, some clients never ask again",
+		"[CoreDNS](https://coredns.io/plugins/kubernetes/)"}
+	byNodeCheck = Means{"a load balancer that asks nodes whether they have a pod",
+		"type `LoadBalancer` with `externalTrafficPolicy: Local`", 30,
+		"a node is left after three failed checks, 8 s apart on GKE and 10 s on EKS",
+		"[GKE](https://github.com/kubernetes/ingress-gce/blob/master/pkg/healthchecksl4/healthchecksl4.go), " +
+			"[EKS](https://kubernetes-sigs.github.io/aws-load-balancer-controller/latest/guide/service/annotations/)"}
+	byALB = Means{"an AWS target group of pods",
+		"Ingress class `alb` with `alb.ingress.kubernetes.io/target-type: ip`; a TargetGroupBinding with `targetType: ip`; " +
+			"a readiness gate `target-health.elbv2.k8s.aws/`", 30,
+		"the controller and the load balancer take turns to learn of it; 5 s were not enough and 25 s were",
+		"[issue 1064](https://github.com/kubernetes-sigs/aws-load-balancer-controller/issues/1064)"}
+	byNLB = Means{"an AWS Network Load Balancer with pods as targets",
+		"annotation `service.beta.kubernetes.io/aws-load-balancer-nlb-target-type: ip`, type `nlb-ip`, or a " +
+			"TargetGroupBinding that such a Service or Gateway made", 120,
+		"new connections come for two minutes after the deregistration, whatever its delay",
+		"[issue 2366](https://github.com/kubernetes-sigs/aws-load-balancer-controller/issues/2366), " +
+			"[issue 470](https://github.com/aws/containers-roadmap/issues/470)"}
+	byNEG = Means{"a Google Cloud load balancer with network endpoint groups",
+		"annotation `cloud.google.com/neg`, Ingress class `gce`, a GatewayClass `gke-`, or a readiness gate " +
+			"`cloud.google.com/load-balancer-neg-ready`", 40,
+		"the endpoint is detached from its group first",
+		"[Google Cloud](https://cloud.google.com/knowledge/kb/502-503-errors-on-external-http-s-load-balancer-000006416)"}
+	byAGIC = Means{"an Azure Application Gateway",
+		"Ingress class `azure-application-gateway` or `azure/application-gateway`", 90,
+		"its backend pool is rewritten, which takes from a second to a few minutes",
+		"[Azure](https://azure.github.io/application-gateway-kubernetes-ingress/how-tos/" +
+			"minimize-downtime-during-deployments/)"}
+)
+
+// AllMeans returns the table.
+func AllMeans() []Means {
+	return []Means{byNode, byWatch, byName, byNodeCheck, byALB, byNEG, byAGIC, byNLB}
+}
+
+// Path is one way that traffic takes to the pods of a workload.
+type Path struct {
+	// Through are the objects, as in "Service web, Ingress shop (class alb)".
+	Through string `json:"through"`
+	// By is the Name of the Means at its end, and Seconds how long the sleep has to be for it.
+	By      string `json:"by"`
+	Seconds int    `json:"seconds"`
+}
+
+// Router is an object that leads traffic to pods, or that says who does: a Service, an Ingress, a
+// route of the Gateway API, a TargetGroupBinding, and Gateways and classes. It has the fields of all
+// of them, whose names mean the same wherever they occur.
+type Router struct {
+	Kind     string `json:"kind"`
+	Metadata struct {
+		Name        string            `json:"name"`
+		Namespace   string            `json:"namespace"`
+		Labels      map[string]string `json:"labels"`
+		Annotations map[string]string `json:"annotations"`
+	} `json:"metadata"`
+	Spec struct {
+		// Of a Service.
+		Type                  string            `json:"type"`
+		ClusterIP             string            `json:"clusterIP"`
+		ExternalTrafficPolicy string            `json:"externalTrafficPolicy"`
+		Selector              map[string]string `json:"selector"`
+		// Of an Ingress.
+		IngressClassName string         `json:"ingressClassName"`
+		DefaultBackend   ingressBackend `json:"defaultBackend"`
+		// Of an Ingress and of a route.
+		Rules []struct {
+			HTTP struct {
+				Paths []struct {
+					Backend ingressBackend `json:"backend"`
+				} `json:"paths"`
+			} `json:"http"`
+			BackendRefs []reference `json:"backendRefs"`
+		} `json:"rules"`
+		// Of a route.
+		ParentRefs []reference `json:"parentRefs"`
+		// Of a TargetGroupBinding.
+		TargetType string    `json:"targetType"`
+		ServiceRef reference `json:"serviceRef"`
+		// Of a Gateway and of the classes.
+		GatewayClassName string `json:"gatewayClassName"`
+		Controller       string `json:"controller"`
+		ControllerName   string `json:"controllerName"`
+	} `json:"spec"`
+}
+
+type ingressBackend struct {
+	Service reference `json:"service"`
+}
+
+// reference names another object. Where a kind is missing, it is the one that the API takes.
+type reference struct {
+	Kind      string `json:"kind"`
+	Name      string `json:"name"`
+	Namespace string `json:"namespace"`
+}
+
+// routerKinds are what may lead traffic beside Services, in the versions that have what is read, the
+// newest first. Gateways are often in a namespace of their own; classes are in none.
+var routerKinds = [...]struct {
+	group, kind, plural string
+	versions            []string
+	everywhere          bool
+}{
+	{"networking.k8s.io", "IngressClass", "ingressclasses", []string{"v1"}, true},
+	{"networking.k8s.io", "Ingress", "ingresses", []string{"v1"}, false},
+	{gatewayAPI, "GatewayClass", "gatewayclasses", []string{"v1", "v1beta1"}, true},
+	{gatewayAPI, "Gateway", "gateways", []string{"v1", "v1beta1"}, true},
+	{gatewayAPI, "HTTPRoute", "httproutes", []string{"v1", "v1beta1"}, false},
+	{gatewayAPI, "GRPCRoute", "grpcroutes", []string{"v1", "v1alpha2"}, false},
+	{gatewayAPI, "TLSRoute", "tlsroutes", []string{"v1", "v1alpha3", "v1alpha2"}, false},
+	{gatewayAPI, "TCPRoute", "tcproutes", []string{"v1", "v1alpha2"}, false},
+	{gatewayAPI, "UDPRoute", "udproutes", []string{"v1", "v1alpha2"}, false},
+	{"elbv2.k8s.aws", "TargetGroupBinding", "targetgroupbindings", []string{"v1beta1"}, false},
+}
+
+const gatewayAPI = "gateway.networking.k8s.io"
+
+// isRouter reports whether a kind is one of routerKinds.
+func isRouter(apiVersion, kind string) bool {
+	group, _, _ := strings.Cut(apiVersion, "/")
+	for i := range routerKinds {
+		if routerKinds[i].group == group && routerKinds[i].kind == kind {
+			return true
+		}
+	}
+	return false
+}
+
+// addRouter adds an object that leads traffic. namespace is that of objects that name none. One that
+// can't be read leads nowhere.
+func (s *State) addRouter(raw []byte, namespace string) {
+	var r Router
+	if kjson.UnmarshalCaseSensitivePreserveInts(raw, &r) == nil {
+		r.Metadata.Namespace = cmp.Or(r.Metadata.Namespace, namespace)
+		s.Routers = append(s.Routers, r)
+	}
+}
+
+// leadsTo reports whether the object leads to a Service.
+func (r *Router) leadsTo(s *Router) bool {
+	to := func(ref reference) bool {
+		return ref.Name == s.Metadata.Name && (ref.Kind == "" || ref.Kind == kindService) &&
+			cmp.Or(ref.Namespace, r.Metadata.Namespace) == s.Metadata.Namespace
+	}
+	found := to(r.Spec.DefaultBackend.Service) || to(r.Spec.ServiceRef)
+	for _, rule := range r.Spec.Rules {
+		found = found || slices.ContainsFunc(rule.BackendRefs, to)
+		for _, p := range rule.HTTP.Paths {
+			found = found || to(p.Backend.Service)
+		}
+	}
+	return found
+}
+
+// routers are objects that lead traffic, by what is asked of them.
+type routers struct {
+	services map[string][]*Router // by namespace
+	leaders  []*Router            // Ingresses, routes and TargetGroupBindings
+	gateways map[string]string    // class by namespace/name
+	// controllers are those of the classes, by kind/name.
+	controllers map[string]string
+}
+
+func sortRouters(all []Router) *routers {
+	r := &routers{services: map[string][]*Router{}, gateways: map[string]string{}, controllers: map[string]string{}}
+	for i := range all {
+		o := &all[i]
+		switch o.Kind {
+		case kindService:
+			r.services[o.Metadata.Namespace] = append(r.services[o.Metadata.Namespace], o)
+		case "IngressClass", "GatewayClass":
+			r.controllers[o.Kind+"/"+o.Metadata.Name] = o.Spec.Controller + o.Spec.ControllerName
+		case "Gateway":
+			r.gateways[o.Metadata.Namespace+"/"+o.Metadata.Name] = o.Spec.GatewayClassName
+		default:
+			r.leaders = append(r.leaders, o)
+		}
+	}
+	return r
+}
+
+// paths returns the ways to pods of a namespace with these labels and readiness gates, the one that
+// needs the longest sleep first. A readiness gate of a cloud's controller shows that a load balancer
+// has the pods as its targets, whatever leads to them.
+func (r *routers) paths(namespace string, pod map[string]string, gates []string) []Path {
+	var paths []Path
+	add := func(through string, m Means) { paths = append(paths, Path{through, m.Name, m.Seconds}) }
+	for _, s := range r.services[namespace] {
+		if len(s.Spec.Selector) == 0 || !labels.SelectorFromSet(s.Spec.Selector).Matches(labels.Set(pod)) {
+			continue
+		}
+		service, means := s.service()
+		add(service, means)
+		for _, l := range r.leaders {
+			if l.leadsTo(s) {
+				through, means := r.leader(l, s)
+				add(service+", "+through, means)
+			}
+		}
+	}
+	for _, g := range gates {
+		switch {
+		case strings.HasPrefix(g, "target-health.elbv2.k8s.aws/"), strings.HasPrefix(g, "target-health.alb.ingress.k8s.aws/"):
+			add("readiness gate "+g, byALB)
+		case g == "cloud.google.com/load-balancer-neg-ready":
+			add("readiness gate "+g, byNEG)
+		}
+	}
+	slices.SortStableFunc(paths, func(a, b Path) int {
+		return cmp.Or(-cmp.Compare(a.Seconds, b.Seconds), cmp.Compare(a.Through, b.Through))
+	})
+	return slices.Compact(paths)
+}
+
+const awsService = "service.beta.kubernetes.io/aws-load-balancer-"
+
+// service names a Service, and says how it leads to pods.
+//
+//	type         | annotations or policy         | means
+//	any          | cloud.google.com/neg          | byNEG
+//	LoadBalancer | NLB with target type ip       | byNLB
+//	LoadBalancer | externalTrafficPolicy: Local  | byNodeCheck
+//	LoadBalancer |                               | byNode
+//	any other    | clusterIP: None               | byName
+//	any other    |                               | byNode
+func (r *Router) service() (string, Means) {
+	spec, notes := &r.Spec, r.Metadata.Annotations
+	kind := cmp.Or(spec.Type, "ClusterIP")
+	means := byNode
+	switch {
+	case strings.Contains(notes["cloud.google.com/neg"], "true"), strings.Contains(notes["cloud.google.com/neg"], "exposed_ports"):
+		kind, means = kind+", cloud.google.com/neg", byNEG
+	case spec.Type != "LoadBalancer":
+		if spec.ClusterIP == "None" {
+			kind, means = "headless", byName
+		}
+	case notes[awsService+"nlb-target-type"] == "ip", notes[awsService+"type"] == "nlb-ip":
+		kind, means = kind+", NLB with target type ip", byNLB
+	case spec.ExternalTrafficPolicy == "Local":
+		kind, means = kind+", externalTrafficPolicy Local", byNodeCheck
+	}
+	return fmt.Sprintf("Service %s (%s)", r.Metadata.Name, kind), means
+}
+
+// leader names an Ingress, a route or a TargetGroupBinding, and says how it leads to the pods of a
+// Service. What is not known leads to them as something that watches endpoints does.
+func (r *routers) leader(l, s *Router) (string, Means) {
+	name := l.Kind + " " + l.Metadata.Name
+	switch l.Kind {
+	case "TargetGroupBinding":
+		switch made := strings.Join(slices.Sorted(maps.Keys(l.Metadata.Labels)), " "); {
+		case l.Spec.TargetType != "ip":
+			return name, byNode
+		case strings.Contains(made, "service.k8s.aws/"), strings.Contains(made, "gateway.k8s.aws.nlb/"):
+			return name, byNLB
+		}
+		return name, byALB
+	case "Ingress":
+		class := cmp.Or(l.Spec.IngressClassName, l.Metadata.Annotations["kubernetes.io/ingress.class"])
+		if class != "" {
+			name += " (class " + class + ")"
+		}
+		const target = "alb.ingress.kubernetes.io/target-type"
+		switch controller := cmp.Or(r.controllers["IngressClass/"+class], class); controller {
+		case "ingress.k8s.aws/alb", "eks.amazonaws.com/alb", "alb":
+			if cmp.Or(s.Metadata.Annotations[target], l.Metadata.Annotations[target]) == "ip" {
+				return name, byALB
+			}
+			return name, byNode // the controller's default is to have nodes as targets
+		case "azure/application-gateway", "azure-application-gateway":
+			return name, byAGIC
+		case "gce", "gce-internal":
+			return name, byNEG
+		}
+		return name, byWatch
+	}
+	for _, p := range l.Spec.ParentRefs {
+		class := r.gateways[cmp.Or(p.Namespace, l.Metadata.Namespace)+"/"+p.Name]
+		if p.Kind != "" && p.Kind != "Gateway" || class == "" {
+			continue
+		}
+		name += fmt.Sprintf(" (Gateway %s, class %s)", p.Name, class)
+		if strings.HasPrefix(class, "gke-") || r.controllers["GatewayClass/"+class] == "networking.gke.io/gateway" {
+			return name, byNEG
+		}
+	}
+	return name, byWatch
+}
+
+// sleeps returns the longest sleep of the containers, in seconds: the one that is wanted or, where
+// none is or somebody else wrote the hook, the one that stands. It is false for no sleep, and for a
+// hook that does something else, of which nothing can be said.
+func (w *Workload) sleeps() (int, bool) {
+	longest, found := 0, false
+	for _, d := range w.Defaults {
+		if d.Default != patches.DefaultPreStopSleep || d.Container == "" {
+			continue
+		}
+		seconds, ok := sleepIn(cmp.Or(d.Wanted, d.Standing))
+		if found = found || ok; ok {
+			longest = max(longest, seconds)
+		}
+	}
+	return longest, found
+}
+
+// sleepIn reads a sleep of evenkeel's, as in "sleep 10 s", or a hook's JSON.
+func sleepIn(text string) (int, bool) {
+	var hook struct {
+		Sleep struct {
+			Seconds int `json:"seconds"`
+		} `json:"sleep"`
+		Exec struct {
+			Command []string `json:"command"`
+		} `json:"exec"`
+	}
+	if rest, ok := strings.CutPrefix(text, "sleep "); ok {
+		seconds, err := strconv.Atoi(strings.TrimSuffix(rest, " s"))
+		return seconds, err == nil
+	}
+	if kjson.UnmarshalCaseSensitivePreserveInts([]byte(text), &hook) != nil {
+		return 0, false
+	}
+	if hook.Sleep.Seconds > 0 {
+		return hook.Sleep.Seconds, true
+	}
+	command := strings.Fields(strings.Join(hook.Exec.Command, " "))
+	if i := slices.Index(command, "sleep"); i >= 0 && i+1 < len(command) {
+		seconds, err := strconv.Atoi(strings.TrimRight(command[i+1], "s;"))
+		return seconds, err == nil
+	}
+	return 0, false
+}
