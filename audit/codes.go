@@ -72,7 +72,8 @@ var explanations = [...]Explanation{
 		"so the pod does not come back while its node is drained.",
 		"Give it a second node that fits, or a volume that can be used on more than one."},
 	{SingleReplica, "It may run as one replica, so every update, drain and lost node interrupts it.",
-		"Run at least two replicas, or set minReplicas of its HorizontalPodAutoscaler to two."},
+		"Run at least two replicas, or set minReplicas of its HorizontalPodAutoscaler to two. For a Deployment that can't, " +
+			"evenkeel.dev/drain=surge at least lets a drain wait for the next pod."},
 	{SleepTooShort, "Its preStop sleep is shorter than the time for which traffic is still led to pods that terminate.",
 		"Ask for a longer sleep with the annotation evenkeel.dev/pre-stop-sleep; evenkeel explain says how long. " +
 			"--max-pre-stop-sleep bounds it, and so does a grace period that somebody wrote."},
