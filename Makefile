@@ -17,7 +17,7 @@ MODULES := $(UNIT_MODULES) examples/recycle e2e/validation e2e/bench e2e
 
 # What the tests run beside Go, as COMMAND:PACKAGE of Debian. Installed where it is missing and we are root.
 PROGRAMS := gcc:gcc git:git openssl:openssl curl:curl wrk:wrk h2load:nghttp2-client nginx:nginx-light promtool:prometheus \
-	xmllint:libxml2-utils
+	xmllint:libxml2-utils chromium-headless-shell:chromium-headless-shell pdftotext:poppler-utils
 
 # What real nodes are made of: Linux, and for root only.
 NODE_PROGRAMS := containerd:containerd runc:runc /usr/lib/cni/bridge:containernetworking-plugins iptables:iptables \

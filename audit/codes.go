@@ -126,6 +126,11 @@ func Found(asked []string, counts map[Code]int) []string {
 	return found
 }
 
+// position is how pressing a code is: its place in explanations.
+func position(c Code) int {
+	return slices.IndexFunc(explanations[:], func(e Explanation) bool { return e.Code == c })
+}
+
 // Explain returns the row of the table for code c.
 func (c Code) Explain() Explanation {
 	for _, e := range explanations {

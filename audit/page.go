@@ -2,7 +2,10 @@ package audit
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,7 +29,43 @@ type pageRow struct {
 	Name, Source, Ready string
 	States, Findings    []tag
 	Problems            []string
+
+	severity severity
+	worst    int // index of its first finding in explanations
 }
+
+// severity groups the workloads of the page, the most pressing first.
+type severity int
+
+const (
+	severityBad severity = iota
+	severityWarn
+	severityMissing
+	severityNone
+)
+
+// severities are the titles of the groups.
+var severities = [...]string{severityBad: "Act now", severityWarn: "Look at", severityMissing: "Lack a default",
+	severityNone: "Nothing found"}
+
+// group is the workloads of one severity.
+type group struct {
+	Title string
+	Open  bool
+	Rows  []pageRow
+}
+
+// mostOpen is up to how many rows a group is shown unfolded.
+const mostOpen = 200
+
+// step is what to do next, for which workloads or namespaces, and why.
+type step struct {
+	Do, Why string
+	For     []string
+}
+
+// mostSteps is how many steps the page names: more is no help to somebody who has to begin somewhere.
+const mostSteps = 3
 
 // coverage is how many workloads have a default.
 type coverage struct {
@@ -46,12 +85,14 @@ type blocked struct {
 type page struct {
 	*Report
 	Headline, Time, Scope string
+	OptedIn               string
+	Steps                 []step
 	Offline               bool
 	Figures               []figure
 	BlockedOffline        []blocked
 	Singles               []string
 	Coverage              []coverage
-	Rows                  []pageRow
+	Groups                []group
 	Legend                []tag
 }
 
@@ -88,6 +129,7 @@ func Page(r *Report, now time.Time) ([]byte, error) {
 	}
 	p.Figures = append(p.Figures, lacking)
 	p.fill()
+	p.next()
 	var b bytes.Buffer
 	if err := p.markup().Render(&b); err != nil {
 		return nil, fmt.Errorf("write page: %w", err)
@@ -123,9 +165,13 @@ func (p *page) fill() {
 		p.Coverage = append(p.Coverage, coverage{Text: titles[i]})
 	}
 	occurs := map[string]bool{}
+	var rows []pageRow
 	for _, w := range p.Workloads {
 		cells := Table{}.row(w)
-		row := pageRow{Name: w.ID(), Source: w.Source, Ready: cells[1].Text, Problems: w.Problems}
+		row := pageRow{Name: w.ID(), Source: w.Source, Ready: cells[1].Text, Problems: w.Problems, severity: severityNone}
+		if len(w.Findings) > 0 {
+			row.severity, row.worst = severityMissing, position(w.Findings[0].Code)
+		}
 		for i, name := range names {
 			c := stateCell(w, name)
 			t := tag{Text: c.Text}
@@ -152,9 +198,10 @@ func (p *page) fill() {
 			if f.Object != "" {
 				t.Text += " " + f.Object
 			}
+			row.severity = min(row.severity, severityWarn)
 			switch f.Code {
 			case NoneReady, OneNode, OneZone, DrainBlocked, BudgetsOverlap:
-				t.Class = "bad"
+				t.Class, row.severity = "bad", severityBad
 			}
 			row.Findings = append(row.Findings, t)
 			switch {
@@ -164,7 +211,22 @@ func (p *page) fill() {
 				p.BlockedOffline = append(p.BlockedOffline, blocked{f.Code, f.Object, w.ID()})
 			}
 		}
-		p.Rows = append(p.Rows, row)
+		rows = append(rows, row)
+	}
+	slices.SortStableFunc(rows, func(a, b pageRow) int {
+		return cmp.Or(cmp.Compare(a.severity, b.severity), cmp.Compare(a.worst, b.worst))
+	})
+	for i, title := range severities {
+		g := group{Title: title}
+		for _, row := range rows {
+			if row.severity == severity(i) {
+				g.Rows = append(g.Rows, row)
+			}
+		}
+		if len(g.Rows) > 0 {
+			g.Open = i != int(severityNone) && len(g.Rows) <= mostOpen
+			p.Groups = append(p.Groups, g)
+		}
 	}
 	for i := range p.Coverage {
 		c := &p.Coverage[i]
@@ -182,6 +244,54 @@ func (p *page) fill() {
 			p.Legend = append(p.Legend, tag{Text: code, Title: skipText(code)})
 		}
 	}
+}
+
+// next says what is opted in and what to do next: about the most pressing finding of each workload, and then to get
+// what evenkeel adds.
+func (p *page) next() {
+	namespaces, optedIn, lacking := map[string]bool{}, map[string]bool{}, map[string]bool{}
+	for _, w := range p.Workloads {
+		namespaces[w.Namespace] = true
+		switch {
+		case w.OptedIn:
+			optedIn[w.Namespace] = true
+		case len(w.missing) > 0:
+			lacking[w.Namespace] = true
+		}
+	}
+	if !p.Offline && len(namespaces) > 0 {
+		p.OptedIn = fmt.Sprintf("Opted in: %d of %s", len(optedIn), words.Count(len(namespaces), "namespace"))
+		if len(optedIn) > 0 {
+			p.OptedIn += " (" + few(slices.Sorted(maps.Keys(optedIn))) + ")"
+		}
+		p.OptedIn += "."
+	}
+	named := map[*Workload]bool{}
+	for _, e := range explanations {
+		var anew []string
+		for _, w := range p.Workloads {
+			if !named[w] && !strings.HasPrefix(string(e.Code), "missing-") &&
+				slices.ContainsFunc(w.Findings, func(f Finding) bool { return f.Code == e.Code }) {
+				anew, named[w] = append(anew, w.ID()), true
+			}
+		}
+		if len(anew) > 0 {
+			p.Steps = append(p.Steps, step{Do: e.Advice, For: anew,
+				Why: fmt.Sprintf("%s, %s: %s", e.Code, words.Count(len(anew), "workload"), e.Text)})
+		}
+	}
+	if len(lacking) > 0 {
+		names := slices.Sorted(maps.Keys(lacking))
+		s := step{Do: "Opt in: kubectl label namespace " + names[0] + " " + policy.InjectLabel + "=" + policy.Enabled,
+			For: names,
+			Why: "These namespaces have workloads that lack a default and don’t get any."}
+		if p.Offline {
+			s = step{Do: "Add what is missing: evenkeel inject --write FILE, or opt the namespace in.",
+				Why: words.Count(p.Summary.Workloads-p.Summary.Complete, "workload") + " would get a default."}
+		}
+		p.Steps = append(p.Steps[:min(len(p.Steps), mostSteps-1)], s)
+	}
+	p.Steps = p.Steps[:min(len(p.Steps), mostSteps)]
 }
 
 // details says what would be added, or who added what there is.

@@ -736,10 +736,7 @@ func (r *run) findings() {
 			s.Complete++
 		}
 		slices.SortStableFunc(w.Findings, func(a, b Finding) int {
-			index := func(f Finding) int {
-				return slices.IndexFunc(explanations[:], func(e Explanation) bool { return e.Code == f.Code })
-			}
-			return cmp.Or(cmp.Compare(index(a), index(b)), cmp.Compare(a.Object, b.Object))
+			return cmp.Or(cmp.Compare(position(a.Code), position(b.Code)), cmp.Compare(a.Object, b.Object))
 		})
 		seen := map[Code]bool{}
 		for _, f := range w.Findings {
