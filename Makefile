@@ -17,7 +17,8 @@ MODULES := $(UNIT_MODULES) examples/recycle e2e/validation e2e/bench e2e
 
 # What the tests run beside Go, as COMMAND:PACKAGE of Debian. Installed where it is missing and we are root.
 PROGRAMS := gcc:gcc git:git openssl:openssl curl:curl wrk:wrk h2load:nghttp2-client nginx:nginx-light promtool:prometheus \
-	xmllint:libxml2-utils chromium-headless-shell:chromium-headless-shell pdftotext:poppler-utils
+	xmllint:libxml2-utils chromium-headless-shell:chromium-headless-shell pdftotext:poppler-utils \
+	zip:zip
 
 # What real nodes are made of: Linux, and for root only.
 NODE_PROGRAMS := containerd:containerd runc:runc /usr/lib/cni/bridge:containernetworking-plugins iptables:iptables \
@@ -238,18 +239,23 @@ dist: $(HELM) $(KUBECTL) ## Write all of a release to dist/: make dist VERSION=v
 	cp LICENSE "$$stage"
 	for platform in $(PLATFORMS); do
 		os=$${platform%/*} arch=$${platform#*/} program=evenkeel
-		name="evenkeel-$$os-$$arch"
-		if [ "$$os" = windows ]; then program=evenkeel.exe; fi
+		name="evenkeel-$$os-$$arch" archive="evenkeel-$$os-$$arch.tar.gz"
+		if [ "$$os" = windows ]; then program=evenkeel.exe archive="$$name.zip"; fi
 		if [ "$$os" = linux ]; then
 			(cd e2e && go run ./image/evenkeel -arch "$$arch" -name "$(IMAGE):$(VERSION)" -version "$(VERSION)" -commit "$(COMMIT)" \
 				-o "$$dist/evenkeel-image-$$arch.tar" -program "$$stage/$$program" -sbom "$$dist/$$name.cdx.json")
 		else
 			CGO_ENABLED=0 GOOS="$$os" GOARCH="$$arch" go build -trimpath -buildvcs=false -ldflags "-buildid= $(LDFLAGS)" -o "$$stage/$$program" .
 		fi
-		tar --sort=name --owner=0 --group=0 --numeric-owner --mode=go+rX,go-w --mtime=@0 -C "$$stage" -c "$$program" LICENSE | gzip -n > "$$dist/$$name.tar.gz"
-		sum=$$(sha256sum < "$$dist/$$name.tar.gz")
+		if [ "$$os" = windows ]; then # what a zip knows of time begins in 1980
+			chmod 755 "$$stage/$$program" && chmod 644 "$$stage/LICENSE"
+			(cd "$$stage" && TZ=UTC touch -d 1980-01-01 "$$program" LICENSE && TZ=UTC zip -qX "$$dist/$$archive" "$$program" LICENSE)
+		else
+			tar --sort=name --owner=0 --group=0 --numeric-owner --mode=go+rX,go-w --mtime=@0 -C "$$stage" -c "$$program" LICENSE | gzip -n > "$$dist/$$archive"
+		fi
+		sum=$$(sha256sum < "$$dist/$$archive")
 		printf '    - selector:\n        matchLabels: {os: %s, arch: %s}\n      uri: %s\n      sha256: %s\n      bin: %s\n' "$$os" "$$arch" \
-			"$(REPOSITORY)/releases/download/$(VERSION)/$$name.tar.gz" "$${sum%% *}" "$$program" >> "$$stage/platforms"
+			"$(REPOSITORY)/releases/download/$(VERSION)/$$archive" "$${sum%% *}" "$$program" >> "$$stage/platforms"
 	done
 	sed 's|VERSION|$(VERSION)|; s|REPOSITORY|$(REPOSITORY)|' deploy/krew/evenkeel.yaml | cat - "$$stage/platforms" > "$$dist/krew.yaml"
 	cp -r deploy "$$stage"

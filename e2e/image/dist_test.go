@@ -2,6 +2,7 @@ package image
 
 import (
 	"archive/tar"
+	"archive/zip"
 	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
@@ -17,6 +18,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"sigs.k8s.io/yaml"
 
@@ -24,12 +26,16 @@ import (
 	"github.com/evenkeel/evenkeel/e2e/installation"
 )
 
-var platforms = flag.String("platforms", "linux/"+runtime.GOARCH,
-	"what make dist builds programs for, as OS/ARCH, with spaces between; default is Linux on this machine's architecture")
+var platforms = flag.String("platforms", "linux/"+runtime.GOARCH+" windows/"+runtime.GOARCH,
+	"what make dist builds programs for, as OS/ARCH, with spaces between; default is an archive of each kind for this "+
+		"machine's architecture")
 
-// unpacked returns the files of a tar.gz, and fails where one has an owner or a time.
+// unpacked returns the files of a tar.gz or zip, and fails where one has an owner or a time.
 func unpacked(t *testing.T, path string) map[string][]byte {
 	t.Helper()
+	if strings.HasSuffix(path, ".zip") {
+		return unzipped(t, path)
+	}
 	raw, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -54,6 +60,30 @@ func unpacked(t *testing.T, path string) map[string][]byte {
 			t.Errorf("%s: %s is of %q at %s", path, header.Name, header.Uname, header.ModTime)
 		}
 	}
+}
+
+// unzipped is unpacked for a zip, whose time begins in 1980.
+func unzipped(t *testing.T, path string) map[string][]byte {
+	t.Helper()
+	archive, err := zip.OpenReader(path)
+	if err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	defer func() { _ = archive.Close() }()
+	files := map[string][]byte{}
+	for _, f := range archive.File {
+		content, err := f.Open()
+		if err == nil {
+			files[f.Name], err = io.ReadAll(content)
+		}
+		if err != nil {
+			t.Fatalf("%s: %s: %v", path, f.Name, err)
+		}
+		if !f.Modified.Equal(time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)) || len(f.Extra) > 0 {
+			t.Errorf("%s: %s is of %s, with %d bytes of owner and the like", path, f.Name, f.Modified, len(f.Extra))
+		}
+	}
+	return files
 }
 
 // TestEveryArtifactOfAReleaseIsWhole makes a release for -platforms and opens each of its files.
@@ -116,16 +146,19 @@ func TestEveryArtifactOfAReleaseIsWhole(t *testing.T) {
 	}
 	for i, platform := range want {
 		system, arch, _ := strings.Cut(platform, "/")
-		name := fmt.Sprintf("evenkeel-%s-%s", system, arch)
+		archive := fmt.Sprintf("evenkeel-%s-%s.tar.gz", system, arch)
+		if system == "windows" {
+			archive = fmt.Sprintf("evenkeel-%s-%s.zip", system, arch)
+		}
 		p := krew.Spec.Platforms[i]
 		if p.Selector.MatchLabels["os"] != system || p.Selector.MatchLabels["arch"] != arch ||
-			p.Sha256 != sums[name+".tar.gz"] || p.URI != repository+"/releases/download/"+version+"/"+name+".tar.gz" {
+			p.Sha256 != sums[archive] || p.URI != repository+"/releases/download/"+version+"/"+archive {
 			t.Errorf("krew.yaml says %+v of %s", p, platform)
 		}
-		files := unpacked(t, filepath.Join(dist, name+".tar.gz"))
+		files := unpacked(t, filepath.Join(dist, archive))
 		begins := map[string]string{"linux": "\x7fELF", "darwin": "\xcf\xfa\xed\xfe", "windows": "MZ"}[system]
 		if len(files) != 2 || len(files["LICENSE"]) == 0 || !bytes.HasPrefix(files[p.Bin], []byte(begins)) {
-			t.Errorf("%s.tar.gz doesn't hold %s and LICENSE alone", name, p.Bin)
+			t.Errorf("%s doesn't hold %s and LICENSE alone", archive, p.Bin)
 		}
 		if system == "linux" {
 			linux(t, dist, arch, files[p.Bin])
