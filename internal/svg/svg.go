@@ -32,6 +32,13 @@ func (d *Drawing) Line(x1, y1, x2, y2 float64, style string) {
 	fmt.Fprintf(&d.text, `<line x1="%.1f" y1="%.1f" x2="%.1f" y2="%.1f" %s/>`+"\n", x1, y1, x2, y2, style)
 }
 
+// Hatch defines a hatched fill, which differs from every plain one without its colour. Box calls it url(#name).
+func (d *Drawing) Hatch(name, colour string) {
+	fmt.Fprintf(&d.text, `<defs><pattern id="%s" width="5" height="5" patternUnits="userSpaceOnUse" `+
+		`patternTransform="rotate(45)"><rect width="5" height="5" fill="%s"/><rect width="1.4" height="5" fill="#fff"/>`+
+		"</pattern></defs>\n", name, colour)
+}
+
 // Box fills a rectangle.
 func (d *Drawing) Box(x, y, width, height float64, fill string) {
 	fmt.Fprintf(&d.text, `<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="%s"/>`+"\n", x, y, width, height, fill)

@@ -369,6 +369,9 @@ func TestTheReportIsWellFormed(t *testing.T) {
 		if strings.Contains(string(content), "NaN") || strings.Contains(string(content), "Inf") {
 			t.Errorf("%s has a number that is none", name)
 		}
+		if name == "proof-1a.svg" && strings.Count(string(content), `fill="url(#failed)"`) < 2 {
+			t.Errorf("%s doesn't hatch failures", name)
+		}
 	}
 	if table := r.Markdown(); !strings.Contains(table, "| 4 of 10 | **2** of 8 | 0 | 0 | 0 |") ||
 		!strings.Contains(table, "1 of the runs") {

@@ -18,6 +18,7 @@ const (
 	fineColour = "#8fb4d9"
 	newColour  = "#e6a157"
 	failColour = "#d62728"
+	failFill   = "url(#failed)" // hatched, for who doesn't see red
 
 	goodColour  = "#2e7d4f" // nothing failed
 	namedColour = "#b26a00" // nothing but what an exception names
@@ -29,7 +30,7 @@ func phaseColour(p Phase) string {
 		Stopped: "#b9b9b9"}[p]
 }
 
-// timeline draws one run: for each side the requests per second with the failures in red, and below
+// timeline draws one run: for each side the requests per second with the failures hatched in red, and below
 // them the phases of the pods.
 func timeline(o *Outcome) string {
 	lives := map[string][]PodLife{}
@@ -43,6 +44,7 @@ func timeline(o *Outcome) string {
 		height += 52 + barHeight + float64(len(lives[side]))*lane + groupGap*float64(len(groups(lives[side]))) + 34
 	}
 	d := svg.New(plotWidth, height)
+	d.Hatch("failed", failColour)
 	d.Text(plotLeft, 22, "start", ` font-size="16" font-weight="bold"`, o.Scenario.Title)
 	legend(d, 42)
 
@@ -63,7 +65,7 @@ func timeline(o *Outcome) string {
 func legend(d *svg.Drawing, y float64) {
 	x := float64(plotLeft)
 	for _, entry := range []struct{ colour, text string }{
-		{fineColour, "requests answered"}, {newColour, "by new pods"}, {failColour, "failed"},
+		{fineColour, "requests answered"}, {newColour, "by new pods"}, {failFill, "failed"},
 		{phaseColour(Pending), "pod pending"}, {phaseColour(Starting), "running, not ready"},
 		{phaseColour(Ready), "ready"}, {phaseColour(Terminating), "terminating"}, {phaseColour(Stopped), "stopped"},
 	} {
@@ -158,7 +160,7 @@ func (o *Outcome) panel(d *svg.Drawing, side string, y, lane, scale float64, r r
 			d.Box(from, bottom-fresh, max(to-from-0.6, 0.4), fresh, newColour)
 		}
 		if failed > 0 {
-			d.Box(from, bottom-fine-failed, max(to-from-0.6, 0.4), failed, failColour)
+			d.Box(from, bottom-fine-failed, max(to-from-0.6, 0.4), failed, failFill)
 		}
 	}
 	d.Line(plotLeft, bottom, plotWidth-plotRight, bottom, axisStyle)
