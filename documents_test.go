@@ -21,6 +21,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/evenkeel/evenkeel/audit"
+	way "github.com/evenkeel/evenkeel/internal/path"
 )
 
 // contentOf returns the text of a file.
@@ -145,7 +146,7 @@ func TestTheDocumentsHaveEveryCode(t *testing.T) {
 
 func TestTheTableOfSleepsIsTheOneOfTheCode(t *testing.T) {
 	table := "| in front of the pods | how it is told | sleep | why | source |\n|---|---|--:|---|---|\n"
-	for _, m := range audit.AllMeans() {
+	for _, m := range way.All() {
 		table += fmt.Sprintf("| %s | %s | %d s | %s | %s |\n", m.Name, m.Sign, m.Seconds, m.Why, m.Source)
 	}
 	generated(t, "docs/concepts/stop.md", "sleeps", table)

@@ -11,64 +11,9 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	kjson "sigs.k8s.io/json"
 
+	"github.com/evenkeel/evenkeel/internal/path"
 	"github.com/evenkeel/evenkeel/patches"
 )
-
-// Means is a row of the table of what leads traffic to pods: how long a pod has to serve on after it
-// began to terminate, until no new connection is led to it any more.
-type Means struct {
-	// Name says what it is, and Sign how it is told from the others.
-	Name, Sign string
-	// Seconds is how long the sleep has to be.
-	Seconds int
-	// Why says where the time goes, Source who says so.
-	Why, Source string
-}
-
-// The rows that the objects of a cluster tell apart.
-var (
-	byNode = Means{"kube-proxy, or a CNI that replaces it; a load balancer whose targets are nodes",
-		"any Service, unless one of the others holds", 10,
-		"all nodes let go of an address within 4.5 s, within 6.8 s on a busy machine",
-		"[measured](../proof/README.md#the-sleep)"}
-	byWatch = Means{"an ingress controller, gateway or mesh in the cluster",
-		"an Ingress or a Gateway API route, unless one of the others holds", 10,
-		"it learns of an ending pod at the same time as kube-proxy", "[measured](../proof/README.md#the-sleep)"}
-	byName = Means{"clients that keep the addresses of a headless Service", "`clusterIP: None`", 10,
-		"as long as they keep them: the TTL of the cluster's DNS is 5 to 30 s, some clients never ask again",
-		"[CoreDNS](https://coredns.io/plugins/kubernetes/)"}
-	byNodeCheck = Means{"a load balancer that asks nodes whether they have a pod",
-		"type `LoadBalancer` with `externalTrafficPolicy: Local`", 30,
-		"a node is left after three failed checks, 8 s apart on GKE and 10 s on EKS",
-		"[GKE](https://github.com/kubernetes/ingress-gce/blob/master/pkg/healthchecksl4/healthchecksl4.go), " +
-			"[EKS](https://kubernetes-sigs.github.io/aws-load-balancer-controller/latest/guide/service/annotations/)"}
-	byALB = Means{"an AWS target group of pods",
-		"Ingress class `alb` with `alb.ingress.kubernetes.io/target-type: ip`; a TargetGroupBinding with `targetType: ip`; " +
-			"a readiness gate `target-health.elbv2.k8s.aws/`", 30,
-		"the controller and the load balancer take turns to learn of it; 5 s were not enough and 25 s were",
-		"[issue 1064](https://github.com/kubernetes-sigs/aws-load-balancer-controller/issues/1064)"}
-	byNLB = Means{"an AWS Network Load Balancer with pods as targets",
-		"annotation `service.beta.kubernetes.io/aws-load-balancer-nlb-target-type: ip`, type `nlb-ip`, or a " +
-			"TargetGroupBinding that such a Service or Gateway made", 120,
-		"new connections come for two minutes after the deregistration, whatever its delay",
-		"[issue 2366](https://github.com/kubernetes-sigs/aws-load-balancer-controller/issues/2366), " +
-			"[issue 470](https://github.com/aws/containers-roadmap/issues/470)"}
-	byNEG = Means{"a Google Cloud load balancer with network endpoint groups",
-		"annotation `cloud.google.com/neg`, Ingress class `gce`, a GatewayClass `gke-`, or a readiness gate " +
-			"`cloud.google.com/load-balancer-neg-ready`", 40,
-		"the endpoint is detached from its group first",
-		"[Google Cloud](https://cloud.google.com/knowledge/kb/502-503-errors-on-external-http-s-load-balancer-000006416)"}
-	byAGIC = Means{"an Azure Application Gateway",
-		"Ingress class `azure-application-gateway` or `azure/application-gateway`", 90,
-		"its backend pool is rewritten, which takes from a second to a few minutes",
-		"[Azure](https://azure.github.io/application-gateway-kubernetes-ingress/how-tos/" +
-			"minimize-downtime-during-deployments/)"}
-)
-
-// AllMeans returns the table.
-func AllMeans() []Means {
-	return []Means{byNode, byWatch, byName, byNodeCheck, byALB, byNEG, byAGIC, byNLB}
-}
 
 // Path is one way that traffic takes to the pods of a workload.
 type Path struct {
@@ -221,12 +166,13 @@ func sortRouters(all []Router) *routers {
 // has the pods as its targets, whatever leads to them.
 func (r *routers) paths(namespace string, pod map[string]string, gates []string) []Path {
 	var paths []Path
-	add := func(through string, m Means) { paths = append(paths, Path{through, m.Name, m.Seconds}) }
+	add := func(through string, m path.Means) { paths = append(paths, Path{through, m.Name, m.Seconds}) }
 	for _, s := range r.services[namespace] {
 		if len(s.Spec.Selector) == 0 || !labels.SelectorFromSet(s.Spec.Selector).Matches(labels.Set(pod)) {
 			continue
 		}
-		service, means := s.service()
+		note, means := path.OfService(s.Spec.Type, s.Spec.ClusterIP, s.Spec.ExternalTrafficPolicy, s.Metadata.Annotations)
+		service := fmt.Sprintf("Service %s (%s)", s.Metadata.Name, note)
 		add(service, means)
 		for _, l := range r.leaders {
 			if l.leadsTo(s) {
@@ -238,9 +184,9 @@ func (r *routers) paths(namespace string, pod map[string]string, gates []string)
 	for _, g := range gates {
 		switch {
 		case strings.HasPrefix(g, "target-health.elbv2.k8s.aws/"), strings.HasPrefix(g, "target-health.alb.ingress.k8s.aws/"):
-			add("readiness gate "+g, byALB)
+			add("readiness gate "+g, path.ByALB)
 		case g == "cloud.google.com/load-balancer-neg-ready":
-			add("readiness gate "+g, byNEG)
+			add("readiness gate "+g, path.ByNEG)
 		}
 	}
 	slices.SortStableFunc(paths, func(a, b Path) int {
@@ -249,49 +195,19 @@ func (r *routers) paths(namespace string, pod map[string]string, gates []string)
 	return slices.Compact(paths)
 }
 
-const awsService = "service.beta.kubernetes.io/aws-load-balancer-"
-
-// service names a Service, and says how it leads to pods.
-//
-//	type         | annotations or policy         | means
-//	any          | cloud.google.com/neg          | byNEG
-//	LoadBalancer | NLB with target type ip       | byNLB
-//	LoadBalancer | externalTrafficPolicy: Local  | byNodeCheck
-//	LoadBalancer |                               | byNode
-//	any other    | clusterIP: None               | byName
-//	any other    |                               | byNode
-func (r *Router) service() (string, Means) {
-	spec, notes := &r.Spec, r.Metadata.Annotations
-	kind := cmp.Or(spec.Type, "ClusterIP")
-	means := byNode
-	switch {
-	case strings.Contains(notes["cloud.google.com/neg"], "true"), strings.Contains(notes["cloud.google.com/neg"], "exposed_ports"):
-		kind, means = kind+", cloud.google.com/neg", byNEG
-	case spec.Type != "LoadBalancer":
-		if spec.ClusterIP == "None" {
-			kind, means = "headless", byName
-		}
-	case notes[awsService+"nlb-target-type"] == "ip", notes[awsService+"type"] == "nlb-ip":
-		kind, means = kind+", NLB with target type ip", byNLB
-	case spec.ExternalTrafficPolicy == "Local":
-		kind, means = kind+", externalTrafficPolicy Local", byNodeCheck
-	}
-	return fmt.Sprintf("Service %s (%s)", r.Metadata.Name, kind), means
-}
-
 // leader names an Ingress, a route or a TargetGroupBinding, and says how it leads to the pods of a
 // Service. What is not known leads to them as something that watches endpoints does.
-func (r *routers) leader(l, s *Router) (string, Means) {
+func (r *routers) leader(l, s *Router) (string, path.Means) {
 	name := l.Kind + " " + l.Metadata.Name
 	switch l.Kind {
 	case "TargetGroupBinding":
 		switch made := strings.Join(slices.Sorted(maps.Keys(l.Metadata.Labels)), " "); {
 		case l.Spec.TargetType != "ip":
-			return name, byNode
+			return name, path.ByNode
 		case strings.Contains(made, "service.k8s.aws/"), strings.Contains(made, "gateway.k8s.aws.nlb/"):
-			return name, byNLB
+			return name, path.ByNLB
 		}
-		return name, byALB
+		return name, path.ByALB
 	case "Ingress":
 		class := cmp.Or(l.Spec.IngressClassName, l.Metadata.Annotations["kubernetes.io/ingress.class"])
 		if class != "" {
@@ -301,15 +217,15 @@ func (r *routers) leader(l, s *Router) (string, Means) {
 		switch controller := cmp.Or(r.controllers["IngressClass/"+class], class); controller {
 		case "ingress.k8s.aws/alb", "eks.amazonaws.com/alb", "alb":
 			if cmp.Or(s.Metadata.Annotations[target], l.Metadata.Annotations[target]) == "ip" {
-				return name, byALB
+				return name, path.ByALB
 			}
-			return name, byNode // the controller's default is to have nodes as targets
+			return name, path.ByNode // the controller's default is to have nodes as targets
 		case "azure/application-gateway", "azure-application-gateway":
-			return name, byAGIC
+			return name, path.ByAGIC
 		case "gce", "gce-internal":
-			return name, byNEG
+			return name, path.ByNEG
 		}
-		return name, byWatch
+		return name, path.ByWatch
 	}
 	for _, p := range l.Spec.ParentRefs {
 		class := r.gateways[cmp.Or(p.Namespace, l.Metadata.Namespace)+"/"+p.Name]
@@ -318,10 +234,10 @@ func (r *routers) leader(l, s *Router) (string, Means) {
 		}
 		name += fmt.Sprintf(" (Gateway %s, class %s)", p.Name, class)
 		if strings.HasPrefix(class, "gke-") || r.controllers["GatewayClass/"+class] == "networking.gke.io/gateway" {
-			return name, byNEG
+			return name, path.ByNEG
 		}
 	}
-	return name, byWatch
+	return name, path.ByWatch
 }
 
 // sleeps returns the longest sleep of the containers, in seconds: the one that is wanted or, where

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 
+	"github.com/evenkeel/evenkeel/internal/path"
 	"github.com/evenkeel/evenkeel/manifest"
 	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/policy"
@@ -47,15 +48,17 @@ func TestEachWayOfTheTrafficNeedsItsSleep(t *testing.T) {
 		{"a Service in the cluster", []map[string]any{web}, nil, []string{"10 Service web (ClusterIP)"}},
 		{"a Service of other pods", []map[string]any{leader("Service", "db", `{"selector": {"app": "db"}}`)}, nil, nil},
 		{"a Service without selector", []map[string]any{leader("Service", "web", `{}`)}, nil, nil},
-		{"a headless Service", []map[string]any{leader("Service", "web", `{"selector": {"app": "web"}, "clusterIP": "None"}`)},
-			nil, []string{"10 Service web (headless)"}},
+		{"a headless Service",
+			[]map[string]any{leader("Service", "web", `{"selector": {"app": "web"}, "clusterIP": "None"}`)}, nil,
+			[]string{"10 Service web (headless)"}},
 		{"a load balancer of nodes", []map[string]any{
 			leader("Service", "web", `{"selector": {"app": "web"}, "type": "LoadBalancer"}`)}, nil,
 			[]string{"10 Service web (LoadBalancer)"}},
 		{"a load balancer that asks the nodes", []map[string]any{leader("Service", "web", toLocal)}, nil,
 			[]string{"30 Service web (LoadBalancer, externalTrafficPolicy Local)"}},
 		{"a Network Load Balancer of pods", []map[string]any{
-			leader("Service", "web", toLocal, awsService+"type", "external", awsService+"nlb-target-type", "ip")}, nil,
+			leader("Service", "web", toLocal, "service.beta.kubernetes.io/aws-load-balancer-type", "external",
+				"service.beta.kubernetes.io/aws-load-balancer-nlb-target-type", "ip")}, nil,
 			[]string{"120 Service web (LoadBalancer, NLB with target type ip)"}},
 		{"a network endpoint group", []map[string]any{
 			leader("Service", "web", toPods, "cloud.google.com/neg", `{"exposed_ports": {"80":{}}}`)}, nil,
@@ -119,8 +122,9 @@ func TestEachWayOfTheTrafficNeedsItsSleep(t *testing.T) {
 	s := State{}
 	s.addRouter(raw(t, web), "")
 	s.addRouter(raw(t, made), "")
-	if paths := sortRouters(s.Routers).paths("shop", map[string]string{"app": "web"}, nil); paths[0].By != byNLB.Name {
-		t.Errorf("a TargetGroupBinding that a Service made is %v, want %s", paths[0], byNLB.Name)
+	paths := sortRouters(s.Routers).paths("shop", map[string]string{"app": "web"}, nil)
+	if paths[0].By != path.ByNLB.Name {
+		t.Errorf("a TargetGroupBinding that a Service made is %v, want %s", paths[0], path.ByNLB.Name)
 	}
 }
 
@@ -163,13 +167,15 @@ func TestASleepBelowItsPathIsFound(t *testing.T) {
 		{"before anything was added", cloud, serving("shop", "web"), "10 s of 30"},
 		{"a longer sleep that is asked for", cloud, injected(t, serving("shop", "web"), annotated("30s")), ""},
 		{"a shorter sleep that is asked for", inside, injected(t, serving("shop", "web"), annotated("5s")), "5 s of 10"},
+		{"what auto makes of it", cloud, serving("shop", "web", annotated("auto")), ""},
 		{"no sleep, which is a choice", cloud, serving("shop", "web", annotated("off")), ""},
 		{"nothing that leads traffic", stub{"services", leader("Service", "db", `{"selector": {"app": "db"}}`)},
 			injected(t, serving("shop", "web"), annotated("1s")), ""},
 	} {
-		server := &api{objects: append(installed(enabled), kept("shop", enabled), stub{"deployments", c.deployment}, c.service)}
-		text := explainIn(t, server, nil, "shop", "Deployment", "web")
-		if found := holds(text, "sleep-too-short"); found != (c.finds != "") || found && !holds(text, "sleep-too-short ("+c.finds+")") {
+		objects := append(installed(enabled), kept("shop", enabled), stub{"deployments", c.deployment}, c.service)
+		text := explainIn(t, &api{objects: objects}, nil, "shop", "Deployment", "web")
+		found := holds(text, "sleep-too-short")
+		if found != (c.finds != "") || found && !holds(text, "sleep-too-short ("+c.finds+")") {
 			t.Errorf("%s: want the finding %q, it says\n%s", c.name, c.finds, text)
 		}
 	}
@@ -181,7 +187,8 @@ func TestExplainNamesWhatLeadsTraffic(t *testing.T) {
 		stub{"ingresses", leader("Ingress", "shop", fmt.Sprintf(byRules, "azure-application-gateway"))})
 	text := explainIn(t, &api{objects: objects}, nil, "shop", "Deployment", "web")
 	for _, line := range []string{
-		"Service web (ClusterIP), Ingress shop (class azure-application-gateway) needs 90 s the sleep is 10 s " + byAGIC.Name,
+		"Service web (ClusterIP), Ingress shop (class azure-application-gateway) needs 90 s the sleep is 10 s " +
+			path.ByAGIC.Name,
 		"Service web (ClusterIP) needs 10 s the sleep is 10 s",
 		"kubectl -n shop annotate deployment/web evenkeel.dev/pre-stop-sleep=90s",
 	} {
@@ -241,8 +248,8 @@ spec: {rules: [{backendRefs: [{name: web, port: 80}]}]}
 		t.Fatal(err)
 	}
 	w := Run(*state, rules(t)).Workloads[0]
-	want := []Path{{"Service web (LoadBalancer, NLB with target type ip)", byNLB.Name, 120},
-		{"Service web (LoadBalancer, NLB with target type ip), HTTPRoute web", byWatch.Name, 10}}
+	want := []Path{{"Service web (LoadBalancer, NLB with target type ip)", path.ByNLB.Name, 120},
+		{"Service web (LoadBalancer, NLB with target type ip), HTTPRoute web", path.ByWatch.Name, 10}}
 	if diff := cmp.Diff(want, w.Paths); diff != "" {
 		t.Errorf("paths (-want +got):\n%s", diff)
 	}

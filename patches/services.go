@@ -9,6 +9,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/evenkeel/evenkeel/internal/path"
 )
 
 // Services are the Services of one Namespace: what shows which port of a pod serves, and whether the
@@ -27,6 +29,8 @@ type service struct {
 	targets  []target
 	// unready is publishNotReadyAddresses: readiness of the pods means nothing to the Service.
 	unready bool
+	// sleep is how long, in seconds, traffic may still be led to a pod that terminates.
+	sleep int32
 }
 
 type pair struct{ key, value string }
@@ -108,7 +112,8 @@ func reduce(from *corev1.Service) (*service, bool) {
 	if spec.Type == corev1.ServiceTypeExternalName || len(spec.Selector) > maxPairs || len(spec.Ports) > maxTargets {
 		return nil, false
 	}
-	s := &service{name: from.Name, unready: spec.PublishNotReadyAddresses}
+	_, means := path.OfService(string(spec.Type), spec.ClusterIP, string(spec.ExternalTrafficPolicy), from.Annotations)
+	s := &service{name: from.Name, unready: spec.PublishNotReadyAddresses, sleep: int32(means.Seconds)}
 	s.selector = make([]pair, 0, len(spec.Selector))
 	for key, value := range spec.Selector {
 		s.selector = append(s.selector, pair{key, value})
@@ -178,8 +183,10 @@ type lead struct {
 type evidence struct {
 	// selected is set where a Service selects the pod that waits until it is ready.
 	selected bool
-	leads    []lead
-	room     [4]lead
+	// sleep is the longest that any Service needs which selects the pod, in seconds.
+	sleep int32
+	leads []lead
+	room  [4]lead
 }
 
 // serves reports whether a Service leads to container i.
@@ -190,7 +197,7 @@ func (e *evidence) serves(i int) bool {
 // evidence finds what the Services of the Namespace say of the pods of in.
 func (in *input) findEvidence(s *Services) {
 	e := &in.evidence
-	e.selected, e.leads = false, e.room[:0]
+	e.selected, e.sleep, e.leads = false, 0, e.room[:0]
 	if s == nil {
 		return
 	}
@@ -203,6 +210,7 @@ func (in *input) findEvidence(s *Services) {
 				continue
 			}
 			e.selected = e.selected || !found.unready
+			e.sleep = max(e.sleep, found.sleep)
 			for _, t := range found.targets {
 				if l, ok := in.follow(t); ok {
 					l.evident = !found.unready

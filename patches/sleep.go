@@ -40,6 +40,9 @@ const apiGracePeriod = 30
 //	written, or of a Pod               | at most half of grace     | 0
 //	written, with grace-period: raise  | as nobody's               | as nobody's
 //
+// With pre-stop-sleep: auto, the sleep is as long as the Services that select the pod need (package
+// path), and never shorter than it would be without, nor longer than the operator's bound.
+//
 // A container whose liveness or startup probe has a terminationGracePeriodSeconds of
 // its own (KEP-2238) sleeps at most half of that: it is killed after that time when the
 // probe fails, and the sleep counts inside it.
@@ -132,6 +135,9 @@ func addPreStopSleep(in *input, out *output) {
 func (in *input) sleep() (sleep, raise int64, skip Skip) {
 	pod := in.pod()
 	sleep = int64(in.policy.PreStopSleep / time.Second)
+	if in.policy.AutoSleep {
+		sleep = max(sleep, min(int64(in.evidence.sleep), int64(in.config.Bounds.MaxPreStopSleep/time.Second)))
+	}
 	switch {
 	case in.daemonSet() && !in.policy.Asked(policy.SettingPreStopSleep):
 		return 0, 0, SkipDaemonSet

@@ -139,6 +139,8 @@ type Policy struct {
 	TopologyKeys []string
 	// PreStopSleep is in whole seconds; 0 is off.
 	PreStopSleep time.Duration
+	// AutoSleep lets the Services that lead to a pod lengthen PreStopSleep, up to Bounds.MaxPreStopSleep.
+	AutoSleep bool
 	// RaiseGracePeriod allows to raise a termination grace period that somebody wrote.
 	RaiseGracePeriod bool
 	ReadinessProbe   Probe

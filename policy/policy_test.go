@@ -91,6 +91,7 @@ var allowed = []struct {
 		p.TopologyKeys = []string{strings.Repeat("a", 253) + "/" + strings.Repeat("b", 63)}
 	}},
 	{SettingPreStopSleep, "off", func(p *Policy) { p.PreStopSleep = 0 }},
+	{SettingPreStopSleep, "auto", func(p *Policy) { p.AutoSleep = true }},
 	{SettingPreStopSleep, "1s", func(p *Policy) { p.PreStopSleep = time.Second }},
 	{SettingPreStopSleep, "60s", func(p *Policy) { p.PreStopSleep = time.Minute }},
 	{SettingPreStopSleep, "1m", func(p *Policy) { p.PreStopSleep = time.Minute }},
@@ -153,7 +154,7 @@ var refused = map[string][]string{
 	},
 	SettingPreStopSleep: {
 		"", " ", "10", "10 s", " 10s", "-1s", "0", "0s", "1.5s", "500ms", "1ns", "1s1ns", "ten", "10S", "1d", "∞", "1e3s",
-		"0x10s", "NaNs", "99999999999999999999h", "1s\x00", "auto", strings.Repeat("1", 1<<20) + "s",
+		"0x10s", "NaNs", "99999999999999999999h", "1s\x00", "Auto", "auto:10s", strings.Repeat("1", 1<<20) + "s",
 		"1s1s1s1s1s1s1s1s1s1s1s1s1s1s1s1s1s",
 	},
 	SettingReadinessProbe: {
@@ -210,6 +211,37 @@ func TestAllowedValuesAreTaken(t *testing.T) {
 				t.Errorf("by flag: error %v, %s", err, diff)
 			}
 		})
+	}
+}
+
+func TestAutoNeverShortensTheSleep(t *testing.T) {
+	for _, c := range []struct {
+		namespace, workload string
+		bound               time.Duration
+		sleep               time.Duration
+		auto                bool
+	}{
+		{"", "auto", time.Minute, 10 * time.Second, true},
+		{"45s", "auto", time.Minute, 45 * time.Second, true},
+		{"off", "auto", time.Minute, 10 * time.Second, true},
+		{"off", "auto", 4 * time.Second, 4 * time.Second, true},
+		{"auto", "20s", time.Minute, 20 * time.Second, false},
+		{"auto", "2m", time.Minute, time.Minute, false},
+		{"auto", "off", time.Minute, 0, false},
+		{"auto", "", time.Minute, 10 * time.Second, true},
+	} {
+		var sources []Annotations
+		for source, value := range map[Source]string{SourceWorkload: c.workload, SourceNamespace: c.namespace} {
+			if value != "" {
+				sources = append(sources, Annotations{source, annotation(SettingPreStopSleep, value)})
+			}
+		}
+		slices.SortFunc(sources, func(a, b Annotations) int { return -strings.Compare(string(a.Source), string(b.Source)) })
+		got, _ := Resolve(Default(), Bounds{MaxPreStopSleep: c.bound}, sources...)
+		if got.PreStopSleep != c.sleep || got.AutoSleep != c.auto {
+			t.Errorf("Namespace %q, workload %q: sleep %v, auto %v; want %v, %v", c.namespace, c.workload, got.PreStopSleep,
+				got.AutoSleep, c.sleep, c.auto)
+		}
 	}
 }
 

@@ -76,10 +76,11 @@ var settings = [...]Setting{
 	},
 	{
 		Name: SettingPreStopSleep, Flag: true,
-		Values:  "whole seconds as a duration such as `10s`, or `off`",
+		Values:  "whole seconds as a duration such as `10s`, `auto`, or `off`",
 		Default: "10s",
-		Effect:  "How long a container goes on serving after its pod began to terminate.",
-		parse:   parsePreStopSleep,
+		Effect: "How long a container goes on serving after its pod began to terminate; auto makes that longer where the " +
+			"Services that lead to the pod need it.",
+		parse: parsePreStopSleep,
 	},
 	{
 		Name: SettingGracePeriod, Flag: true,
@@ -222,9 +223,19 @@ func parseTopologyKeys(p *Policy, value string, _ Bounds) (string, error) {
 	return "", nil
 }
 
+// shortestAuto is how long the sleep is with auto, at least, where it is off otherwise.
+const shortestAuto = 10 * time.Second
+
 func parsePreStopSleep(p *Policy, value string, bounds Bounds) (string, error) {
-	if value == "off" {
-		p.PreStopSleep = 0
+	switch value {
+	case "off":
+		p.PreStopSleep, p.AutoSleep = 0, false
+		return "", nil
+	case "auto": // only ever lengthens
+		if p.PreStopSleep == 0 {
+			p.PreStopSleep = min(shortestAuto, bounds.MaxPreStopSleep)
+		}
+		p.AutoSleep = true
 		return "", nil
 	}
 	sleep, err := parseSeconds(value)
@@ -232,10 +243,10 @@ func parsePreStopSleep(p *Policy, value string, bounds Bounds) (string, error) {
 	case err != nil:
 		return "", err
 	case sleep > bounds.MaxPreStopSleep:
-		p.PreStopSleep = bounds.MaxPreStopSleep
+		p.PreStopSleep, p.AutoSleep = bounds.MaxPreStopSleep, false
 		return bounds.MaxPreStopSleep.String(), nil
 	}
-	p.PreStopSleep = sleep
+	p.PreStopSleep, p.AutoSleep = sleep, false
 	return "", nil
 }
 
