@@ -74,7 +74,7 @@ func New(config Config) (*Controller, error) {
 		return nil, errors.New("scale-in controller: the configuration is incomplete")
 	}
 	c := &Controller{config: config, settle: settle, again: again, now: time.Now,
-		limiter: rate.NewLimiter(perSecond, perSecond),
+		limiter: rate.NewLimiter(perSecond, 1),
 		writes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "evenkeel_scale_in_writes_total",
 			Help: "Pods whose deletion cost was written, by what became of the request: ok, conflict or error.",
