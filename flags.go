@@ -139,7 +139,7 @@ func (s *seconds) Type() string { return "duration" }
 func (s *seconds) Set(text string) error {
 	d, err := time.ParseDuration(text)
 	if err != nil || d < time.Second || d%time.Second != 0 {
-		return errors.New("is no duration in whole seconds; allowed: at least 1s, as in 60s or 10m")
+		return errors.New("is not a duration in whole seconds; allowed: at least 1s, as in 60s or 10m")
 	}
 	*s = seconds(d)
 	return nil
@@ -234,7 +234,10 @@ func oneOf(flag, what, value string, allowed []string) error {
 	if slices.Contains(allowed, value) {
 		return nil
 	}
-	return usageError{fmt.Errorf("--%s=%q is no %s; allowed: %s", flag, value, what, strings.Join(allowed, ", "))}
+	if near := words.Nearest(value, allowed, min(words.Slips, len(value)/3)); near != "" {
+		what += " (did you mean " + near + "?)"
+	}
+	return usageError{fmt.Errorf("--%s=%q is not a %s; allowed: %s", flag, value, what, strings.Join(allowed, ", "))}
 }
 
 // complete lets the shell complete the values of a flag that is there.

@@ -118,10 +118,10 @@ func registerAuthorities(fs *pflag.FlagSet, a *server.Authorities) {
 func (o *serveOptions) run(ctx context.Context, logs io.Writer) error {
 	level, err := logrus.ParseLevel(o.logLevel)
 	if err != nil {
-		return usageError{fmt.Errorf("--log-level=%q is no level; allowed: debug, info, warning, error", o.logLevel)}
+		return usageError{fmt.Errorf("--log-level=%q is not a level; allowed: debug, info, warning, error", o.logLevel)}
 	}
 	if o.NamespaceSelector, err = labels.Parse(o.namespaceSelector); err != nil {
-		return usageError{fmt.Errorf("--namespace-selector=%q is no label selector: %w", o.namespaceSelector, err)}
+		return usageError{fmt.Errorf("--namespace-selector=%q is not a label selector: %w", o.namespaceSelector, err)}
 	}
 	switch o.scaleIn {
 	case "off", "keep-zones":
@@ -151,6 +151,10 @@ func (o *serveOptions) restConfig() (*rest.Config, error) {
 	// It tries the service account too.
 	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
 	if err != nil {
+		if clientcmd.IsEmptyConfig(err) {
+			return nil, errors.New("no cluster is configured; set --kubeconfig, or install evenkeel in one with " +
+				"kubectl apply -k deploy/")
+		}
 		return nil, fmt.Errorf("find the API server: %w", err)
 	}
 	config.UserAgent = "evenkeel"

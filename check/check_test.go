@@ -2,6 +2,7 @@ package check
 
 import (
 	"crypto/x509"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -127,6 +128,9 @@ func TestEachFailureHasItsLineAndItsAdvice(t *testing.T) {
 		}, "trial", Failed, "without defaults", "NetworkPolicy"},
 		"a creation that is refused": {func(s *State) { s.Trial.Err = os.ErrDeadlineExceeded }, "trial",
 			Failed, "refused", "quota"},
+		"an API server that doesn't answer": {
+			func(s *State) { s.Trial.Err = &url.Error{Err: os.ErrDeadlineExceeded} }, "trial", Unknown,
+			"can't be read", "API server answers"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := healthy(t)

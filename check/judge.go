@@ -3,7 +3,9 @@ package check
 import (
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -373,7 +375,7 @@ func trial(s *State) Result {
 		return Result{name, Warning,
 			"No namespace is opted in, so nothing gets defaults.",
 			"Opt one in: kubectl label namespace NAME evenkeel.dev/inject=enabled"}
-	case apierrors.IsForbidden(s.Trial.Err):
+	case apierrors.IsForbidden(s.Trial.Err), errors.As(s.Trial.Err, new(*url.Error)):
 		return unread(name, "Namespaces, or what the creation of a Deployment gives,", s.Trial.Err)
 	case s.Trial.Err != nil:
 		return Result{name, Failed, "The creation of a Deployment (a dry run) was refused: " + s.Trial.Err.Error(),

@@ -125,7 +125,7 @@ func (o *Object) Doubts() []Remark {
 		}
 		pointer, instead := misspelt(t,
 			strings.FieldsFunc(field.FieldPath(), func(r rune) bool { return strings.ContainsRune(".[]", r) }))
-		text := pathOf(pointer) + " is no known field, so kubectl apply refuses it"
+		text := pathOf(pointer) + " is not a known field, so kubectl apply refuses it"
 		if instead != "" {
 			text += "; did you mean " + instead + "?"
 		}

@@ -100,7 +100,11 @@ func (r *reader) read(name string) {
 		return
 	}
 	info, err := os.Stat(name)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		r.fail("%v", missing(name))
+		return
+	case err != nil:
 		r.fail("find manifests: %v", err)
 		return
 	}
@@ -115,6 +119,21 @@ func (r *reader) read(name string) {
 	}
 	r.add(name, file)
 	_ = file.Close() // was read
+}
+
+// missing is the error that there is no file of that name, with what stands beside it.
+func missing(name string) error {
+	var beside []string
+	entries, err := os.ReadDir(filepath.Dir(name))
+	if err != nil {
+		return fmt.Errorf("file or directory %q does not exist", name)
+	}
+	for _, entry := range entries {
+		if entry.IsDir() && !strings.HasPrefix(entry.Name(), ".") || slices.Contains(extensions, filepath.Ext(entry.Name())) {
+			beside = append(beside, filepath.Join(filepath.Dir(name), entry.Name()))
+		}
+	}
+	return words.NotFound("file or directory", filepath.Clean(name), beside)
 }
 
 // directory reads the manifests in and below a directory, sorted. It reads regular files only, and

@@ -24,7 +24,7 @@ func ParseVersion(text string) (Version, error) {
 			return Version{int(major), int(minor)}, nil
 		}
 	}
-	return Version{}, fmt.Errorf("%.40q is no Kubernetes version; allowed: MAJOR.MINOR, as in 1.33", text)
+	return Version{}, fmt.Errorf("%.40q is not a Kubernetes version; allowed: MAJOR.MINOR, as in 1.33", text)
 }
 
 // String returns "1.33", or "unknown" for the zero value.

@@ -216,7 +216,7 @@ func parseTopologyKeys(p *Policy, value string, _ Bounds) (string, error) {
 	}
 	for _, key := range keys {
 		if !isLabelKey(key) {
-			return "", fmt.Errorf("holds %q, which is no label key", words.Shorten(key, 40))
+			return "", fmt.Errorf("holds %q, which is not a label key", words.Shorten(key, 40))
 		}
 	}
 	p.TopologyKeys = keys
@@ -383,7 +383,7 @@ func parseSeconds(value string) (time.Duration, error) {
 	d, err := time.ParseDuration(value)
 	switch {
 	case err != nil:
-		return 0, errors.New("is no duration")
+		return 0, errors.New("is not a duration")
 	case d%time.Second != 0:
 		return 0, errors.New("is not in whole seconds")
 	case d < time.Second:
@@ -399,7 +399,7 @@ func parseContainers(p *Policy, value string, _ Bounds) (string, error) {
 	}
 	for _, name := range containers {
 		if !IsDNSLabel(name) {
-			return "", fmt.Errorf("holds %q, which is no container name", words.Shorten(name, 40))
+			return "", fmt.Errorf("holds %q, which is not a container name", words.Shorten(name, 40))
 		}
 	}
 	p.Containers = containers

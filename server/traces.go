@@ -85,7 +85,7 @@ func traceSampler(name, arg string) (sdktrace.Sampler, error) {
 	if arg != "" && strings.HasSuffix(name, "traceidratio") {
 		var err error
 		if ratio, err = strconv.ParseFloat(arg, 64); err != nil || !(ratio >= 0 && ratio <= 1) {
-			return nil, fmt.Errorf("OTEL_TRACES_SAMPLER_ARG=%q is no ratio; allowed: 0 to 1", arg)
+			return nil, fmt.Errorf("OTEL_TRACES_SAMPLER_ARG=%q is not a ratio; allowed: 0 to 1", arg)
 		}
 	}
 	switch name {
@@ -102,7 +102,7 @@ func traceSampler(name, arg string) (sdktrace.Sampler, error) {
 	case "traceidratio":
 		return sdktrace.TraceIDRatioBased(ratio), nil
 	}
-	return nil, fmt.Errorf("OTEL_TRACES_SAMPLER=%q is no sampler; allowed: always_on, always_off, traceidratio, and "+
+	return nil, fmt.Errorf("OTEL_TRACES_SAMPLER=%q is not a sampler; allowed: always_on, always_off, traceidratio, and "+
 		"each of them after parentbased_", name)
 }
 
@@ -144,7 +144,7 @@ func newCollector(endpoint string, log *logrus.Entry) (*collector, error) {
 	if text := otlpVariable("TIMEOUT"); text != "" {
 		ms, err := strconv.ParseUint(text, 10, 31)
 		if err != nil || ms == 0 {
-			return nil, fmt.Errorf("OTEL_EXPORTER_OTLP_TIMEOUT=%q is no timeout; allowed: a number of milliseconds", text)
+			return nil, fmt.Errorf("OTEL_EXPORTER_OTLP_TIMEOUT=%q is not a timeout; allowed: a number of milliseconds", text)
 		}
 		timeout = time.Duration(ms) * time.Millisecond
 	}

@@ -97,7 +97,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	var review admissionv1.AdmissionReview
 	if err != nil || json.Unmarshal(body, &review) != nil || review.Request == nil || review.Request.UID == "" {
-		http.Error(w, "the body is no admission review", http.StatusBadRequest)
+		http.Error(w, "the body is not an admission review", http.StatusBadRequest)
 		return
 	}
 	response := h.review(r.Context(), review.Request)

@@ -194,7 +194,7 @@ func deadline(r *http.Request) (context.Context, context.CancelFunc, time.Durati
 		timeout, err := time.ParseDuration(text)
 		if err != nil || timeout <= 0 {
 			return nil, nil, 0, &rejection{"timeout", http.StatusBadRequest,
-				"timeout is no positive duration, 10s for example; allowed: up to 30s"}
+				"timeout is not a positive duration, 10s for example; allowed: up to 30s"}
 		}
 		if timeout <= namespaceLag {
 			ctx, cancel := context.WithTimeout(r.Context(), timeout)

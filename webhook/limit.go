@@ -179,7 +179,7 @@ func LimitConnections(
 	}
 	most, ok := map[Port]int{PortWebhook: maxConnections, PortMetrics: maxMetricsConnections}[port]
 	if !ok {
-		return nil, fmt.Errorf("limit connections: %q is no port; allowed: %s, %s", port, PortWebhook, PortMetrics)
+		return nil, fmt.Errorf("limit connections: %q is not a port; allowed: %s, %s", port, PortWebhook, PortMetrics)
 	}
 	ended := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "evenkeel_connections_shed_total",

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/url"
 	"slices"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -61,11 +62,16 @@ func (c *Config) Find() (*Cluster, error) {
 
 // configError says what is wrong with the kubeconfig.
 func (c *Config) configError(err error) error {
-	if clientcmd.IsEmptyConfig(err) {
+	raw, loadErr := c.Rules.Load()
+	name := c.Overrides.CurrentContext
+	switch {
+	case clientcmd.IsEmptyConfig(err) && len(c.Rules.Precedence) > 0:
+		return fmt.Errorf("no cluster is configured in %s; set KUBECONFIG or --kubeconfig%s",
+			strings.Join(c.Rules.Precedence, ", "), c.Instead)
+	case clientcmd.IsEmptyConfig(err):
 		return errors.New("no cluster is configured; set KUBECONFIG or --kubeconfig" + c.Instead)
-	}
-	if raw, loadErr := c.Rules.Load(); loadErr == nil && clientcmd.IsContextNotFound(err) {
-		return words.NotFound("context", c.Overrides.CurrentContext, slices.Collect(maps.Keys(raw.Contexts)))
+	case loadErr == nil && name != "" && raw.Contexts[name] == nil:
+		return words.NotFound("context", name, slices.Collect(maps.Keys(raw.Contexts)))
 	}
 	return fmt.Errorf("read kubeconfig: %w", err)
 }
