@@ -67,6 +67,9 @@ func (e *env) install(ctx context.Context, chart bool) ([]report.Installed, erro
 			return nil, err
 		}
 		times = append(times, helm)
+		if err := e.helmTest(ctx); err != nil {
+			return nil, err
+		}
 		if err := e.helm(ctx, "uninstall", "evenkeel", "--namespace="+installation.Namespace); err != nil {
 			return nil, err
 		}
@@ -145,6 +148,28 @@ func (e *env) helmInstall(ctx context.Context) error {
 	return e.helm(ctx, "install", "evenkeel", filepath.Join(root, "deploy", "chart"),
 		"--namespace="+installation.Namespace, "--create-namespace",
 		"--set=image.repository="+evenkeelImage, "--set=image.tag=v1")
+}
+
+// helmTest runs helm test, which has to pass, and to fail once no replica is left.
+func (e *env) helmTest(ctx context.Context) error {
+	namespace := "--namespace=" + installation.Namespace
+	if err := e.kubectl(ctx, namespace, "rollout", "status", "deployment/evenkeel", "--timeout=4m"); err != nil {
+		return err
+	}
+	if err := e.helm(ctx, "test", "evenkeel", namespace, "--timeout=4m"); err != nil {
+		return err
+	}
+	if err := e.kubectl(ctx, namespace, "scale", "deployment/evenkeel", "--replicas=0"); err != nil {
+		return err
+	}
+	if err := e.helm(ctx, "test", "evenkeel", namespace, "--timeout=4m"); err == nil {
+		return errors.New("helm test passes without a replica")
+	}
+	if e.kubectl(ctx, "get", "clusterrole", "evenkeel-check") == nil {
+		return errors.New("a helm test that failed leaves its ClusterRole")
+	}
+	fmt.Fprintln(e.log, "helm test passed with its replicas, and failed without")
+	return nil
 }
 
 // helm runs helm with caches of its own.
