@@ -76,6 +76,7 @@ type State struct {
 	Notes map[withdraw.Key]withdraw.Note
 	// Warnings say what could not be looked at.
 	Warnings []string
+	hidden   string // the one of them that is about Routers, or ""
 }
 
 // Namespace is what an audit needs to know of a Namespace.

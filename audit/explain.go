@@ -190,7 +190,7 @@ func (e *explanation) text() []byte {
 	}
 	flush()
 
-	if len(w.Paths) > 0 {
+	if len(w.Paths) > 0 || e.State.hidden != "" {
 		stands := "there is no sleep"
 		if seconds, ok := w.sleeps(); ok {
 			stands = fmt.Sprintf("the sleep is %d s", seconds)
@@ -200,6 +200,9 @@ func (e *explanation) text() []byte {
 			row("  "+p.Through, fmt.Sprintf("needs %d s", p.Seconds), stands, p.By)
 		}
 		flush()
+		if e.State.hidden != "" {
+			say("  warning: %s\n", e.State.hidden)
+		}
 	}
 
 	e.budget(say)

@@ -198,8 +198,9 @@ func TestExplainNamesWhatLeadsTraffic(t *testing.T) {
 	}
 	hidden := &api{objects: objects, forbidden: []string{"ingresses", "gateways"}}
 	text = explainIn(t, hidden, nil, "shop", "Deployment", "web")
-	if holds(text, "Ingress shop") || holds(text, "sleep-too-short") {
-		t.Errorf("an Ingress that may not be read shows in\n%s", text)
+	if holds(text, "Ingress shop") || holds(text, "sleep-too-short") ||
+		!holds(text, "warning: ingresses, gateways may not be read") {
+		t.Errorf("an Ingress that may not be read shows, or nothing is said of it, in\n%s", text)
 	}
 	client := hidden.start(t)
 	installation, err := Installed(t.Context(), client)

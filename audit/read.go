@@ -199,8 +199,8 @@ func (s *State) readRouters(ctx context.Context, client kubernetes.Interface, na
 		}
 	}
 	if len(hidden) > 0 {
-		s.Warnings = append(s.Warnings, strings.Join(hidden, ", ")+
-			" may not be read, so not all that leads traffic to pods is known")
+		s.hidden = strings.Join(hidden, ", ") + " may not be read, so not all that leads traffic to pods is known"
+		s.Warnings = append(s.Warnings, s.hidden)
 	}
 	return nil
 }
