@@ -39,7 +39,8 @@ help: ## Print this list
 
 .PHONY: demo
 demo: ## Show on a real control plane what evenkeel adds (the first time builds it: about 12 minutes)
-	@cd e2e && go run ./demo
+	@echo "building the demo, six minutes without Go's build cache …" >&2
+	cd e2e && go run ./demo
 
 # The parts of make test, in order.
 PARTS := fmt vet lint unit fuzz e2e proof-short bench-quick
