@@ -304,6 +304,7 @@ func (e *explanation) optedIn(advise func(string, ...any)) string {
 		advise("kubectl label namespace %s %s=%s", n.Name, policy.InjectLabel, policy.Enabled)
 		return "no: namespace " + n.Name + " has no label " + policy.InjectLabel
 	}
+	advise("kubectl label namespace %s %s=%s --overwrite", n.Name, policy.InjectLabel, policy.Enabled)
 	return fmt.Sprintf("no: the label %s: %s of namespace %s does not opt it in", policy.InjectLabel, label, n.Name)
 }
 

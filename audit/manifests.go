@@ -90,6 +90,7 @@ func (s *State) addManifest(o *manifest.Object, scope ManifestScope) error {
 		label := o.Labels()[policy.InjectLabel]
 		s.Namespaces[o.Metadata.Name] = Namespace{OptedIn: label == policy.Enabled, Disabled: label == policy.Disabled,
 			Annotations: o.Annotations()}
+		s.doubt(o.Metadata.Name, o.Labels())
 	default:
 		if isRouter(o.APIVersion, o.Kind) {
 			s.addRouter(o.Value, scope.Namespace)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/evenkeel/evenkeel/internal/list"
 	"github.com/evenkeel/evenkeel/patches"
+	"github.com/evenkeel/evenkeel/policy"
 	"github.com/evenkeel/evenkeel/withdraw"
 )
 
@@ -205,12 +206,20 @@ func (s *State) readRouters(ctx context.Context, client kubernetes.Interface, na
 	return nil
 }
 
+// doubt warns of labels of a Namespace that opt nobody in or out.
+func (s *State) doubt(name string, labels map[string]string) {
+	for _, problem := range policy.CheckNamespace(labels) {
+		s.Warnings = append(s.Warnings, "Namespace "+name+": "+problem.String())
+	}
+}
+
 func (s *State) readNamespaces(
 	ctx context.Context, client kubernetes.Interface, scope Scope,
 	optional func(what, consequence string, err error) error,
 ) error {
 	add := func(n *metav1.ObjectMeta) {
 		s.Namespaces[n.Name] = Namespace{OptedIn: scope.Installation.OptsIn(n.Labels), Annotations: n.Annotations}
+		s.doubt(n.Name, n.Labels)
 	}
 	const what, consequence = "Namespaces", "none is taken to be opted in"
 	if scope.Namespace != "" {

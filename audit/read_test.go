@@ -10,6 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/evenkeel/evenkeel/policy"
 )
 
 // controlled returns the metadata of an object of shop with a controller.
@@ -73,6 +75,25 @@ func TestReadFindsWhatBelongsTogether(t *testing.T) {
 		}
 		if colored := string(Table{Color: true}.Text(report)); strings.Count(colored, "\x1b[31mmissing") < 3 {
 			t.Errorf("what is missing is not red:\n%q", colored)
+		}
+	}
+}
+
+func TestALabelThatOptsNobodyInIsWarnedOf(t *testing.T) {
+	for value, want := range map[string]string{
+		"true":         `Namespace shop: namespace evenkeel.dev/inject="true" has no effect; allowed: enabled`,
+		policy.Enabled: "", policy.Disabled: "",
+	} {
+		client := (&api{objects: []stub{kept("shop", map[string]string{policy.InjectLabel: value})}}).start(t)
+		for _, namespace := range []string{"", "shop"} {
+			state, err := Read(t.Context(), client, Scope{Namespace: namespace, Installation: &Installation{}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Contains(strings.Join(state.Warnings, "\n"), "Namespace shop: "); got != (want != "") ||
+				!strings.Contains(strings.Join(state.Warnings, "\n"), want) {
+				t.Errorf("the label is %q: warnings %q, want %q", value, state.Warnings, want)
+			}
 		}
 	}
 }

@@ -218,11 +218,7 @@ func (i *injection) reviewNamespace(o *manifest.Object) {
 	i.known[o.Metadata.Name] = n
 	_, problems := policy.Resolve(i.Patches.Base, i.Patches.Bounds,
 		policy.Annotations{Source: policy.SourceNamespace, Values: n.annotations})
-	allowed := policy.Enabled
-	if n.disabled {
-		allowed = policy.Disabled
-	}
-	problems = append(problems, policy.CheckLabels(policy.SourceNamespace, labels, allowed)...)
+	problems = append(problems, policy.CheckNamespace(labels)...)
 	for _, p := range problems {
 		i.warn(o, p)
 	}

@@ -297,6 +297,15 @@ func CheckLabels(source Source, labels map[string]string, allowed string) []Prob
 	return problems
 }
 
+// CheckNamespace is CheckLabels for those of a Namespace, which either opt it in or out.
+func CheckNamespace(labels map[string]string) []Problem {
+	allowed := Enabled
+	if labels[InjectLabel] == Disabled {
+		allowed = Disabled
+	}
+	return CheckLabels(SourceNamespace, labels, allowed)
+}
+
 // first returns the first maxUnknownKeys keys that match, sorted. It keeps no more than that at
 // any time: a tenant may write hundreds of thousands.
 func first(values map[string]string, match func(key string) bool) []string {
