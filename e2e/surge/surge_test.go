@@ -4,10 +4,15 @@ package surge
 
 import (
 	"context"
+	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -15,6 +20,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	admissionv1 "k8s.io/api/admission/v1"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -22,7 +30,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/cluster"
@@ -226,9 +233,12 @@ func (w *world) least(t *testing.T, namespace string) func() map[string]int {
 // asBefore fails where more of a Deployment has changed than the annotations of a restart.
 func asBefore(t *testing.T, before, after *appsv1.Deployment) {
 	t.Helper()
-	plain := after.DeepCopy()
-	delete(plain.Spec.Template.Annotations, "kubectl.kubernetes.io/restartedAt")
-	if diff := cmp.Diff(before.Spec, plain.Spec); diff != "" {
+	plain := func(d *appsv1.Deployment) *appsv1.Deployment {
+		d = d.DeepCopy()
+		delete(d.Spec.Template.Annotations, "kubectl.kubernetes.io/restartedAt")
+		return d
+	}
+	if diff := cmp.Diff(plain(before).Spec, plain(after).Spec, cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("Deployment %s has changed (-before +after):\n%s", before.Name, diff)
 	}
 }
@@ -245,6 +255,7 @@ func TestSurge(t *testing.T) {
 	w := start(t)
 	t.Run("kubectl drain", func(t *testing.T) { drains(t, w) })
 	t.Run("every row", func(t *testing.T) { rows(t, w) })
+	t.Run("every row by every client", func(t *testing.T) { clients(t, w) })
 	t.Run("a dry run", func(t *testing.T) { dryRuns(t, w) })
 	t.Run("a client that backs off", func(t *testing.T) { backsOff(t, w) })
 	t.Run("a client that evicts all at once", func(t *testing.T) { allAtOnce(t, w) })
@@ -283,113 +294,6 @@ func drains(t *testing.T, w *world) {
 			t.Logf("asked for: %t; %d of %d Deployments had no ready pod for a while", asks, interrupted, len(before))
 			if asks && interrupted > 0 || !asks && interrupted < len(before) {
 				t.Errorf("%d Deployments had no ready pod for a while; fewest ready pods %v", interrupted, fewest)
-			}
-		})
-	}
-}
-
-// rows brings about each row of the truth table that Kubernetes lets happen, and evicts.
-func rows(t *testing.T, w *world) {
-	off := map[string]string{"evenkeel.dev/drain": "off"}
-	kind := func(s appsv1.DeploymentStrategy) func(*appsv1.Deployment) {
-		return func(d *appsv1.Deployment) { d.Spec.Strategy = s }
-	}
-	first := intstr.FromInt32(1)
-	for _, row := range []struct {
-		code    string
-		refused bool
-		change  func(*appsv1.Deployment)
-		// then happens before the eviction.
-		then func(t *testing.T, namespace string, pod *corev1.Pod) *corev1.Pod
-	}{
-		{code: "surging", refused: true},
-		{code: "waiting", refused: true, then: func(t *testing.T, _ string, pod *corev1.Pod) *corev1.Pod {
-			w.cordon(t, w.nodes...) // the new pod stays pending
-			w.evict(t, pod)
-			return pod
-		}},
-		{code: "off", change: func(d *appsv1.Deployment) { d.Annotations = off }},
-		{code: "off", change: func(d *appsv1.Deployment) { d.Spec.Template.Annotations = off }},
-		{code: "opted-out",
-			change: func(d *appsv1.Deployment) { d.Labels = map[string]string{"evenkeel.dev/inject": "disabled"} }},
-		{code: "other-owner", then: func(t *testing.T, namespace string, pod *corev1.Pod) *corev1.Pod {
-			bare, err := w.Client.CoreV1().Pods(namespace).Create(t.Context(),
-				&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "bare"}, Spec: corev1.PodSpec{
-					Containers: []corev1.Container{{Name: "web", Image: "web"}}}}, metav1.CreateOptions{})
-			check.Must(t, err)
-			return bare
-		}},
-		{code: "not-ready", then: func(t *testing.T, namespace string, pod *corev1.Pod) *corev1.Pod {
-			w.cordon(t, w.nodes...)
-			_, err := w.kubectl(t, "rollout", "restart", "deployment/web", "-n", namespace)
-			check.Must(t, err)
-			return w.other(t, namespace, pod)
-		}},
-		{code: "several-replicas", change: func(d *appsv1.Deployment) { two := int32(2); d.Spec.Replicas = &two }},
-		{code: "paused", then: func(t *testing.T, namespace string, pod *corev1.Pod) *corev1.Pod {
-			_, err := w.kubectl(t, "rollout", "pause", "deployment/web", "-n", namespace)
-			check.Must(t, err)
-			return pod
-		}},
-		{code: "rolling-out", then: func(t *testing.T, namespace string, pod *corev1.Pod) *corev1.Pod {
-			w.cordon(t, w.nodes...)
-			_, err := w.kubectl(t, "rollout", "restart", "deployment/web", "-n", namespace)
-			check.Must(t, err)
-			w.other(t, namespace, pod)
-			return pod
-		}},
-		{code: "no-surge", change: kind(appsv1.DeploymentStrategy{Type: appsv1.RecreateDeploymentStrategyType})},
-		{code: "no-surge",
-			change: kind(
-				appsv1.DeploymentStrategy{
-					RollingUpdate: &appsv1.RollingUpdateDeployment{MaxSurge: &first, MaxUnavailable: &first}})},
-		{code: "again", then: func(t *testing.T, namespace string, pod *corev1.Pod) *corev1.Pod {
-			w.cordon(t, w.others(pod.Spec.NodeName)...)
-			w.evict(t, pod)
-			w.settled(t, namespace, "web")
-			check.Eventually(t, "the first pod is gone", func() error {
-				if n := len(w.pods(t, namespace, "web")); n != 1 {
-					return fmt.Errorf("%d pods", n)
-				}
-				return nil
-			})
-			return &w.pods(t, namespace, "web")[0]
-		}},
-		{code: "one-node-volume", change: func(d *appsv1.Deployment) {
-			d.Spec.Template.Spec.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{
-				PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}}}
-		}},
-	} {
-		t.Run(row.code, func(t *testing.T) {
-			namespace := w.namespace(t, true)
-			if row.code == "one-node-volume" {
-				w.claim(t, namespace)
-			}
-			change := func(*appsv1.Deployment) {}
-			if row.change != nil {
-				change = row.change
-			}
-			before := w.create(t, namespace, "web", change)
-			pod := &w.pods(t, namespace, "web")[0]
-			if row.then != nil {
-				pod = row.then(t, namespace, pod)
-			}
-			counted := w.counted(t, row.code)
-			want := map[bool]int{true: http.StatusTooManyRequests, false: http.StatusCreated}[row.refused]
-			code, text := w.evict(t, pod)
-			if code != want {
-				t.Errorf("the answer is %d %s, want %d", code, text, want)
-			}
-			if n := w.counted(t, row.code) - counted; n != 1 {
-				t.Errorf("%v evictions got the code %s", n, row.code)
-			}
-			after, err := w.Client.AppsV1().Deployments(namespace).Get(t.Context(), "web", metav1.GetOptions{})
-			check.Must(t, err)
-			if row.code != "paused" {
-				asBefore(t, before, after)
-			}
-			if began := after.Annotations["evenkeel.dev/surged"] != ""; began != (row.refused || row.code == "again") {
-				t.Errorf("a surge was begun: %t", began)
 			}
 		})
 	}
@@ -595,6 +499,35 @@ func deaths(t *testing.T, w *world) {
 			}
 			revive(t)
 		}},
+		{"before the restart is written", func(t *testing.T, namespace string, pod *corev1.Pod) {
+			w.onRestart(t, namespace, syscall.SIGKILL)
+			w.backOff(t, pod)
+			if w.evenkeel.Signal(0) == nil {
+				t.Error("evenkeel has outlived it")
+			}
+			revive(t)
+		}},
+		{"after the restart is written and before it answers", func(t *testing.T, namespace string, pod *corev1.Pod) {
+			w.onRestart(t, namespace, syscall.SIGSTOP) // what it asked for is done, and it never gets to know
+			answered := make(chan int)
+			go func() {
+				code, _ := w.evict(t, pod)
+				answered <- code
+			}()
+			check.Eventually(t, "the restart is written", func() error {
+				d, err := w.Client.AppsV1().Deployments(namespace).Get(t.Context(), "web", metav1.GetOptions{})
+				if err == nil && d.Annotations["evenkeel.dev/surged"] == "" {
+					err = errors.New("it is not")
+				}
+				return err
+			})
+			kill(t)
+			if code := <-answered; code != http.StatusCreated {
+				t.Errorf("the answer is %d", code)
+			}
+			w.backOff(t, pod)
+			revive(t)
+		}},
 		{"after it has answered", func(t *testing.T, _ string, pod *corev1.Pod) {
 			if code, _ := w.evict(t, pod); code != http.StatusTooManyRequests {
 				t.Errorf("the answer is %d", code)
@@ -638,4 +571,64 @@ func deaths(t *testing.T, w *world) {
 			asBefore(t, before, w.settled(t, namespace, "web"))
 		})
 	}
+}
+
+// onRestart sends evenkeel a signal while the API server is asked to restart a Deployment of the
+// namespace, and then lets that pass.
+func (w *world) onRestart(t *testing.T, namespace string, signal syscall.Signal) {
+	t.Helper()
+	ctx, dir, calls := t.Context(), t.TempDir(), make(chan struct{}, 1)
+	const service = "restarts"
+	ca, err := installation.WriteCertificate(dir, installation.Host(service), time.Hour)
+	check.Must(t, err)
+	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"))
+	check.Must(t, err)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		var review admissionv1.AdmissionReview
+		if err := json.NewDecoder(r.Body).Decode(&review); err != nil || review.Request == nil {
+			http.Error(rw, "no review", http.StatusBadRequest)
+			return
+		}
+		select {
+		case calls <- struct{}{}:
+		default:
+		}
+		if strings.HasSuffix(review.Request.UserInfo.Username, ":evenkeel") {
+			_ = w.evenkeel.Signal(signal) // the test sees whether it worked
+		}
+		review.Response = &admissionv1.AdmissionResponse{UID: review.Request.UID, Allowed: true}
+		_ = json.NewEncoder(rw).Encode(review) // the API server would see it
+	}))
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	port := int32(server.Listener.Addr().(*net.TCPAddr).Port)
+	check.Must(t, w.WebhookService(ctx, installation.Namespace, service, int(port)))
+	none, configurations := admissionregistrationv1.SideEffectClassNone,
+		w.Client.AdmissionregistrationV1().ValidatingWebhookConfigurations()
+	_, err = configurations.Create(ctx, &admissionregistrationv1.ValidatingWebhookConfiguration{
+		ObjectMeta: metav1.ObjectMeta{Name: service},
+		Webhooks: []admissionregistrationv1.ValidatingWebhook{{Name: "restarts.example.com",
+			ClientConfig: admissionregistrationv1.WebhookClientConfig{CABundle: ca,
+				Service: &admissionregistrationv1.ServiceReference{
+					Namespace: installation.Namespace, Name: service, Port: &port}},
+			Rules: []admissionregistrationv1.RuleWithOperations{{
+				Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Update},
+				Rule: admissionregistrationv1.Rule{APIGroups: []string{"apps"}, APIVersions: []string{"v1"},
+					Resources: []string{"deployments"}}}},
+			NamespaceSelector:       &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: namespace}},
+			SideEffects:             &none,
+			AdmissionReviewVersions: []string{"v1"}}}}, metav1.CreateOptions{})
+	check.Must(t, err)
+	t.Cleanup(func() { check.Must(t, configurations.Delete(context.Background(), service, metav1.DeleteOptions{})) })
+	check.Eventually(t, "the API server asks about changes of Deployments", func() error {
+		_, err := w.Client.AppsV1().Deployments(namespace).Patch(ctx, "web", types.MergePatchType, []byte(`{}`),
+			metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}})
+		select {
+		case <-calls:
+			return nil
+		default:
+			return errors.Join(err, errors.New("it does not"))
+		}
+	})
 }
