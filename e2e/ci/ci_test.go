@@ -303,3 +303,42 @@ func TestHelmAddsTheDefaultsToWhatAChartRenders(t *testing.T) {
 		t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
 	}
 }
+
+// An overlay is the author's, and what it leaves out is added to what it renders.
+func TestAnOverlayIsTheAuthorsOwn(t *testing.T) {
+	bin, err := cluster.Build(t.Context(), os.Stderr, cluster.Kubectl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	evenkeel := program(t)
+	dir := repository(t, map[string]string{"base/web.yaml": bare, "base/kustomization.yaml": "resources: [web.yaml]\n",
+		"overlay/kustomization.yaml": `resources: [../base]
+nameSuffix: -eu
+patches:
+  - target: {kind: Deployment}
+    patch: |
+      apiVersion: apps/v1
+      kind: Deployment
+      metadata:
+        name: any
+        annotations: {evenkeel.dev/topology-keys: topology.kubernetes.io/zone}
+      spec:
+        template:
+          spec:
+            containers:
+              - name: web
+                lifecycle: {preStop: {sleep: {seconds: 3}}}
+`})
+	rendered, stderr, code := run(t, dir, nil, filepath.Join(bin, cluster.Kubectl), "kustomize", "overlay")
+	if code != 0 {
+		t.Fatalf("kubectl kustomize: exit code %d\n%s", code, stderr)
+	}
+	dir = repository(t, map[string]string{"web.yaml": rendered})
+	injected, stderr, code := run(t, dir, nil, evenkeel, "inject", "-q", "web.yaml")
+	for text, want := range map[string]int{"name: web-eu": 1, "seconds: 3": 1, "preStop": 1, "readinessProbe": 1,
+		"topologyKey: topology.kubernetes.io/zone": 1, "topologyKey: kubernetes.io/hostname": 0} {
+		if got := strings.Count(injected, text); code != 0 || got != want {
+			t.Errorf("exit code %d, %s stands %d times, want %d:\n%s%s", code, text, got, want, injected, stderr)
+		}
+	}
+}
