@@ -39,8 +39,9 @@ var metricName = regexp.MustCompile(`\b(?:evenkeel|apiserver|process|go)_\w+`)
 // query is one query of the dashboard.
 type query struct{ panel, expr string }
 
-// queries returns the queries of the dashboard, with its variables filled in as Grafana would.
-func queries(t *testing.T) []query {
+// queries returns the queries of the dashboard, with its variables filled in as Grafana would for a cluster, ".*" being
+// all. Whatever a query names is of that cluster.
+func queries(t *testing.T, chosen string) []query {
 	t.Helper()
 	var dashboard struct {
 		Panels []struct {
@@ -60,8 +61,13 @@ func queries(t *testing.T) []query {
 		}
 		ids[panel.ID] = true
 		for _, target := range panel.Targets {
+			const matcher = `{cluster=~"$cluster"`
+			if names := metricName.FindAllString(target.Expr, -1); len(names) != strings.Count(target.Expr, matcher) {
+				t.Errorf("panel %q is not of the chosen cluster alone: %s", panel.Title, target.Expr)
+			}
 			// Grafana: at least four scrapes
-			all = append(all, query{panel.Title, strings.ReplaceAll(target.Expr, "$__rate_interval", "5s")})
+			values := strings.NewReplacer("$__rate_interval", "5s", "$cluster", chosen)
+			all = append(all, query{panel.Title, values.Replace(target.Expr)})
 		}
 	}
 	return all
@@ -69,7 +75,7 @@ func queries(t *testing.T) []query {
 
 func TestEveryQueryHasDataAfterARealRun(t *testing.T) {
 	ctx := t.Context()
-	all := queries(t)
+	all := queries(t, ".*")
 	c, err := cluster.Start(ctx, cluster.Config{Log: os.Stderr, Components: []string{}})
 	check.Must(t, err)
 	t.Cleanup(func() {
@@ -115,6 +121,12 @@ func TestEveryQueryHasDataAfterARealRun(t *testing.T) {
 		}
 	}
 
+	for _, q := range queries(t, "another") {
+		if err := prometheus.returnsData(ctx, q.expr); err == nil {
+			t.Errorf("panel %q shows data of a cluster that isn't chosen: %s", q.panel, q.expr)
+		}
+	}
+
 	// Every metric that an alert or the dashboard names is one that was scraped.
 	var names struct{ Data []string }
 	check.Must(t, prometheus.get(ctx, "label/__name__/values", nil, &names))
@@ -132,7 +144,7 @@ func TestEveryQueryHasDataAfterARealRun(t *testing.T) {
 
 	// Whatever evenkeel exports stands in a panel; of a histogram the buckets do.
 	var panels strings.Builder
-	for _, q := range queries(t) {
+	for _, q := range queries(t, ".*") {
 		panels.WriteString(q.expr + "\n")
 	}
 	for _, name := range names.Data {
