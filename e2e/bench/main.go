@@ -6,7 +6,9 @@
 //   - reviews: each webhook as a process of its own, called as kube-apiserver calls a webhook behind a
 //     Service, over HTTP/1.1 on connections that stay open;
 //   - growth: the memory of evenkeel, its start, and how fast it writes budgets in a cluster with
-//     ever more Deployments.
+//     ever more Deployments;
+//   - scheduler: what the real scheduler takes for a pod with nothing added, with evenkeel's terms, and
+//     with its topology spread constraints.
 //
 // Contestants take turns, in rounds, and what each of them answers is compared with what it has to add: one that adds
 // nothing looks fast. The report is Markdown with plots.
@@ -88,17 +90,19 @@ type options struct {
 	each                      time.Duration
 	directory                 string
 	others                    []*contestant
+	schedules                 []schedule
 }
 
 // The parts of a run.
 const (
-	creates  = "creates"
-	rollouts = "rollouts"
-	reviews  = "reviews"
-	growth   = "growth"
+	creates   = "creates"
+	rollouts  = "rollouts"
+	reviews   = "reviews"
+	growth    = "growth"
+	scheduler = "scheduler"
 )
 
-func allParts() []string { return []string{creates, rollouts, reviews, growth} }
+func allParts() []string { return []string{creates, rollouts, reviews, growth, scheduler} }
 
 func parse(args []string) (*options, error) {
 	o := &options{parts: allParts()}
@@ -120,6 +124,12 @@ func parse(args []string) (*options, error) {
 				}
 			}
 			return nil
+		})
+	o.schedules, _ = parseSchedules(defaultSchedules)
+	fs.Func("scheduler", "clusters to measure the scheduler in, `NODESxPODS,…` (default "+defaultSchedules+")",
+		func(text string) (err error) {
+			o.schedules, err = parseSchedules(text)
+			return err
 		})
 	fs.Func("contestant", "`NAME=URL[,PID]` of a webhook that runs already", func(text string) error {
 		name, rest, ok := strings.Cut(text, "=")
@@ -156,6 +166,7 @@ func (o *options) command() string {
 	add("pods", o.pods, defaults.pods)
 	add("deployments", o.deployments, defaults.deployments)
 	add("each", o.each, defaults.each)
+	add("scheduler", joined(o.schedules), joined(defaults.schedules))
 	add("parts", strings.Join(o.parts, ","), strings.Join(defaults.parts, ","))
 	for _, other := range o.others {
 		add("contestant", other.name+"=URL", nil)
@@ -193,6 +204,17 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 			return err
 		}
 		r.growth(all)
+	}
+	if slices.Contains(o.parts, scheduler) {
+		var all [][]*arm
+		for _, s := range o.schedules {
+			arms, err := measureScheduling(ctx, os.Stderr, s)
+			if err != nil {
+				return fmt.Errorf("scheduler, %v: %w", s, err)
+			}
+			all = append(all, arms)
+		}
+		r.scheduling(o.schedules, all)
 	}
 	fmt.Fprint(stdout, r.text())
 	if o.directory == "" {

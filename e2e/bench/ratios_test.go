@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	applier "gopkg.in/evanphx/json-patch.v4"
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -150,12 +149,13 @@ func TestAnUpdateBesideOursAllocatesLittle(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, sleep := range map[string]string{"the settings are the same": "10s", "the settings are others": "20s"} {
+		settings := map[string]string{"pre-stop-sleep": sleep}
 		w := workload{kind: "Deployment", bytes: 4700, containers: 1, update: true}
-		before, err := injected(w.object("0.9"), sleep)
+		before, err := injected(w.object("0.9"), settings)
 		if err != nil {
 			t.Fatal(err)
 		}
-		after, err := injected(w.object("1.0"), sleep)
+		after, err := injected(w.object("1.0"), settings)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -174,25 +174,6 @@ func TestAnUpdateBesideOursAllocatesLittle(t *testing.T) {
 			t.Errorf("%s: %.0f allocations, want %.0f at most", name, allocs, mostUpdate)
 		}
 	}
-}
-
-// injected returns an object as evenkeel makes it with a sleep.
-func injected(object []byte, sleep string) ([]byte, error) {
-	config := patches.DefaultConfig()
-	if err := config.Base.Set("pre-stop-sleep", sleep, config.Bounds); err != nil {
-		return nil, err
-	}
-	injector, err := patches.New(config)
-	if err != nil {
-		return nil, err
-	}
-	result := injector.Review(patches.Request{Operation: patches.Create, Object: object,
-		Cluster: patches.Cluster{APIServer: patches.Version{Major: 1, Minor: 36}}})
-	patch, err := applier.DecodePatch(result.Patch)
-	if err != nil {
-		return nil, err
-	}
-	return patch.Apply(object)
 }
 
 // TestCostIsLinear fits the cost over the size of a Pod as a power. A constant part makes the
