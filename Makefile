@@ -89,12 +89,16 @@ bin/golangci-lint: tools/go.mod tools/go.sum
 	@echo "building golangci-lint, about two minutes the first time"
 	cd tools && go build -ldflags "-s -w" -o ../bin/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
+# The packages with tests that -short cuts down: many rounds over pure functions, in which there is no race to find.
+FULL := ./certs ./patches
+
 .PHONY: unit
-unit: packages ## Run the unit tests with the race detector
+unit: packages ## Run the unit tests with the race detector, and what is slow with it again in full
 	@for module in $(UNIT_MODULES); do
 		echo "go test -race $$module"
-		(cd "$$module" && go test -race -timeout 20m ./...)
+		(cd "$$module" && go test -race -short -timeout 20m ./...)
 	done
+	go test $(FULL)
 
 # Only our own packages are instrumented, by the flag that go test -fuzz sets for all: what they import is then compiled
 # once for everything, which saves ten minutes without a cache, and what is new in it leads nowhere.
@@ -203,7 +207,7 @@ bench: ## Measure what an admission costs beside other webhooks and policies (ab
 	go test -run '^$$' -bench . -benchtime 0.5s .
 
 .PHONY: bench-quick
-bench-quick: ## Check the ratios of that in half a minute
+bench-quick: ## Check the ratios of that in two minutes
 	@cd e2e/bench
 	go test -count 1 -v -skip InTheAPIServer . | grep -v '^=== RUN\|^ *--- PASS'
 

@@ -237,7 +237,11 @@ func TestTenYearsPassWithoutAGap(t *testing.T) {
 // after them, while an authority lives for 45 seconds.
 func TestKillsAtEveryStepLeaveNoGap(t *testing.T) {
 	l := Lifetimes{Authority: 45 * time.Second, Leaf: 2 * time.Second, Settle: time.Second}
-	for seed := range uint64(4) {
+	seeds := uint64(4)
+	if testing.Short() { // with the race detector
+		seeds = 1
+	}
+	for seed := range seeds {
 		random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // a repeatable choice
 		w := newWorld(t, l, 3)
 		w.lead()

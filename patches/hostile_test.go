@@ -84,6 +84,10 @@ func TestNothingOfAHostileValueGetsIntoAPatch(t *testing.T) {
 		keys = append(keys, s.Annotation())
 	}
 	values := hostileValues(t)
+	step := 1
+	if testing.Short() { // with the race detector, which makes it eight times as slow; make test runs all of it without
+		step = 7
+	}
 	for _, place := range []policy.Source{policy.SourcePodTemplate, policy.SourceWorkload, policy.SourceNamespace} {
 		bare, err := review(place, "example.com/harmless", "yes")
 		if err != nil {
@@ -91,7 +95,8 @@ func TestNothingOfAHostileValueGetsIntoAPatch(t *testing.T) {
 		}
 		for _, key := range keys {
 			accepted := 0
-			for _, value := range values {
+			for i := len(values) - 1; i >= 0; i -= step {
+				value := values[i]
 				got, err := review(place, key, value)
 				if err == nil && len(got.Problems) == 0 {
 					accepted++

@@ -627,7 +627,11 @@ func (c *choices) below(n int) int {
 // which that is not true.
 func TestRandomUpdatesEndWhereACreationEnds(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(60) {
+	seeds := uint64(60)
+	if testing.Short() { // with the race detector, which makes it eight times as slow; make test runs all of it without
+		seeds = 6
+	}
+	for seed := range seeds {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 0))
 			chosen := make(choices, 50)
