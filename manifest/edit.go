@@ -56,7 +56,7 @@ func (f *File) Apply(patches []Patch) (anew []Remark, err error) {
 
 // errFormatted says that a document is not byte for byte what its author wrote.
 var errFormatted = errors.New("the additions don't fit into the text as it is (anchors, for example), " +
-	"so this document was formatted anew")
+	"so this document was formatted anew, which uninject does not take back")
 
 // change is an operation that adds a member to an object, replaces its value, or removes it.
 type change struct {
@@ -101,8 +101,9 @@ func (d *Document) begins(f *File) int {
 }
 
 // apply notes the edits of the body that apply the changes, and reports whether they keep its
-// formatting. First they are written into the text, where everything else stays as it is; where that
-// does not work out, into the tree, which keeps the comments; and JSON is encoded anew. Each way is
+// formatting. First they are written into the text, where everything else stays as it is, if need be
+// with aliases written out; where that does not work out, into the tree, which keeps the comments; and
+// JSON is encoded anew. Each way is
 // proven: the result is read again and must be the value that the JSON patch gives. None is trusted,
 // so whatever YAML has in store, an addition can't end up in a wrong place.
 func (d *Document) apply(changes []change) (formatted bool, err error) {
@@ -115,11 +116,17 @@ func (d *Document) apply(changes []change) (formatted bool, err error) {
 		return false, err
 	}
 	ways := []func() ([]udiff.Edit, error){
+		func() ([]udiff.Edit, error) { return d.contract(editText(d, changes)) },
 		func() ([]udiff.Edit, error) { return editText(d, changes) },
+		func() ([]udiff.Edit, error) { return expandText(d, changes) },
 		func() ([]udiff.Edit, error) { return editTree(d, changes) },
 	}
+	if !slices.ContainsFunc(changes, func(c change) bool { return c.Operation == "remove" }) {
+		ways = ways[1:]
+	}
+	last := len(ways) - 1
 	if d.IsJSON {
-		ways[1] = func() ([]udiff.Edit, error) { return d.encodeJSON(want) }
+		ways[last] = func() ([]udiff.Edit, error) { return d.encodeJSON(want) }
 	}
 	for i, write := range ways {
 		var edits []udiff.Edit
@@ -129,7 +136,7 @@ func (d *Document) apply(changes []change) (formatted bool, err error) {
 		}
 		if err == nil {
 			d.edits, d.Value = edits, want
-			return i == 0, nil
+			return i < last, nil
 		}
 	}
 	return false, err
@@ -227,17 +234,28 @@ func editText(d *Document, changes []change) ([]udiff.Edit, error) {
 	if d.root == nil {
 		return nil, errNoPlace
 	}
+	e := newEditor(d)
+	for _, c := range changes {
+		if err := e.change(d.root, c); err != nil {
+			return nil, err
+		}
+	}
+	return e.done()
+}
+
+// newEditor returns an editor of a document that has a tree.
+func newEditor(d *Document) *editor {
 	e := &editor{text: d.Body, starts: []int{0}, style: styleOf(d), merged: map[*yaml.Node]bool{}}
 	for i := range d.Body {
 		if d.Body[i] == '\n' {
 			e.starts = append(e.starts, i+1)
 		}
 	}
-	for _, c := range changes {
-		if err := e.change(d.root, c); err != nil {
-			return nil, err
-		}
-	}
+	return e
+}
+
+// done returns the edits in order.
+func (e *editor) done() ([]udiff.Edit, error) {
 	if err := e.removeAll(); err != nil {
 		return nil, err
 	}
@@ -354,12 +372,21 @@ func (e *editor) line(number int) string {
 
 // appendBlock adds a member behind the last one of a block mapping.
 func (e *editor) appendBlock(node *yaml.Node, member map[string]json.RawMessage) error {
+	return e.appendLines(node, func(indent int) ([]string, error) { return e.render(member, indent) })
+}
+
+// appendLines adds lines behind the last member of a block mapping.
+func (e *editor) appendLines(node *yaml.Node, lines func(indent int) ([]string, error)) error {
 	if len(node.Content) == 0 {
 		return errNoPlace
 	}
 	indent := node.Content[0].Column - 1
 	end := lastNode(node)
-	last, keep := end.Line, strings.HasSuffix(end.Value, "\n\n") // of a block scalar that keeps blank lines
+	line := end.Line
+	if at, err := e.offset(end); err == nil && end.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0 {
+		line = e.lineAt(quotedEnd(e.text, at) - 1) // may go on at less indentation
+	}
+	last, keep := line, strings.HasSuffix(end.Value, "\n\n") // of a block scalar that keeps blank lines
 	if last > len(e.starts) {
 		return errNoPlace
 	}
@@ -380,7 +407,11 @@ func (e *editor) appendBlock(node *yaml.Node, member map[string]json.RawMessage)
 		}
 		break
 	}
-	return e.insertLines(last, indent, member)
+	text, err := lines(indent)
+	if err == nil {
+		e.insert(last, indent, text)
+	}
+	return err
 }
 
 // lastNode returns what begins last in n.
@@ -397,16 +428,20 @@ func lastNode(n *yaml.Node) *yaml.Node {
 // insertLines adds a member of a block mapping behind a line.
 func (e *editor) insertLines(number, indent int, member any) error {
 	lines, err := e.render(member, indent)
-	if err != nil {
-		return err
+	if err == nil {
+		e.insert(number, indent, lines)
 	}
+	return err
+}
+
+// insert adds lines behind a line.
+func (e *editor) insert(number, indent int, lines []string) {
 	if number < len(e.starts) {
 		e.edits = append(e.edits, edit{e.starts[number], 0, indent, strings.Join(lines, e.style.newline) + e.style.newline})
-		return nil
+		return
 	}
 	// The last line of the text does not end in a line feed.
 	e.edits = append(e.edits, edit{len(e.text), 0, indent, e.style.newline + strings.Join(lines, e.style.newline)})
-	return nil
 }
 
 // render returns a mapping as indented lines in the author's style.
@@ -419,13 +454,17 @@ func (e *editor) render(member any, indent int) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	return indented(strings.Split(strings.TrimSuffix(text, "\n"), "\n"), indent), nil
+}
+
+// indented indents lines, but for empty ones.
+func indented(lines []string, indent int) []string {
 	for i, line := range lines {
 		if line != "" {
 			lines[i] = strings.Repeat(" ", indent) + line
 		}
 	}
-	return lines, nil
+	return lines
 }
 
 // nodeOf returns a JSON value as a tree in block style.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -65,11 +66,22 @@ func (d *Document) plant() (fell func()) {
 	if d.root != nil {
 		return func() {}
 	}
-	d.root, _ = parseYAML(d.Body) // was read before; not all JSON is YAML 1.1: surrogate pairs
+	d.root, _ = d.tree() // was read before
 	if d.root != nil && d.root.Kind == yaml.ScalarNode && d.root.Tag == "!!null" {
 		d.root = nil
 	}
 	return func() { d.root = nil }
+}
+
+// surrogate matches half of a surrogate pair, which JSON writes for a character and YAML 1.1 doesn't know.
+var surrogate = regexp.MustCompile(`\\u[dD][89a-fA-F][0-9a-fA-F]{2}`)
+
+// tree parses body. In JSON, characters that YAML 1.1 can't read are others in the tree, as long.
+func (d *Document) tree() (*yaml.Node, error) {
+	if d.IsJSON {
+		return parseYAML(surrogate.ReplaceAllString(d.Body, `\u0041`))
+	}
+	return parseYAML(d.Body)
 }
 
 // MaxDocument is how long one document may be, in bytes: as long as what an API server takes in one
@@ -218,7 +230,7 @@ func (d *Document) read() error {
 		if mistakes, err := kjson.UnmarshalStrict(d.Value, &value); err != nil || len(mistakes) > 0 {
 			return remark(d.Line, joined(append(mistakes, err)))
 		}
-		d.root, _ = parseYAML(d.Body) // not all JSON is YAML 1.1: surrogate pairs
+		d.root, _ = d.tree() // not all JSON is YAML 1.1
 		return nil
 	}
 	root, err := parseYAML(d.Body)

@@ -1,0 +1,324 @@
+package manifest
+
+import (
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/aymanbagabas/go-udiff"
+	"go.yaml.in/yaml/v3"
+)
+
+// Where a change leads through an alias, or through what a merge key brings, the value is written out
+// in that place, and the alias stays as a comment, so that it can be written again once both are the
+// same:
+//
+//	template: *web    template: # *web
+//	                    metadata: ...
+//	<<: *web          <<: *web
+//	                  containers: # <<
+//	                  - name: ...
+//
+// Where a change leads through an anchor, its aliases are written out likewise, so that they stay as
+// they are.
+
+// writtenOut matches what follows the colon of a key, or the dash of an element, that was written out.
+var writtenOut = regexp.MustCompile(`^[ \t]*# (\*[^\s]+|<<)(?:\s|$)`)
+
+// expansion is a value that is written out.
+type expansion struct {
+	path []string
+	// name is the key, nil for an element of a list; alias is nil for a member that a merge key brings
+	// into around.
+	name, alias, around *yaml.Node
+}
+
+// expandText is editText behind which aliases that changes lead through are written out.
+func expandText(d *Document, changes []change) ([]udiff.Edit, error) {
+	if d.root == nil || d.IsJSON {
+		return nil, errNoPlace
+	}
+	now := &Document{Body: d.Body, root: d.root}
+	for range 10 { // what is written out may hold aliases
+		edits, err := expansions(now, changes)
+		if err != nil {
+			return nil, err
+		}
+		if len(edits) == 0 {
+			if edits, err = editText(now, changes); err != nil {
+				return nil, err
+			}
+			body, err := udiff.Apply(now.Body, edits)
+			return udiff.Lines(d.Body, body), err
+		}
+		if now.Body, err = udiff.Apply(now.Body, edits); err != nil {
+			return nil, err
+		}
+		if now.root, err = parseYAML(now.Body); err != nil {
+			return nil, err
+		}
+	}
+	return nil, errNoPlace
+}
+
+// expansions returns the edits that write out the first aliases that changes lead through.
+func expansions(d *Document, changes []change) ([]udiff.Edit, error) {
+	var all []expansion
+	touched := map[*yaml.Node]bool{} // anchors
+	covered := func(path []string) bool {
+		return slices.ContainsFunc(all, func(x expansion) bool {
+			return len(x.path) <= len(path) && slices.Equal(x.path, path[:len(x.path)])
+		})
+	}
+	for _, c := range changes {
+		if covered(c.path) {
+			continue
+		}
+		x, err := expanded(d.root, c, touched)
+		if err != nil {
+			return nil, err
+		}
+		if x != nil {
+			all = append(all, *x)
+		}
+	}
+	ok := true
+	eachAlias(d.root, nil, func(path []string, name, alias, around *yaml.Node) {
+		if touched[alias.Alias] && !covered(path) {
+			ok = ok && (name == nil || name.Value != "<<")
+			all = append(all, expansion{slices.Clone(path), name, alias, around})
+		}
+	})
+	if !ok {
+		return nil, errNoPlace
+	}
+	e := newEditor(d)
+	for _, x := range all {
+		if err := e.expand(x); err != nil {
+			return nil, err
+		}
+	}
+	return e.done()
+}
+
+// expanded returns the first alias on the path of a change, or member that a merge key brings; nil
+// without one. The anchors up to there are touched.
+func expanded(root *yaml.Node, c change, touched map[*yaml.Node]bool) (*expansion, error) {
+	node := root
+	for i, key := range c.path[:len(c.path)-1] {
+		name, value := child(node, key)
+		if node.Kind == yaml.SequenceNode {
+			name = nil
+		}
+		path := c.path[:i+1]
+		switch {
+		case value == nil && merged(node, key) != nil:
+			return &expansion{path: path, around: node}, nil
+		case value == nil:
+			return nil, errNoPlace
+		case value.Kind == yaml.AliasNode && i == len(c.path)-2 && c.Operation == "add" && name != nil:
+			return nil, nil // mergeAlias
+		case value.Kind == yaml.AliasNode:
+			return &expansion{path, name, value, node}, nil
+		case value.Anchor != "":
+			touched[value] = true
+		}
+		node = value
+	}
+	return nil, nil
+}
+
+// eachAlias calls use for each alias below n, with its path, its key and what is around it.
+func eachAlias(n *yaml.Node, path []string, use func(path []string, name, alias, around *yaml.Node)) {
+	for i, value := range n.Content {
+		var name *yaml.Node
+		key := strconv.Itoa(i)
+		if n.Kind == yaml.MappingNode {
+			if i%2 == 0 {
+				continue
+			}
+			name = n.Content[i-1]
+			key = name.Value
+		}
+		inner := append(path[:len(path):len(path)], key)
+		if value.Kind == yaml.AliasNode {
+			use(inner, name, value, n)
+		} else {
+			eachAlias(value, inner, use)
+		}
+	}
+}
+
+// expand writes out an alias, or what a merge key brings.
+func (e *editor) expand(x expansion) error {
+	key := &yaml.Node{}
+	key.SetString(x.path[len(x.path)-1])
+	key.Style |= styleOfScalar(key)
+	value := merged(x.around, key.Value)
+	if x.alias != nil {
+		value = x.alias
+	}
+	if value.Kind == yaml.AliasNode {
+		value = value.Alias
+	}
+	value = copyOf(value)
+	uncomment(value)
+	plainMerges(value)
+	if x.around.Style&yaml.FlowStyle != 0 || value.Kind == yaml.ScalarNode || len(value.Content) == 0 ||
+		x.name == nil && x.alias != nil && value.Kind != yaml.MappingNode {
+		return errNoPlace
+	}
+	value.Style &^= yaml.FlowStyle // of the whole, not of what is in it
+	tree := value
+	if x.name != nil || x.alias == nil {
+		tree = &yaml.Node{Kind: yaml.MappingNode, Content: []*yaml.Node{key, value}}
+	}
+	text, err := encodeYAML(tree, e.style)
+	if err != nil {
+		return err
+	}
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	if x.alias == nil {
+		lines[0] += " # <<"
+		return e.appendLines(x.around, func(indent int) ([]string, error) { return indented(lines, indent), nil })
+	}
+	at, err := e.offset(x.alias)
+	if err != nil || !strings.HasPrefix(e.text[at:], "*"+x.alias.Value) {
+		return errNoPlace
+	}
+	indent := x.alias.Column - 1
+	if x.name != nil {
+		indent, lines = x.name.Column-1, lines[1:]
+	}
+	e.edits = append(e.edits, edit{at, 0, 0, "# "})
+	e.insert(e.lineAt(at), indent, indented(lines, indent))
+	return nil
+}
+
+// uncomment takes the comments off a tree.
+func uncomment(n *yaml.Node) {
+	n.HeadComment, n.LineComment, n.FootComment = "", "", ""
+	for _, inner := range n.Content {
+		uncomment(inner)
+	}
+}
+
+// contract returns edits that lead to a text in which what was written out is an alias again.
+func (d *Document) contract(edits []udiff.Edit, err error) ([]udiff.Edit, error) {
+	if err != nil || d.IsJSON {
+		return edits, err
+	}
+	body, err := udiff.Apply(d.Body, edits)
+	if err != nil {
+		return nil, err
+	}
+	now, err := contracted(body)
+	if err != nil || now == body {
+		return edits, err
+	}
+	return udiff.Lines(d.Body, now), nil
+}
+
+// contracted returns body with what was written out as an alias, or as nothing beside a merge key,
+// where both are the same again.
+func contracted(body string) (string, error) {
+	root, err := parseYAML(body)
+	if err != nil || root == nil {
+		return body, err
+	}
+	e := newEditor(&Document{Body: body, root: root})
+	anchors := map[string]*yaml.Node{}
+	var look func(n *yaml.Node)
+	look = func(n *yaml.Node) {
+		if n.Anchor != "" {
+			anchors[n.Anchor] = n
+		}
+		for i, value := range n.Content {
+			var name *yaml.Node
+			switch {
+			case n.Kind == yaml.MappingNode && i%2 == 0:
+				continue
+			case n.Kind == yaml.MappingNode:
+				name = n.Content[i-1]
+			}
+			if n.Style&yaml.FlowStyle != 0 || !e.contract(n, name, value, anchors) {
+				look(value)
+			}
+		}
+	}
+	look(root)
+	edits, err := e.done()
+	if err != nil {
+		return "", err
+	}
+	return udiff.Apply(body, edits)
+}
+
+// contract takes out what expand has written, and reports whether it did.
+func (e *editor) contract(around, name, value *yaml.Node, anchors map[string]*yaml.Node) bool {
+	if value.Kind == yaml.AliasNode || value.Kind == yaml.ScalarNode || value.Style&yaml.FlowStyle != 0 {
+		return false
+	}
+	if name == nil {
+		return e.contractElement(value, anchors)
+	}
+	at, err := e.afterKey(name)
+	if err != nil {
+		return false
+	}
+	match := writtenOut.FindStringSubmatchIndex(e.text[at:])
+	if match == nil {
+		return false
+	}
+	if mark := e.text[at+match[2] : at+match[3]]; mark == "<<" {
+		last, err := e.lastLine(name)
+		if brought := merged(around, name.Value); err != nil || brought == nil || !sameNodes(brought, value) {
+			return false
+		}
+		e.removeLines(name.Line, last)
+	} else {
+		if anchor := anchors[mark[1:]]; anchor == nil || !sameNodes(anchor, value) {
+			return false
+		}
+		e.edits = append(e.edits, edit{at + match[2] - len("# "), len("# "), 0, ""})
+		e.removeLines(name.Line+1, e.blockEnd(name))
+	}
+	return true
+}
+
+// contractElement is contract for an element of a list, whose mark stands on the line before it.
+func (e *editor) contractElement(value *yaml.Node, anchors map[string]*yaml.Node) bool {
+	if value.Line < 2 || value.Kind != yaml.MappingNode || len(value.Content) == 0 {
+		return false
+	}
+	line := e.line(value.Line - 1)
+	dash := strings.IndexByte(line, '-')
+	if dash < 0 || strings.TrimLeft(line[:dash], " -") != "" {
+		return false
+	}
+	match := writtenOut.FindStringSubmatchIndex(line[dash+1:])
+	if match == nil {
+		return false
+	}
+	mark := line[dash+1+match[2] : dash+1+match[3]]
+	anchor := anchors[mark[1:]]
+	if anchor == nil || !sameNodes(anchor, value) {
+		return false
+	}
+	at := e.starts[value.Line-2] + dash + 1 + match[2]
+	e.edits = append(e.edits, edit{at - len("# "), len("# "), 0, ""})
+	last := value.Line
+	for i := 0; i < len(value.Content); i += 2 {
+		last = max(last, e.blockEnd(value.Content[i]))
+	}
+	e.removeLines(value.Line, last)
+	return true
+}
+
+// sameNodes reports whether two nodes are the same value.
+func sameNodes(a, b *yaml.Node) bool {
+	var x, y any
+	return a.Decode(&x) == nil && b.Decode(&y) == nil && reflect.DeepEqual(x, y)
+}
