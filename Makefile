@@ -10,8 +10,8 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 
-# Modules with Go code of ours. e2e/ needs a control plane and is tested last; tools/, e2e/kubernetes and e2e/kwok only
-# pin programs.
+# Modules with Go code of ours. e2e/ needs a control plane and is tested last; tools/, e2e/kubernetes, e2e/kwok,
+# e2e/helm and e2e/kustomize only pin programs.
 UNIT_MODULES := . e2e/recycle
 MODULES := $(UNIT_MODULES) examples/recycle e2e/validation e2e/bench e2e
 

@@ -304,6 +304,36 @@ func TestHelmAddsTheDefaultsToWhatAChartRenders(t *testing.T) {
 	}
 }
 
+// What docs/how-to/krm.md says, file by file, with a Deployment as the resource.
+func TestEvenkeelIsAFunctionOfKustomize(t *testing.T) {
+	bin, err := cluster.Build(t.Context(), os.Stderr, cluster.Kustomize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := installation.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile(filepath.Join(root, "docs", "how-to", "krm.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```[a-z]+\n(.*?)```").FindAllStringSubmatch(string(page), -1)
+	if len(blocks) != 4 {
+		t.Fatalf("the page has %d blocks, want three files and a command", len(blocks))
+	}
+	dir := repository(t, map[string]string{"web.yaml": bare, "kustomization.yaml": blocks[0][1],
+		"evenkeel.yaml": blocks[1][1], "evenkeel-function": blocks[2][1]})
+	if err := os.Chmod(filepath.Join(dir, "evenkeel-function"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	path := strings.Join([]string{filepath.Dir(program(t)), bin, os.Getenv("PATH")}, string(os.PathListSeparator))
+	stdout, stderr, code := run(t, dir, []string{"PATH=" + path}, "sh", "-c", blocks[3][1])
+	if code != 0 || !strings.Contains(stdout, "readinessProbe:") || !strings.Contains(stdout, "podAntiAffinity:") {
+		t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
+	}
+}
+
 // An overlay is the author's, and what it leaves out is added to what it renders.
 func TestAnOverlayIsTheAuthorsOwn(t *testing.T) {
 	bin, err := cluster.Build(t.Context(), os.Stderr, cluster.Kubectl)

@@ -32,6 +32,7 @@ const (
 	Kubelet           = "kubelet"
 	KubeProxy         = "kube-proxy"
 	Helm              = "helm"
+	Kustomize         = "kustomize"
 )
 
 // A tool is a program that is built from Go modules.
@@ -71,6 +72,8 @@ func toolTable() map[string]tool {
 		KubeProxy:         kubernetes(KubeProxy, 20*time.Second),
 		Kwok:              {module: "kwok", pkg: "sigs.k8s.io/kwok/cmd/kwok", ldflags: "-s -w", cold: 50 * time.Second},
 		Helm:              {module: "helm", pkg: "helm.sh/helm/v4/cmd/helm", ldflags: "-s -w", cold: 100 * time.Second},
+		Kustomize: {module: "kustomize", pkg: "sigs.k8s.io/kustomize/kustomize/v5", ldflags: "-s -w",
+			cold: 30 * time.Second},
 	}
 }
 
