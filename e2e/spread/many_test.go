@@ -22,7 +22,7 @@ import (
 	"github.com/evenkeel/evenkeel/e2e/installation"
 )
 
-var many = flag.Int("workloads", 100, "how many workloads are marked and scaled in; 1000 take about 15 minutes")
+var many = flag.Int("workloads", 100, "how many workloads are marked and scaled in; 1000 take about nine minutes")
 
 const (
 	user = "system:serviceaccount:" + installation.Namespace + ":evenkeel"
@@ -78,7 +78,7 @@ func TestManyWorkloadsKeepTheirZones(t *testing.T) {
 	first, last := writes[0].At.Time, writes[len(writes)-1].At.Time
 	t.Logf("%d workloads: %d pods written in %.0f s, at most %d in a second, all %.0f s after the installation began",
 		*many, len(writes), last.Sub(first).Seconds(), most, last.Sub(begin).Seconds())
-	if most > perSecond+2 { // two workers may wait for the same busy processor
+	if most > perSecond*5/4 { // what leaves at equal distances arrives closer together on a busy machine
 		t.Errorf("%d writes in one second, want %d at most", most, perSecond)
 	}
 	c.unchanged(want, "the pods are marked", func() { time.Sleep(pause) })
