@@ -103,8 +103,8 @@ standard variables of OpenTelemetry apply.`,
 func registerAuthorities(fs *pflag.FlagSet, a *server.Authorities) {
 	fs.StringVar(&a.Secret, "authority-secret", "evenkeel-authority",
 		"`NAME` of the Secret with the certificate authorities that evenkeel makes.")
-	fs.StringVar(&a.WebhookConfiguration, "webhook-configuration", "evenkeel",
-		"`NAME` of the MutatingWebhookConfiguration that gets their caBundle.")
+	fs.StringSliceVar(&a.WebhookConfigurations, "webhook-configuration", []string{"evenkeel", "zzz-evenkeel"},
+		"`NAME,...` of the MutatingWebhookConfigurations that get their caBundle.")
 	fs.StringVar(&a.Service, "service", "evenkeel", "`NAME` of the Service that the API server calls.")
 	fs.DurationVar(&a.Lifetimes.Authority, "authority-lifetime", 365*24*time.Hour,
 		"How long a certificate authority lasts. It is replaced when two thirds are over.")

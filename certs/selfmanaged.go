@@ -45,9 +45,9 @@ type SelfManagedConfig struct {
 	Client kubernetes.Interface
 	// Namespace and Secret are the place of the authorities.
 	Namespace, Secret string
-	// WebhookConfiguration is the name of the MutatingWebhookConfiguration whose webhooks
-	// get the bundle.
-	WebhookConfiguration string
+	// WebhookConfigurations are the names of the MutatingWebhookConfigurations whose webhooks
+	// get the bundle. The first one has to be there.
+	WebhookConfigurations []string
 	// Host is the name under which the API server verifies the certificate:
 	// SERVICE.NAMESPACE.svc.
 	Host      string
@@ -60,22 +60,23 @@ type SelfManagedConfig struct {
 // SelfManaged serves with certificates of its own making, which the package
 // documentation describes.
 type SelfManaged struct {
-	config        SelfManagedConfig
-	client        kubernetes.Interface
-	secret        cache.SharedIndexInformer
-	configuration cache.SharedIndexInformer
-	writes        *prometheus.CounterVec
-	resets        *prometheus.CounterVec
-	limit         flowcontrol.RateLimiter // of writes, should somebody else keep undoing them
-	changed       chan struct{}           // something was observed, for Lead
-	now           func() time.Time
-	start         time.Time
+	config         SelfManagedConfig
+	client         kubernetes.Interface
+	secret         cache.SharedIndexInformer
+	configurations []cache.SharedIndexInformer // in the order of config's
+	writes         *prometheus.CounterVec
+	resets         *prometheus.CounterVec
+	limit          flowcontrol.RateLimiter // of writes, should somebody else keep undoing them
+	changed        chan struct{}           // something was observed, for Lead
+	now            func() time.Time
+	start          time.Time
 
-	secretContest, bundleContest contest // of the leader
+	secretContest  contest   // of the leader
+	bundleContests []contest // in the order of config's configurations
 
 	mu        sync.Mutex
 	replica   replica
-	found     bool   // the webhook configuration exists
+	found     bool   // the first webhook configuration exists
 	lastError string // of what was observed, logged when it changes
 }
 
@@ -87,9 +88,9 @@ func NewSelfManaged(config SelfManagedConfig) (*SelfManaged, error) {
 	switch {
 	case config.Client == nil || config.Log == nil:
 		return nil, errors.New("self-managed certificates: a client and a log are needed")
-	case config.Namespace == "" || config.Secret == "" || config.WebhookConfiguration == "" || config.Host == "":
+	case config.Namespace == "" || config.Secret == "" || len(config.WebhookConfigurations) == 0 || config.Host == "":
 		return nil, errors.New(
-			"self-managed certificates: the names of namespace, Secret, webhook configuration and host are needed")
+			"self-managed certificates: the names of namespace, Secret, webhook configurations and host are needed")
 	case l.Settle <= 0 || l.Leaf <= 0 || l.Authority/3 <= l.Leaf || l.Authority/3 <= 4*l.Settle:
 		return nil, fmt.Errorf("self-managed certificates: lifetimes of %v for the authority and %v for the certificate, "+
 			"with %v to settle, leave no time to rotate; "+
@@ -98,7 +99,7 @@ func NewSelfManaged(config SelfManagedConfig) (*SelfManaged, error) {
 	}
 	s := &SelfManaged{config: config, client: config.Client, now: func() time.Time { return time.Now().Round(0) },
 		start: time.Now(), changed: make(chan struct{}, 1), limit: flowcontrol.NewTokenBucketRateLimiter(0.5, 20),
-		replica: replica{host: config.Host, lifetimes: l}}
+		replica: replica{host: config.Host, lifetimes: l}, bundleContests: make([]contest, len(config.WebhookConfigurations))}
 	named := func(name string) informers.SharedInformerOption {
 		return informers.WithTweakListOptions(func(o *metav1.ListOptions) {
 			o.FieldSelector = fields.OneTermEqualSelector("metadata.name", name).String()
@@ -106,11 +107,14 @@ func NewSelfManaged(config SelfManagedConfig) (*SelfManaged, error) {
 	}
 	s.secret = informers.NewSharedInformerFactoryWithOptions(config.Client, 0, informers.WithNamespace(config.Namespace),
 		named(config.Secret)).Core().V1().Secrets().Informer()
-	s.configuration = informers.NewSharedInformerFactoryWithOptions(config.Client, 0, named(config.WebhookConfiguration)).
-		Admissionregistration().V1().MutatingWebhookConfigurations().Informer()
+	for _, name := range config.WebhookConfigurations { // a list of several names isn't allowed by name
+		factory := informers.NewSharedInformerFactoryWithOptions(config.Client, 0, named(name))
+		s.configurations = append(s.configurations,
+			factory.Admissionregistration().V1().MutatingWebhookConfigurations().Informer())
+	}
 	observe := cache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { s.observe() }, UpdateFunc: func(_, _ any) { s.observe() }, DeleteFunc: func(any) { s.observe() }}
-	for _, informer := range []cache.SharedIndexInformer{s.secret, s.configuration} {
+	for _, informer := range append(slices.Clone(s.configurations), s.secret) {
 		if _, err := informer.AddEventHandler(observe); err != nil {
 			return nil, fmt.Errorf("set up informers: %w", err)
 		}
@@ -171,7 +175,9 @@ func (s *SelfManaged) elapsed() time.Duration { return time.Since(s.start) }
 func (s *SelfManaged) Run(ctx context.Context) {
 	var group wait.Group
 	group.StartWithContext(ctx, s.secret.RunWithContext)
-	group.StartWithContext(ctx, s.configuration.RunWithContext)
+	for _, informer := range s.configurations {
+		group.StartWithContext(ctx, informer.RunWithContext)
+	}
 	group.StartWithContext(ctx, func(ctx context.Context) {
 		// so that nothing expires unused; Ready says why not
 		wait.UntilWithContext(ctx, func(context.Context) { _, _ = s.Certificate(nil) }, lookAgain)
@@ -189,9 +195,11 @@ func (s *SelfManaged) observe() {
 			content = secret.Data[secretKey]
 		}
 	}
-	for _, object := range s.configuration.GetStore().List() {
-		if configuration, ok := object.(*admissionregistrationv1.MutatingWebhookConfiguration); ok {
-			found, bundles = true, bundlesOf(configuration)
+	for i, informer := range s.configurations {
+		for _, object := range informer.GetStore().List() {
+			if configuration, ok := object.(*admissionregistrationv1.MutatingWebhookConfiguration); ok {
+				found, bundles = found || i == 0, appendBundles(bundles, i, configuration)
+			}
 		}
 	}
 	s.mu.Lock()
@@ -211,6 +219,21 @@ func (s *SelfManaged) observe() {
 	case s.changed <- struct{}{}:
 	default:
 	}
+}
+
+// appendBundles appends the bundles that a certificate has to be accepted by: all of the first
+// configuration, and of another one those that are written. An upgrade brings a configuration that the
+// leader, of the version before, writes nothing to: a new replica that waited for it would hold up the
+// upgrade.
+func appendBundles(
+	bundles [][]byte, index int, configuration *admissionregistrationv1.MutatingWebhookConfiguration,
+) [][]byte {
+	for _, b := range bundlesOf(configuration) {
+		if index == 0 || len(b) > 0 {
+			bundles = append(bundles, b)
+		}
+	}
+	return bundles
 }
 
 func bundlesOf(configuration *admissionregistrationv1.MutatingWebhookConfiguration) [][]byte {
@@ -237,10 +260,20 @@ func (s *SelfManaged) Certificate(*tls.ClientHelloInfo) (*tls.Certificate, error
 // short is enough of a fingerprint for people.
 func short(id fingerprint) string { return fmt.Sprintf("%x", id[:6]) }
 
+// synced reports whether everything was read once.
+func (s *SelfManaged) synced() bool {
+	for _, informer := range s.configurations {
+		if !informer.HasSynced() {
+			return false
+		}
+	}
+	return s.secret.HasSynced()
+}
+
 // Ready returns an error that says why there is no certificate to serve with that
 // the API server accepts.
 func (s *SelfManaged) Ready() error {
-	if !s.secret.HasSynced() || !s.configuration.HasSynced() {
+	if !s.synced() {
 		return errors.New("certificate authorities not read yet")
 	}
 	if _, err := s.Certificate(nil); err != nil {
@@ -250,7 +283,7 @@ func (s *SelfManaged) Ready() error {
 	defer s.mu.Unlock()
 	switch {
 	case !s.found:
-		return fmt.Errorf("MutatingWebhookConfiguration %s not found, so nobody calls", s.config.WebhookConfiguration)
+		return fmt.Errorf("MutatingWebhookConfiguration %s not found, so nobody calls", s.config.WebhookConfigurations[0])
 	case !s.replica.accepted:
 		return errors.New("certificate not accepted by the API server yet: its authority is missing in the caBundle")
 	case !s.replica.fresh(s.now()):
@@ -262,7 +295,7 @@ func (s *SelfManaged) Ready() error {
 // Lead keeps the Secret and the bundle until ctx ends. Only the leader should, but
 // two at once do no harm: who writes last was refused, as what he read is old.
 func (s *SelfManaged) Lead(ctx context.Context) error {
-	if !cache.WaitForCacheSync(ctx.Done(), s.secret.HasSynced, s.configuration.HasSynced) {
+	if !cache.WaitForCacheSync(ctx.Done(), s.synced) {
 		return ctx.Err()
 	}
 	lastError := ""
@@ -294,16 +327,21 @@ func (s *SelfManaged) Lead(ctx context.Context) error {
 // step reads what there is, from the API server itself, writes what should be, and
 // returns when to look again.
 func (s *SelfManaged) step(ctx context.Context) (wake time.Duration, err error) {
-	// The configuration first: what is written to it may not be older than the Secret
-	// that it was derived from, and the API server sees to it that it has not changed.
-	configuration, err := s.client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx,
-		s.config.WebhookConfiguration, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		configuration, err = &admissionregistrationv1.MutatingWebhookConfiguration{}, nil
-	}
-	if err != nil {
-		s.count("bundle", err)
-		return 0, fmt.Errorf("read webhook configuration: %w", err)
+	// The configurations first: what is written to them may not be older than the Secret
+	// that it was derived from, and the API server sees to it that they have not changed.
+	configurations := make([]*admissionregistrationv1.MutatingWebhookConfiguration, len(s.config.WebhookConfigurations))
+	var bundles [][]byte
+	for i, name := range s.config.WebhookConfigurations {
+		configuration, err := s.client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, name,
+			metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			configuration, err = &admissionregistrationv1.MutatingWebhookConfiguration{}, nil
+		}
+		if err != nil {
+			s.count("bundle", err)
+			return 0, fmt.Errorf("read webhook configuration: %w", err)
+		}
+		configurations[i], bundles = configuration, appendBundles(bundles, i, configuration)
 	}
 	secret, err := s.client.CoreV1().Secrets(s.config.Namespace).Get(ctx, s.config.Secret, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
@@ -313,7 +351,6 @@ func (s *SelfManaged) step(ctx context.Context) (wake time.Duration, err error) 
 		s.count("secret", err)
 		return 0, fmt.Errorf("read Secret: %w", err)
 	}
-	bundles := bundlesOf(configuration)
 	s.mu.Lock()
 	content, certificates, wake, err := s.replica.plan(s.now(), s.elapsed(), secret.Data[secretKey], bundles)
 	s.mu.Unlock()
@@ -332,23 +369,35 @@ func (s *SelfManaged) step(ctx context.Context) (wake time.Duration, err error) 
 		}
 		s.secretContest.written = content
 	}
-	for _, b := range bundles {
-		if !bytes.Equal(b, certificates) {
-			undone, loud := s.bundleContest.wanted(b, certificates, s.now())
-			s.contested(ctx, "bundle", undone, loud, corev1.ObjectReference{APIVersion: "admissionregistration.k8s.io/v1",
-				Kind: "MutatingWebhookConfiguration", Name: configuration.Name, UID: configuration.UID},
-				configuration.ManagedFields)
-			if err := s.limit.Wait(ctx); err != nil {
-				return 0, err
-			}
-			if err := s.writeBundle(ctx, configuration, certificates); err != nil {
-				return 0, err
-			}
-			s.bundleContest.written = certificates
-			return wake, nil
+	for i, configuration := range configurations {
+		if err := s.keepBundle(ctx, &s.bundleContests[i], configuration, certificates); err != nil {
+			return 0, err
 		}
 	}
 	return wake, nil
+}
+
+// keepBundle writes certificates to the webhooks of a configuration, where one of them has others.
+func (s *SelfManaged) keepBundle(
+	ctx context.Context, contest *contest, read *admissionregistrationv1.MutatingWebhookConfiguration, certificates []byte,
+) error {
+	for _, b := range bundlesOf(read) {
+		if bytes.Equal(b, certificates) {
+			continue
+		}
+		undone, loud := contest.wanted(b, certificates, s.now())
+		s.contested(ctx, "bundle", undone, loud, corev1.ObjectReference{APIVersion: "admissionregistration.k8s.io/v1",
+			Kind: "MutatingWebhookConfiguration", Name: read.Name, UID: read.UID}, read.ManagedFields)
+		if err := s.limit.Wait(ctx); err != nil {
+			return err
+		}
+		if err := s.writeBundle(ctx, read, certificates); err != nil {
+			return err
+		}
+		contest.written = certificates
+		return nil
+	}
+	return nil
 }
 
 func (s *SelfManaged) writeSecret(ctx context.Context, read *corev1.Secret, content []byte) error {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 )
@@ -47,7 +48,7 @@ func newSelfManaged(t *testing.T, api http.HandlerFunc) (*SelfManaged, *promethe
 	client := kubernetes.NewForConfigOrDie(
 		&rest.Config{Host: server.URL, ContentConfig: rest.ContentConfig{ContentType: "application/json"}})
 	s, err := NewSelfManaged(
-		SelfManagedConfig{Client: client, Namespace: "n", Secret: "s", WebhookConfiguration: "w", Host: "a.b.svc",
+		SelfManagedConfig{Client: client, Namespace: "n", Secret: "s", WebhookConfigurations: []string{"w"}, Host: "a.b.svc",
 			Lifetimes: Lifetimes{Leaf: time.Hour}, Log: logrus.NewEntry(logrus.New()), Registerer: registry})
 	if err != nil {
 		t.Fatal(err)
@@ -105,5 +106,19 @@ func TestWhatKeepsAnAuthorityFromBeingWrittenIsCounted(t *testing.T) {
 		if n := exported(t, registry, "evenkeel_certificate_writes_total", object, "error"); n != 1 {
 			t.Errorf("%s: %v errors are counted, want 1", object, n)
 		}
+	}
+}
+
+// An upgrade brings a configuration that the leader, of the version before, writes no bundle to: a new
+// replica is ready all the same.
+func TestABundleThatIsYetToBeWrittenCountsInTheFirstConfigurationAlone(t *testing.T) {
+	configuration := &admissionregistrationv1.MutatingWebhookConfiguration{
+		Webhooks: make([]admissionregistrationv1.MutatingWebhook, 2)}
+	configuration.Webhooks[0].ClientConfig.CABundle = []byte("a")
+	if n := len(appendBundles(nil, 0, configuration)); n != 2 {
+		t.Errorf("%d bundles of the first configuration count, want 2", n)
+	}
+	if n := len(appendBundles(nil, 1, configuration)); n != 1 {
+		t.Errorf("%d bundles of another configuration count, want 1", n)
 	}
 }

@@ -58,7 +58,9 @@ func healthy(t *testing.T) *State {
 	s.APIServer.Value, s.OldestKubelet.Value = patches.Version{Major: 1, Minor: 36}, patches.Version{Major: 1, Minor: 35}
 	s.Configurations.Value = []admissionregistrationv1.MutatingWebhookConfiguration{
 		{ObjectMeta: metav1.ObjectMeta{Name: "evenkeel"},
-			Webhooks: []admissionregistrationv1.MutatingWebhook{hook("workloads.evenkeel.dev"), hook("pods.evenkeel.dev")}}}
+			Webhooks: []admissionregistrationv1.MutatingWebhook{hook("workloads.evenkeel.dev"), hook("pods.evenkeel.dev")}},
+		{ObjectMeta: metav1.ObjectMeta{Name: lastConfiguration},
+			Webhooks: []admissionregistrationv1.MutatingWebhook{hook("refused-pods.evenkeel.dev")}}}
 	s.Deployment.Value = &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "evenkeel"},
 		Spec: appsv1.DeploymentSpec{Replicas: &three}, Status: appsv1.DeploymentStatus{ReadyReplicas: 3}}
 	s.Pods.Value = []corev1.Pod{pod("a"), pod("b"), pod("c")}
@@ -157,8 +159,10 @@ func TestEachFailureHasItsLineAndItsAdvice(t *testing.T) {
 func reissue(t *testing.T, s *State, left time.Duration) {
 	ca := authority(t, left)
 	s.Signed.Value = ca
-	for i := range s.Configurations.Value[0].Webhooks {
-		s.Configurations.Value[0].Webhooks[i].ClientConfig.CABundle = ca
+	for _, configuration := range s.Configurations.Value {
+		for i := range configuration.Webhooks {
+			configuration.Webhooks[i].ClientConfig.CABundle = ca
+		}
 	}
 }
 

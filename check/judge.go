@@ -102,9 +102,14 @@ func mayInstall(s *State) Result {
 	return Result{name, OK, "This user may create all that deploy/ holds.", ""}
 }
 
+// lastConfiguration is the webhook configuration beside evenkeel's other one that the API server calls
+// after those of others.
+const lastConfiguration = "zzz-evenkeel"
+
 func webhook(s *State) Result {
 	const name = "webhook"
-	list := s.Configurations.Value
+	list := slices.DeleteFunc(slices.Clone(s.Configurations.Value),
+		func(c admissionregistrationv1.MutatingWebhookConfiguration) bool { return c.Name == lastConfiguration })
 	switch {
 	case s.Configurations.Err != nil:
 		return unread(name, "Webhook configurations", s.Configurations.Err)

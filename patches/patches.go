@@ -577,6 +577,8 @@ func (i *Injector) Review(req Request) (result Result) {
 	switch round {
 	case roundKeep:
 		keep(in, old, out)
+	case roundMend:
+		mend(in, out)
 	case roundTakenAway:
 		in.final = true
 		i.generate(in, out, &req)

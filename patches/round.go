@@ -17,6 +17,8 @@ const (
 	roundKeep
 	// roundTakenAway is an update that takes part of ours away and nothing else.
 	roundTakenAway
+	// roundMend lets what is ours in a Pod fit to what another webhook has changed.
+	roundMend
 )
 
 // against splits o, and old where there is one, into ours and theirs, and says what to do. Where the
@@ -34,6 +36,8 @@ const (
 //	same      | as in old          | not all                  | taken away
 //	same      | other than in old  | any                      | decide: as with an earlier round
 //
+// A Pod of a template that was done is left as it is, or mended.
+//
 // Where a guessed probe that stands is known to have failed, everything is decided: it goes, whatever
 // the update is.
 //
@@ -46,7 +50,13 @@ func (o *object) against(old *object, req *Request) (round, Skip) {
 	case noted && !ok:
 		return 0, SkipForeignRecord
 	case noted && o.kind == "Pod" && o.meta.controller != "":
-		return 0, SkipTemplateDone
+		switch {
+		case !o.split(req, r, nil):
+			return 0, SkipDeadline
+		case !o.pod.refused():
+			return 0, SkipTemplateDone
+		}
+		return roundMend, SkipNone
 	case noted && !o.offline && o.wroteRecord():
 		return 0, SkipWrittenRecord
 	}

@@ -104,7 +104,7 @@ func TestOnlyTheRightClockStandsForElection(t *testing.T) {
 					Namespace: "evenkeel-system", NamespaceSelector: labels.Everything(), Log: silentLog(),
 					Listen: "127.0.0.1:0", MetricsListen: "127.0.0.1:0", DrainTimeout: time.Second, Budgets: true,
 					ScanInterval: time.Minute,
-					Authorities:  Authorities{Secret: "s", WebhookConfiguration: "w", Service: "evenkeel"}})
+					Authorities:  Authorities{Secret: "s", WebhookConfigurations: []string{"w"}, Service: "evenkeel"}})
 			}()
 			var stood bool
 			select {

@@ -87,8 +87,10 @@ type Config struct {
 
 // Authorities names the objects that self-managed certificates live in.
 type Authorities struct {
-	Secret, WebhookConfiguration, Service string
-	Lifetimes                             certs.Lifetimes
+	Secret, Service string
+	// WebhookConfigurations are the names of those that get the bundle.
+	WebhookConfigurations []string
+	Lifetimes             certs.Lifetimes
 }
 
 // InvalidError is an error in the Config, as opposed to a failure of the machine or cluster.
@@ -210,7 +212,7 @@ func (s *server) addCertificates(client kubernetes.Interface) error {
 		return files.Register(s.registry)
 	}
 	own, err := certs.NewSelfManaged(certs.SelfManagedConfig{Client: client, Namespace: c.Namespace,
-		Secret: c.Authorities.Secret, WebhookConfiguration: c.Authorities.WebhookConfiguration,
+		Secret: c.Authorities.Secret, WebhookConfigurations: c.Authorities.WebhookConfigurations,
 		Host:      c.Authorities.Service + "." + c.Namespace + ".svc",
 		Lifetimes: c.Authorities.Lifetimes, Log: c.Log, Registerer: s.registry})
 	if err != nil {

@@ -44,7 +44,8 @@ func TestServeEndsWhileTheAPIServerAcceptsAndDoesNotAnswer(t *testing.T) {
 		over <- Run(ctx, Config{Version: "v1", Policy: patches.DefaultConfig(), REST: &rest.Config{Host: "http://" + address},
 			Namespace: "evenkeel-system", NamespaceSelector: labels.Everything(), Log: silentLog(),
 			Listen: "127.0.0.1:0", MetricsListen: "127.0.0.1:0", DrainTimeout: time.Second, Budgets: true,
-			ScanInterval: time.Minute, Authorities: Authorities{Secret: "s", WebhookConfiguration: "w", Service: "evenkeel"}})
+			ScanInterval: time.Minute,
+			Authorities:  Authorities{Secret: "s", WebhookConfigurations: []string{"w"}, Service: "evenkeel"}})
 	}()
 	// Over HTTP/1.1 each request that waits has a connection of its own: the version, the Lease,
 	// Namespaces, Nodes, three kinds of opted-out workloads, the Secret and the configuration.

@@ -327,13 +327,16 @@ func TestTheProgramGoesByTheNamespacesOfItsWebhooks(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var configuration *admissionregistrationv1.MutatingWebhookConfiguration
+			var webhooks []admissionregistrationv1.MutatingWebhook
 			flag := "evenkeel.dev/inject=enabled" // the default
 			for _, object := range objectsOf(t, out) {
 				var own *appsv1.Deployment
 				switch object.GetKind() {
 				case "MutatingWebhookConfiguration":
-					configuration, err = manifests.As[admissionregistrationv1.MutatingWebhookConfiguration](object)
+					var c *admissionregistrationv1.MutatingWebhookConfiguration
+					if c, err = manifests.As[admissionregistrationv1.MutatingWebhookConfiguration](object); err == nil {
+						webhooks = append(webhooks, c.Webhooks...)
+					}
 				case "Deployment":
 					if own, err = manifests.As[appsv1.Deployment](object); err != nil {
 						break
@@ -352,10 +355,13 @@ func TestTheProgramGoesByTheNamespacesOfItsWebhooks(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if len(configuration.Webhooks) != 3 {
-				t.Fatalf("%d webhooks, want 3", len(configuration.Webhooks))
+			if len(webhooks) != 4 {
+				t.Fatalf("%d webhooks, want 4", len(webhooks))
 			}
-			for _, webhook := range configuration.Webhooks {
+			for _, webhook := range webhooks {
+				if webhook.Name == "refused-pods.evenkeel.dev" && *webhook.FailurePolicy != admissionregistrationv1.Ignore {
+					t.Errorf("webhook %s has failurePolicy %s", webhook.Name, *webhook.FailurePolicy)
+				}
 				called, err := metav1.LabelSelectorAsSelector(webhook.NamespaceSelector)
 				if err != nil {
 					t.Fatal(err)

@@ -176,7 +176,8 @@ func TestTheFailOverlayRefusesWhatItMustAndNothingElse(t *testing.T) {
 	}
 
 	// The way out that docs/install/fail.md gives.
-	out, err := c.KubectlCommand(ctx, strings.Fields("delete mutatingwebhookconfiguration evenkeel")...)
+	out, err := c.KubectlCommand(ctx, strings.Fields(
+		"delete mutatingwebhookconfiguration -l app.kubernetes.io/name=evenkeel")...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -139,11 +139,11 @@ func (i *Installation) Start(ctx context.Context, flags ...string) error {
 		return err
 	}
 	path := "/readyz"
-	configuration, err := i.configuration(ctx)
+	all, err := i.configurations(ctx)
 	if err != nil {
 		return err
 	}
-	_, err = i.cluster.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, configuration.Name,
+	_, err = i.cluster.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, all[0].Name,
 		metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		path = "/livez"
@@ -193,15 +193,17 @@ func (i *Installation) Signal(signal syscall.Signal) error {
 
 // Uninstall removes the webhook configuration and ends the process.
 func (i *Installation) Uninstall(ctx context.Context) error {
-	configuration, err := i.configuration(ctx)
-	if err == nil {
-		err = i.cluster.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Delete(ctx, configuration.Name,
-			metav1.DeleteOptions{})
+	all, err := i.configurations(ctx)
+	for _, configuration := range all {
+		if err == nil {
+			err = i.cluster.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Delete(ctx, configuration.Name,
+				metav1.DeleteOptions{})
+		}
+		if apierrors.IsNotFound(err) {
+			err = nil
+		}
 	}
 	i.Stop()
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
 	return err
 }
 
@@ -268,15 +270,17 @@ func (i *Installation) fetch(ctx context.Context, path string) (string, error) {
 	return string(body), err
 }
 
-// Register stores the webhook configuration of deploy/, which then calls this process through a
+// Register stores the webhook configurations of deploy/, which then call this process through a
 // Service, and waits until the process, if it runs, has said which certificate it has and is ready.
 func (i *Installation) Register(ctx context.Context) error {
-	configuration, err := i.configuration(ctx)
+	all, err := i.configurations(ctx)
 	if err != nil {
 		return err
 	}
-	if err := Register(ctx, i.cluster, configuration, Target{Service: Service, Address: i.Address}); err != nil {
-		return err
+	for _, configuration := range all {
+		if err := Register(ctx, i.cluster, configuration, Target{Service: Service, Address: i.Address}); err != nil {
+			return err
+		}
 	}
 	if _, runs := i.cluster.PIDs()[i.options.Name]; !runs {
 		return nil
@@ -298,21 +302,23 @@ func (i *Installation) Register(ctx context.Context) error {
 }
 
 // CA returns the certificates that verify Address under the name Host, as the API server has them; none where they
-// aren't in every webhook of the configuration.
+// aren't in every webhook of the configurations.
 func (i *Installation) CA(ctx context.Context) ([]byte, error) {
-	configuration, err := i.configuration(ctx)
+	all, err := i.configurations(ctx)
 	if err != nil {
 		return nil, err
 	}
-	configuration, err = i.cluster.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx,
-		configuration.Name, metav1.GetOptions{})
-	if err != nil {
-		return nil, fmt.Errorf("read webhook configuration: %w", err)
-	}
 	var ca []byte
-	for n := range configuration.Webhooks {
-		if ca = configuration.Webhooks[n].ClientConfig.CABundle; len(ca) == 0 {
-			return nil, nil
+	for _, configuration := range all {
+		configuration, err := i.cluster.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx,
+			configuration.Name, metav1.GetOptions{})
+		if err != nil {
+			return nil, fmt.Errorf("read webhook configuration: %w", err)
+		}
+		for n := range configuration.Webhooks {
+			if ca = configuration.Webhooks[n].ClientConfig.CABundle; len(ca) == 0 {
+				return nil, nil
+			}
 		}
 	}
 	return ca, nil
@@ -363,34 +369,50 @@ func Register(
 	return nil
 }
 
-func (i *Installation) configuration(
+// configurations returns the webhook configurations of the installation, of which Configure changes the first.
+func (i *Installation) configurations(
 	ctx context.Context,
-) (*admissionregistrationv1.MutatingWebhookConfiguration, error) {
-	configuration, err := configurationOf(ctx, i.cluster, i.options.Deploy)
+) ([]*admissionregistrationv1.MutatingWebhookConfiguration, error) {
+	all, err := configurationsOf(ctx, i.cluster, i.options.Deploy)
 	if err == nil && i.options.Configure != nil {
-		i.options.Configure(configuration)
+		i.options.Configure(all[0])
 	}
-	return configuration, err
+	return all, err
 }
 
-// Configuration returns the webhook configuration that deploy/ holds.
+// Configuration returns the webhook configuration that deploy/ holds, but for the one that comes last (see Last).
 func Configuration(
 	ctx context.Context, c *cluster.Cluster,
 ) (*admissionregistrationv1.MutatingWebhookConfiguration, error) {
-	return configurationOf(ctx, c, "")
+	all, err := configurationsOf(ctx, c, "")
+	if err != nil {
+		return nil, err
+	}
+	return all[0], nil
 }
 
-func configurationOf(
+// Last is the name of the webhook configuration of deploy/ that is called after those of others.
+const Last = "zzz-evenkeel"
+
+func configurationsOf(
 	ctx context.Context, c *cluster.Cluster, dir string,
-) (*admissionregistrationv1.MutatingWebhookConfiguration, error) {
+) ([]*admissionregistrationv1.MutatingWebhookConfiguration, error) {
 	objects, err := deployed(ctx, c, dir, "MutatingWebhookConfiguration")
 	if err != nil {
 		return nil, err
 	}
-	if len(objects) != 1 {
-		return nil, fmt.Errorf("read deploy/: %d MutatingWebhookConfigurations in it, want 1", len(objects))
+	var all []*admissionregistrationv1.MutatingWebhookConfiguration
+	for _, object := range objects {
+		configuration, err := manifests.As[admissionregistrationv1.MutatingWebhookConfiguration](object)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, configuration)
 	}
-	return manifests.As[admissionregistrationv1.MutatingWebhookConfiguration](objects[0])
+	if len(all) != 2 || all[1].Name != Last {
+		return nil, fmt.Errorf("read deploy/: %d MutatingWebhookConfigurations in it, want 2 and %s last", len(all), Last)
+	}
+	return all, nil
 }
 
 // deployed returns the objects of a directory, deploy/ if "", of the kinds.
