@@ -142,7 +142,7 @@ func eachAlias(n *yaml.Node, path []string, use func(path []string, name, alias,
 			name = n.Content[i-1]
 			key = name.Value
 		}
-		inner := append(path[:len(path):len(path)], key)
+		inner := slices.Concat(path, []string{key})
 		if value.Kind == yaml.AliasNode {
 			use(inner, name, value, n)
 		} else {

@@ -65,13 +65,13 @@ func (e *editor) restoreNull(name, value *yaml.Node) error {
 		return err
 	}
 	block := value.Kind != yaml.ScalarNode && value.Style&yaml.FlowStyle == 0
-	end := begin
 	if !block {
 		at, err := e.offset(value)
 		if err != nil {
 			return err
 		}
-		if end = at + len(value.Value); value.Kind != yaml.ScalarNode {
+		end := at + len(value.Value)
+		if value.Kind != yaml.ScalarNode {
 			end = flowEnd(e.text, at)
 		} else if value.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0 {
 			end = quotedEnd(e.text, at)
