@@ -56,7 +56,7 @@ func checkLaws(injector *Injector, req Request) error {
 	if err := sleepsFit(req.Object, patched); err != nil {
 		return fmt.Errorf("%w; the patch is %s", err, result.Patch)
 	}
-	if err := uninjects(req.Object, patched, req.Offline); err != nil {
+	if err := uninjects(req, patched); err != nil {
 		return fmt.Errorf("%w; the patch is %s", err, result.Patch)
 	}
 	second := req
@@ -183,11 +183,15 @@ func theirsStays(injector *Injector, req Request, patched []byte) error {
 }
 
 // uninjects returns an error when an object without a record isn't the same, member for member and null for null, after
-// it was injected and uninjected.
-func uninjects(object, patched []byte, offline bool) error {
-	before, err := decode(object)
+// it was injected and uninjected. Of an update that has lost the record of the old object, what that record says is
+// ours and may be gone.
+func uninjects(req Request, patched []byte) error {
+	before, err := decode(req.Object)
 	if err != nil {
 		return err
+	}
+	if old, err := decode(req.Old); err == nil && len(recordIn(old)) > 0 {
+		return nil
 	}
 	template := templateIn(before)
 	after, err := decode(patched)
@@ -207,7 +211,7 @@ func uninjects(object, patched []byte, offline bool) error {
 	if err != nil {
 		return err
 	}
-	if spec, _ := template["spec"].(map[string]any); !offline &&
+	if spec, _ := template["spec"].(map[string]any); !req.Offline &&
 		spec["terminationGracePeriodSeconds"] == json.Number("30") &&
 		at(templateIn(left), "spec", "terminationGracePeriodSeconds") == nil {
 		delete(spec, "terminationGracePeriodSeconds") // the API's default, which nobody wrote
