@@ -133,10 +133,8 @@ func position(c Code) int {
 
 // Explain returns the row of the table for code c.
 func (c Code) Explain() Explanation {
-	for _, e := range explanations {
-		if e.Code == c {
-			return e
-		}
+	if i := position(c); i >= 0 {
+		return explanations[i]
 	}
 	return Explanation{Code: c}
 }

@@ -88,7 +88,7 @@ func expansions(d *Document, changes []change) ([]udiff.Edit, error) {
 	eachAlias(d.root, nil, func(path []string, name, alias, around *yaml.Node) {
 		if touched[alias.Alias] && !covered(path) {
 			ok = ok && (name == nil || name.Value != "<<")
-			all = append(all, expansion{slices.Clone(path), name, alias, around})
+			all = append(all, expansion{path, name, alias, around})
 		}
 	})
 	if !ok {

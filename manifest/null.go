@@ -124,13 +124,9 @@ func (e *editor) replaceFlowNull(name, null *yaml.Node, with json.RawMessage) er
 // restoreFlowNull writes null again in the place of a value in braces, as it was written before
 // replaceFlowNull.
 func (e *editor) restoreFlowNull(name, value *yaml.Node) error {
-	at, err := e.offset(value)
+	at, end, err := e.flowSpan(value)
 	if err != nil {
 		return err
-	}
-	end := flowEnd(e.text, at)
-	if end <= at {
-		return errNoPlace
 	}
 	null := "null"
 	if match := flowNull.FindStringSubmatchIndex(e.text[end:]); match != nil {

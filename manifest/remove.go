@@ -163,15 +163,22 @@ func (e *editor) afterKey(name *yaml.Node) (int, error) {
 	return len(e.text) - len(rest) + 1, nil
 }
 
+// flowSpan returns from where to where a value stands in flow style.
+func (e *editor) flowSpan(value *yaml.Node) (at, end int, err error) {
+	if at, err = e.offset(value); err != nil {
+		return 0, 0, err
+	}
+	if end = flowEnd(e.text, at); end <= at {
+		return 0, 0, errNoPlace
+	}
+	return at, end, nil
+}
+
 // cut writes text in the place of a value that stands in flow style.
 func (e *editor) cut(value *yaml.Node, text string) error {
-	at, err := e.offset(value)
+	at, end, err := e.flowSpan(value)
 	if err != nil {
 		return err
-	}
-	end := flowEnd(e.text, at)
-	if end <= at {
-		return errNoPlace
 	}
 	e.edits = append(e.edits, edit{at, end - at, 0, text})
 	return nil

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -79,19 +78,15 @@ func measureGrowth(ctx context.Context, log io.Writer, sizes []int) (_ []grown, 
 	all := []grown{alone}
 	there := 0
 	for _, size := range sizes {
-		group, groupContext := errgroup.WithContext(ctx)
-		group.SetLimit(16)
-		for ; there < size; there++ {
-			name, namespace := fmt.Sprint("web-", there), shop(there)
-			group.Go(func() error {
-				_, err := control.Client.AppsV1().Deployments(namespace).Create(groupContext, middling(name),
-					metav1.CreateOptions{})
-				return err
-			})
-		}
-		if err := group.Wait(); err != nil {
+		err := each(ctx, size-there, func(ctx context.Context, i int) error {
+			_, err := control.Client.AppsV1().Deployments(shop(there+i)).Create(ctx, middling(fmt.Sprint("web-", there+i)),
+				metav1.CreateOptions{})
+			return err
+		})
+		if err != nil {
 			return nil, fmt.Errorf("create Deployments: %w", err)
 		}
+		there = size
 		g, err := growTo(ctx, control, program, size)
 		if err != nil {
 			return nil, err
