@@ -53,6 +53,7 @@ var changes = map[string]func(t *testing.T, w *dayTwo){
 		kubectl(t, nil, "rollout", "restart", w.kind+"/"+w.name, "-n", w.namespace)
 	},
 	"rollout undo": func(t *testing.T, w *dayTwo) {
+		w.settle(t) // or the template that the annotation just changed never becomes a revision
 		kubectl(t, nil, "rollout", "restart", w.kind+"/"+w.name, "-n", w.namespace)
 		w.settle(t)
 		kubectl(t, nil, "rollout", "undo", w.kind+"/"+w.name, "-n", w.namespace)
