@@ -77,6 +77,8 @@ type State struct {
 	OldestKubelet Fact[patches.Version]
 	// Configurations are those with evenkeel's label.
 	Configurations Fact[[]admissionregistrationv1.MutatingWebhookConfiguration]
+	// Late are the names of others' that are called for new Pods after evenkeel's last one.
+	Late []string
 	// Namespace is where evenkeel runs.
 	Namespace string
 	// Deployment is evenkeel's own, nil where there is none.

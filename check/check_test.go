@@ -93,6 +93,8 @@ func TestEachFailureHasItsLineAndItsAdvice(t *testing.T) {
 		"a user without rights": {func(s *State) {
 			s.Configurations = Fact[[]admissionregistrationv1.MutatingWebhookConfiguration]{Err: forbidden}
 		}, "webhook", Unknown, "may not be read", "as a user who may"},
+		"a webhook behind evenkeel's last one": {func(s *State) { s.Late = []string{"zzzz"} }, "webhook", Warning,
+			"calls zzzz after zzz-evenkeel", "name before"},
 		"an account without rights": {func(s *State) { s.Denied.Value = needed("x")[:9] }, "rights", Failed,
 			"list namespaces, watch namespaces, list deployments.apps, watch deployments.apps, 5 more", "rbac.yaml"},
 		"no replica is ready": {func(s *State) { s.Deployment.Value.Status.ReadyReplicas = 0 },

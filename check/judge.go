@@ -128,6 +128,11 @@ func webhook(s *State) Result {
 	case len(list[0].Webhooks) == 0:
 		return Result{name, Failed,
 			"The webhook configuration " + list[0].Name + " has no webhook.", "Apply deploy/ again, or run helm upgrade."}
+	case len(s.Late) > 0 && len(list) < len(s.Configurations.Value):
+		return Result{name, Warning,
+			fmt.Sprintf("The API server calls %s after %s: a Pod that it changes may be refused for what evenkeel added.",
+				s.Late[0], lastConfiguration),
+			"Give that webhook configuration a name before " + lastConfiguration + "."}
 	}
 	failurePolicy := admissionregistrationv1.Ignore
 	if p := list[0].Webhooks[0].FailurePolicy; p != nil {

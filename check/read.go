@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -45,10 +46,15 @@ type Scope struct {
 func Read(ctx context.Context, client kubernetes.Interface, scope Scope) *State {
 	r := reader{client: client, State: State{Now: scope.Now, ReadOnly: scope.ReadOnly, Namespace: defaultNamespace}}
 	r.versions(ctx)
-	ours := metav1.ListOptions{LabelSelector: nameLabel}
-	configurations, err := client.AdmissionregistrationV1().MutatingWebhookConfigurations().List(ctx, ours)
+	configurations, err := client.AdmissionregistrationV1().MutatingWebhookConfigurations().List(ctx, metav1.ListOptions{})
 	if r.Configurations.Err = err; err == nil {
-		r.Configurations.Value = configurations.Items
+		for _, c := range configurations.Items {
+			if c.Labels["app.kubernetes.io/name"] == "evenkeel" {
+				r.Configurations.Value = append(r.Configurations.Value, c)
+			} else if c.Name > lastConfiguration && slices.ContainsFunc(c.Webhooks, seesNewPods) {
+				r.Late = append(r.Late, c.Name)
+			}
+		}
 	}
 	for i := range r.Configurations.Value {
 		for k := range r.Configurations.Value[i].Webhooks {
@@ -72,6 +78,19 @@ func Read(ctx context.Context, client kubernetes.Interface, scope Scope) *State 
 	r.Denied.Value, r.Denied.Err = r.denied(ctx)
 	r.Trial.Value, r.Trial.Err = r.trial(ctx, scope.TrialNamespace)
 	return &r.State
+}
+
+// seesNewPods reports whether a webhook is called when a Pod is created.
+func seesNewPods(w admissionregistrationv1.MutatingWebhook) bool {
+	return slices.ContainsFunc(w.Rules, func(r admissionregistrationv1.RuleWithOperations) bool {
+		return hasAny(r.Operations, admissionregistrationv1.Create, admissionregistrationv1.OperationAll) &&
+			hasAny(r.APIGroups, "", "*") && hasAny(r.Resources, "pods", "*", "*/*")
+	})
+}
+
+// hasAny reports whether a list has one of some values.
+func hasAny[T comparable](list []T, values ...T) bool {
+	return slices.ContainsFunc(list, func(v T) bool { return slices.Contains(values, v) })
 }
 
 // reader is a State in the making.
