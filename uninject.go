@@ -17,7 +17,7 @@ defaults again; to be without them, set each setting to off, or the label to dis
 
 What "inject" has added to a manifest comes out such that the manifest is what it was,
 byte for byte: "inject" keeps a null that was written out as a comment ("affinity: # null"),
-and an alias or a merge key that an addition leads through ("template: # *web").
+and an alias or a merge key that an addition leads through ("template: # evenkeel: *web").
 A document that "inject" has formatted anew, as its warning says, keeps that format.
 PodDisruptionBudgets of "inject --with-budgets" are objects of their own; delete them.
 

@@ -322,7 +322,7 @@ func TestUninjectGivesTheInputBack(t *testing.T) {
 			t.Errorf("%s: a second time takes back more: %v", name, err)
 		}
 	}
-	if formatted > 1 || exact < 60 {
+	if formatted > 0 || exact < 60 {
 		t.Errorf("%d manifests come back byte for byte, %d are formatted anew", exact, formatted)
 	}
 }
@@ -424,6 +424,8 @@ func TestUninjectGivesAliasesBack(t *testing.T) {
 		"        ports: [{containerPort: 80}]\n"
 	const labelled = selector + "  template:\n    metadata: {labels: {app: web}}\n    spec:\n"
 	const pod = "  apiVersion: v1\n  kind: Pod\n  metadata:\n    name: N\n"
+	const base = "      containers:\n      - &web\n        name: a # first\n        ports: &p\n" +
+		"        - containerPort: 80\n        lifecycle: &l\n          postStart: {exec: {command: [\"true\"]}} # here\n"
 	for name, text := range map[string]string{
 		"a template that is an alias": head + "x: &t\n" + template + "spec:\n" + selector + "  template: *t # why\n",
 		"a template that a merge key brings": head + "x: &s\n  template:\n  " +
@@ -442,11 +444,33 @@ func TestUninjectGivesAliasesBack(t *testing.T) {
 		"a spec with an anchor that another Pod has": "apiVersion: v1\nkind: List\nitems:\n" +
 			strings.ReplaceAll("- "+pod[2:]+"  spec: &s\n    containers:\n    - {name: web, ports: [{containerPort: 80}]}\n"+
 				"- "+pod[2:]+"  spec: *s\n", "N", "web"),
+		"an element that merges another one": head + "spec:\n" + labelled + base +
+			"      - <<: *web # b is a\n        name: b\n",
+		"an element that is another one, with a member above": head + "spec:\n" + labelled + base +
+			"      - # the second\n        image: b\n        <<: *web\n        name: b\n        # and no more\n",
+		"an element that overrides what changes": head + "spec:\n" + labelled + base +
+			"      - <<: *web\n        name: b\n        lifecycle: {preStop: {sleep: {seconds: 3}}}\n" +
+			"      - {name: c}\n",
+		"an element that merges a list of others": head + "x: &x {image: x, args: [x, z], name: x}\nspec:\n" +
+			labelled + base + "      - <<: [*x, *web] # both\n        name: b\n" +
+			"      - name: c\n        ports: *p\n",
+		"elements that merge one another": head + "spec:\n" + labelled + base +
+			"      - &b\n        <<: *web\n        name: b\n      - <<: *b\n        name: c\n        ports: []\n" +
+			"      - <<: [*b, *web]\n        name: d\n",
+		"mappings that merge a Pod that changes": "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: &s\n" +
+			"  nodeName: |\n    a\n    b\n  # the only one\n  containers: [{name: web, ports: [{containerPort: 80}]}]\n" +
+			"x:\n  one:\n    <<: *s\n  two:\n    x: 1\n\n    <<:   *s\n# three\n  three: *s\n",
+		"values that have what could be an anchor's in a comment": head + "x: &p\n" +
+			"- containerPort: 80\ny: &y\n  name: b\n  image: b\nspec:\n" + labelled +
+			"      containers:\n      - name: web\n        ports: # *p\n" +
+			"        - containerPort: 80\n      - # *y\n        name: b\n        image: b\n      - <<: *y # <<\n" +
+			"        name: c\n        image: # <<\n          b\n",
 		"affinity that is an alias": head + "spec:\n" + labelled +
 			"      containers: [{name: web, ports: [{containerPort: 80}]}]\n      affinity: *a\nx:\n- *a\n",
 	} {
 		text = strings.Replace(text, "kind: Deployment\n", "kind: Deployment\na: &a\n  nodeAffinity: {}\n", 1)
-		for _, text := range []string{text, strings.ReplaceAll(text, "\n", "\r\n"), strings.TrimSuffix(text, "\n")} {
+		for _, text := range []string{text, strings.ReplaceAll(text, "\n", "\r\n"), strings.ReplaceAll(text, "\n", "\r"),
+			strings.TrimSuffix(text, "\n")} {
 			r, err := run(t, text)
 			if err != nil || anew(r) || !r.Missing() {
 				t.Errorf("%s: %v, %v\n%s", name, err, r, text)

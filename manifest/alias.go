@@ -15,23 +15,43 @@ import (
 // in that place, and the alias stays as a comment, so that it can be written again once both are the
 // same:
 //
-//	template: *web    template: # *web
+//	template: *web    template: # evenkeel: *web
 //	                    metadata: ...
 //	<<: *web          <<: *web
-//	                  containers: # <<
+//	                  containers: # evenkeel: <<
 //	                  - name: ...
 //
 // Where a change leads through an anchor, its aliases are written out likewise, so that they stay as
-// they are.
+// they are, and what a merge key brings of it:
+//
+//   - &web            - &web
+//     name: a           name: a
+//     image: web        image: web
+//     lifecycle: ...
+//   - <<: *web        - <<: {} # evenkeel: *web
+//     name: b           name: b
+//     image: web # evenkeel: <<
+const (
+	mark       = "# evenkeel: "
+	markMerged = " " + mark + "<<"
+)
 
-// writtenOut matches what follows the colon of a key, or the dash of an element, that was written out.
-var writtenOut = regexp.MustCompile(`^[ \t]*# (\*[^\s]+|<<)(?:\s|$)`)
+// mergeValue matches the aliases of a merge key on one line.
+const mergeValue = `(\*[^\s]+|\[[^\]\n{]*\])`
+
+var (
+	// writtenOut matches what follows the colon of a key, or the dash of an element, that was written out.
+	writtenOut = regexp.MustCompile(`^[ \t]*` + mark + `(\*[^\s]+)(?:\s|$)`)
+	mergeKey   = regexp.MustCompile("^" + mergeValue)
+	// writtenMerge matches the value of a merge key that was written out.
+	writtenMerge = regexp.MustCompile(`^\{\} ` + mark + mergeValue)
+)
 
 // expansion is a value that is written out.
 type expansion struct {
 	path []string
 	// name is the key, nil for an element of a list; alias is nil for a member that a merge key brings
-	// into around.
+	// into around, and one of those of the merge key where that is the name.
 	name, alias, around *yaml.Node
 }
 
@@ -84,16 +104,15 @@ func expansions(d *Document, changes []change) ([]udiff.Edit, error) {
 			all = append(all, *x)
 		}
 	}
-	ok := true
 	eachAlias(d.root, nil, func(path []string, name, alias, around *yaml.Node) {
-		if touched[alias.Alias] && !covered(path) {
-			ok = ok && (name == nil || name.Value != "<<")
-			all = append(all, expansion{path, name, alias, around})
+		if !touched[alias.Alias] || covered(path) {
+			return
 		}
+		if name != nil && name.Value == "<<" { // brings its members, too
+			all = slices.DeleteFunc(all, func(x expansion) bool { return x.alias == nil && x.around == around })
+		}
+		all = append(all, expansion{path, name, alias, around})
 	})
-	if !ok {
-		return nil, errNoPlace
-	}
 	e := newEditor(d)
 	for _, x := range all {
 		if err := e.expand(x); err != nil {
@@ -130,7 +149,8 @@ func expanded(root *yaml.Node, c change, touched map[*yaml.Node]bool) (*expansio
 	return nil, nil
 }
 
-// eachAlias calls use for each alias below n, with its path, its key and what is around it.
+// eachAlias calls use for each alias below n, with its path, its key and what is around it. Those in the
+// list of a merge key have its path.
 func eachAlias(n *yaml.Node, path []string, use func(path []string, name, alias, around *yaml.Node)) {
 	for i, value := range n.Content {
 		var name *yaml.Node
@@ -143,16 +163,28 @@ func eachAlias(n *yaml.Node, path []string, use func(path []string, name, alias,
 			key = name.Value
 		}
 		inner := slices.Concat(path, []string{key})
-		if value.Kind == yaml.AliasNode {
-			use(inner, name, value, n)
-		} else {
-			eachAlias(value, inner, use)
+		values := []*yaml.Node{value}
+		if name != nil && key == "<<" && value.Kind == yaml.SequenceNode {
+			values = value.Content
+		}
+		for _, value := range values {
+			if value.Kind == yaml.AliasNode {
+				use(inner, name, value, n)
+			} else {
+				eachAlias(value, inner, use)
+			}
 		}
 	}
 }
 
 // expand writes out an alias, or what a merge key brings.
 func (e *editor) expand(x expansion) error {
+	if x.around.Style&yaml.FlowStyle != 0 {
+		return errNoPlace
+	}
+	if x.name != nil && x.name.Value == "<<" {
+		return e.expandMerge(x.around)
+	}
 	key := &yaml.Node{}
 	key.SetString(x.path[len(x.path)-1])
 	key.Style |= styleOfScalar(key)
@@ -163,25 +195,22 @@ func (e *editor) expand(x expansion) error {
 	if value.Kind == yaml.AliasNode {
 		value = value.Alias
 	}
-	value = copyOf(value)
-	uncomment(value)
-	plainMerges(value)
-	if x.around.Style&yaml.FlowStyle != 0 || value.Kind == yaml.ScalarNode || len(value.Content) == 0 ||
+	if value.Kind == yaml.ScalarNode || len(value.Content) == 0 ||
 		x.name == nil && x.alias != nil && value.Kind != yaml.MappingNode {
 		return errNoPlace
 	}
+	value = copyOf(value)
 	value.Style &^= yaml.FlowStyle // of the whole, not of what is in it
 	tree := value
 	if x.name != nil || x.alias == nil {
 		tree = &yaml.Node{Kind: yaml.MappingNode, Content: []*yaml.Node{key, value}}
 	}
-	text, err := encodeYAML(tree, e.style)
+	lines, err := e.linesOf(tree)
 	if err != nil {
 		return err
 	}
-	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 	if x.alias == nil {
-		lines[0] += " # <<"
+		lines[0] += markMerged
 		return e.appendLines(x.around, func(indent int) ([]string, error) { return indented(lines, indent), nil })
 	}
 	at, err := e.offset(x.alias)
@@ -192,9 +221,49 @@ func (e *editor) expand(x expansion) error {
 	if x.name != nil {
 		indent, lines = x.name.Column-1, lines[1:]
 	}
-	e.edits = append(e.edits, edit{at, 0, 0, "# "})
+	e.edits = append(e.edits, edit{at, 0, 0, mark})
 	e.insert(e.lineAt(at), indent, indented(lines, indent))
 	return nil
+}
+
+// expandMerge writes out all that the merge key of a mapping brings.
+func (e *editor) expandMerge(around *yaml.Node) error {
+	_, merge := child(around, "<<")
+	at, err := e.offset(merge)
+	if err != nil || !mergeKey.MatchString(e.text[at:]) {
+		return errNoPlace
+	}
+	e.edits = append(e.edits, edit{at, 0, 0, "{} " + mark})
+	var lines []string
+	seen := map[string]bool{}
+	eachMerged(around, func(name, value *yaml.Node) {
+		if _, own := child(around, name.Value); own != nil || seen[name.Value] || err != nil {
+			return
+		}
+		seen[name.Value] = true
+		var more []string
+		more, err = e.linesOf(&yaml.Node{Kind: yaml.MappingNode, Content: []*yaml.Node{copyOf(name), copyOf(value)}})
+		if err == nil {
+			more[0] += markMerged
+			lines = append(lines, more...)
+		}
+	})
+	if err != nil || len(lines) == 0 {
+		return err
+	}
+	return e.appendLines(around, func(indent int) ([]string, error) { return indented(lines, indent), nil })
+}
+
+// linesOf returns a tree, which is a copy, as lines without comments.
+func (e *editor) linesOf(tree *yaml.Node) ([]string, error) {
+	uncomment(tree)
+	plainMerges(tree)
+	text, err := encodeYAML(tree, e.style)
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	if end := strings.TrimSpace(lines[len(lines)-1]); err == nil && (end == "" || end[0] == '#') {
+		err = errNoPlace // the end of a block scalar that blockEnd doesn't see
+	}
+	return lines, err
 }
 
 // uncomment takes the comments off a tree.
@@ -214,11 +283,18 @@ func (d *Document) contract(edits []udiff.Edit, err error) ([]udiff.Edit, error)
 	if err != nil {
 		return nil, err
 	}
-	now, err := contracted(body)
-	if err != nil || now == body {
-		return edits, err
+	for range 10 { // what was written out may hold what was written out
+		now, err := contracted(body)
+		if err != nil {
+			return edits, err
+		}
+		if now == body {
+			break
+		}
+		body = now
+		edits = udiff.Lines(d.Body, body)
 	}
-	return udiff.Lines(d.Body, now), nil
+	return edits, nil
 }
 
 // contracted returns body with what was written out as an alias, or as nothing beside a merge key,
@@ -258,39 +334,68 @@ func contracted(body string) (string, error) {
 
 // contract takes out what expand has written, and reports whether it did.
 func (e *editor) contract(around, name, value *yaml.Node, anchors map[string]*yaml.Node) bool {
-	if value.Kind == yaml.AliasNode || value.Kind == yaml.ScalarNode || value.Style&yaml.FlowStyle != 0 {
-		return false
-	}
 	if name == nil {
 		return e.contractElement(value, anchors)
 	}
+	if strings.HasSuffix(e.line(name.Line), markMerged) {
+		last, err := e.lastLine(name)
+		if brought := merged(around, name.Value); err == nil && brought != nil && sameNodes(brought, value) {
+			e.removeLines(name.Line, last)
+			return true
+		}
+	}
+	if name.Value == "<<" {
+		return e.contractMerge(around, name, value, anchors)
+	}
 	at, err := e.afterKey(name)
-	if err != nil {
+	if err != nil || value.Kind == yaml.ScalarNode {
 		return false
 	}
 	match := writtenOut.FindStringSubmatchIndex(e.text[at:])
 	if match == nil {
 		return false
 	}
-	if mark := e.text[at+match[2] : at+match[3]]; mark == "<<" {
-		last, err := e.lastLine(name)
-		if brought := merged(around, name.Value); err != nil || brought == nil || !sameNodes(brought, value) {
-			return false
-		}
-		e.removeLines(name.Line, last)
-	} else {
-		if anchor := anchors[mark[1:]]; anchor == nil || !sameNodes(anchor, value) {
-			return false
-		}
-		e.edits = append(e.edits, edit{at + match[2] - len("# "), len("# "), 0, ""})
-		e.removeLines(name.Line+1, e.blockEnd(name))
+	if anchor := anchors[e.text[at+match[2]+1:at+match[3]]]; anchor == nil || !sameNodes(anchor, value) {
+		return false
 	}
+	e.edits = append(e.edits, edit{at + match[2] - len(mark), len(mark), 0, ""})
+	e.removeLines(name.Line+1, e.blockEnd(name))
 	return true
+}
+
+// contractMerge gives a merge key its aliases back where the mapping has all that they bring. What is
+// the same is taken out next.
+func (e *editor) contractMerge(around, name, value *yaml.Node, anchors map[string]*yaml.Node) bool {
+	at, err := e.offset(value)
+	if err != nil {
+		return false
+	}
+	match := writtenMerge.FindStringSubmatch(e.text[at:])
+	if match == nil {
+		return false
+	}
+	sources := &yaml.Node{Kind: yaml.SequenceNode}
+	for _, alias := range strings.FieldsFunc(match[1], func(r rune) bool { return strings.ContainsRune("[*, \t]", r) }) {
+		if anchors[alias] == nil {
+			return false
+		}
+		sources.Content = append(sources.Content, anchors[alias])
+	}
+	whole := true
+	merge := &yaml.Node{Kind: yaml.MappingNode, Content: []*yaml.Node{name, sources}}
+	eachMerged(merge, func(name, _ *yaml.Node) {
+		_, own := child(around, name.Value)
+		whole = whole && own != nil
+	})
+	if whole {
+		e.edits = append(e.edits, edit{at, len("{} " + mark), 0, ""})
+	}
+	return whole
 }
 
 // contractElement is contract for an element of a list, whose mark stands on the line before it.
 func (e *editor) contractElement(value *yaml.Node, anchors map[string]*yaml.Node) bool {
-	if value.Line < 2 || value.Kind != yaml.MappingNode || len(value.Content) == 0 {
+	if value.Line < 2 || value.Kind != yaml.MappingNode || len(value.Content) == 0 || value.Style&yaml.FlowStyle != 0 {
 		return false
 	}
 	line := e.line(value.Line - 1)
@@ -302,13 +407,12 @@ func (e *editor) contractElement(value *yaml.Node, anchors map[string]*yaml.Node
 	if match == nil {
 		return false
 	}
-	mark := line[dash+1+match[2] : dash+1+match[3]]
-	anchor := anchors[mark[1:]]
+	anchor := anchors[line[dash+1+match[2]+1:dash+1+match[3]]]
 	if anchor == nil || !sameNodes(anchor, value) {
 		return false
 	}
 	at := e.starts[value.Line-2] + dash + 1 + match[2]
-	e.edits = append(e.edits, edit{at - len("# "), len("# "), 0, ""})
+	e.edits = append(e.edits, edit{at - len(mark), len(mark), 0, ""})
 	last := value.Line
 	for i := 0; i < len(value.Content); i += 2 {
 		last = max(last, e.blockEnd(value.Content[i]))

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/aymanbagabas/go-udiff"
 	"go.yaml.in/yaml/v3"
@@ -243,12 +244,16 @@ func editText(d *Document, changes []change) ([]udiff.Edit, error) {
 	return e.done()
 }
 
+// lineEnds are the characters that end a line in YAML 1.1, a carriage return without a line feed among
+// them.
+const lineEnds = "\r\n\u0085\u2028\u2029"
+
 // newEditor returns an editor of a document that has a tree.
 func newEditor(d *Document) *editor {
 	e := &editor{text: d.Body, starts: []int{0}, style: styleOf(d), merged: map[*yaml.Node]bool{}}
-	for i := range d.Body {
-		if d.Body[i] == '\n' {
-			e.starts = append(e.starts, i+1)
+	for i, r := range d.Body { // as the parser counts them
+		if strings.ContainsRune(lineEnds, r) && !strings.HasPrefix(d.Body[i:], "\r\n") {
+			e.starts = append(e.starts, i+utf8.RuneLen(r))
 		}
 	}
 	return e
@@ -367,7 +372,7 @@ func (e *editor) line(number int) string {
 	if number < len(e.starts) {
 		end = e.starts[number]
 	}
-	return strings.TrimRight(e.text[e.starts[number-1]:end], "\r\n")
+	return strings.TrimRight(e.text[e.starts[number-1]:end], lineEnds)
 }
 
 // appendBlock adds a member behind the last one of a block mapping.
@@ -846,10 +851,21 @@ func (t *tree) descend(node *yaml.Node, key string) *yaml.Node {
 }
 
 // merged returns the member that the merge key of a mapping brings, nil without one.
-func merged(node *yaml.Node, key string) *yaml.Node {
+func merged(node *yaml.Node, key string) (found *yaml.Node) {
+	eachMerged(node, func(name, value *yaml.Node) {
+		if found == nil && name.Kind == yaml.ScalarNode && name.Value == key {
+			found = value
+		}
+	})
+	return found
+}
+
+// eachMerged calls use for each member that the merge key of a mapping brings. Of several with one key,
+// the first counts.
+func eachMerged(node *yaml.Node, use func(name, value *yaml.Node)) {
 	_, merge := child(node, "<<")
 	if merge == nil || node.Kind != yaml.MappingNode {
-		return nil
+		return
 	}
 	sources := []*yaml.Node{merge}
 	if merge.Kind == yaml.SequenceNode {
@@ -859,14 +875,13 @@ func merged(node *yaml.Node, key string) *yaml.Node {
 		if source.Kind == yaml.AliasNode {
 			source = source.Alias
 		}
-		if _, value := child(source, key); value != nil {
-			return value
+		for i := 0; source.Kind == yaml.MappingNode && i+1 < len(source.Content); i += 2 {
+			if source.Content[i].Value != "<<" {
+				use(source.Content[i], source.Content[i+1])
+			}
 		}
-		if value := merged(source, key); value != nil {
-			return value
-		}
+		eachMerged(source, use)
 	}
-	return nil
 }
 
 // set sets a member of a mapping.

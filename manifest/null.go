@@ -24,7 +24,7 @@ import (
 
 // writtenNull matches what follows the colon of a key, or the value that took the place of null:
 // the null, perhaps on a line of its own, and a "# " for each time that this was done to it.
-var writtenNull = regexp.MustCompile(`^[ \t]*(?:\r?\n[ \t]+)?((?:# )*(?:null|Null|NULL|~))(?:[ \t\r\n]|$)`)
+var writtenNull = regexp.MustCompile(`^[ \t]*(?:(?:\r\n?|\n)[ \t]+)?((?:# )*(?:null|Null|NULL|~))(?:[ \t\r\n]|$)`)
 
 // flowNull matches what follows a value that took the place of null in braces: nothing for "null".
 var flowNull = regexp.MustCompile(`^ ([ \t]*)#(?: (Null|NULL|~))?\r?\n[ \t]+`)
@@ -43,7 +43,7 @@ func (e *editor) replaceNull(name, null *yaml.Node, with json.RawMessage) error 
 	case null.Value != "":
 		at, separator = place, ""
 		e.edits = append(e.edits, edit{at, 0, 0, "# "})
-	case match != nil && !strings.Contains(e.text[at:at+match[2]], "\n"):
+	case match != nil && !strings.ContainsAny(e.text[at:at+match[2]], lineEnds):
 		e.edits = append(e.edits, edit{at + match[2], 0, 0, "# "})
 	}
 	if with[0] == '{' {
@@ -77,7 +77,7 @@ func (e *editor) restoreNull(name, value *yaml.Node) error {
 			end = quotedEnd(e.text, at)
 		}
 		if match := writtenNull.FindStringSubmatchIndex(e.text[end:]); match != nil && e.text[end+match[2]] == '#' &&
-			!strings.Contains(e.text[end:end+match[2]], "\n") {
+			!strings.ContainsAny(e.text[end:end+match[2]], lineEnds) {
 			begin, end = at, end+match[2]+len("# ")
 		}
 		e.edits = append(e.edits, edit{begin, end - begin, 0, ""})

@@ -20,6 +20,10 @@ func TestWhatIsRemovedLeavesTheTextThatWasThere(t *testing.T) {
 		{"at the end of a text without a line feed", "kind: K\na:\n  b: 1", add, remove},
 		{"with carriage returns", "kind: K\r\na:\r\n  b: 1\r\nc: 2\r\n", add, remove},
 		{"with carriage returns and no end", "kind: K\r\na:\r\n  b: 1", add, remove},
+		{"at the end of a line with a lone carriage return", "kind: K\na:\n  b: 1\r", add, remove},
+		{"with lone carriage returns", "kind: K\ra:\r  b: 1\rc: 2\r", add, remove},
+		{"with lone carriage returns and no end", "kind: K\ra:\r  b: 1", add, remove},
+		{"behind all that ends a line in YAML", "kind: K\u2028d: 1\u2029e: 2\u0085a: {}\rc: 2", add, remove},
 		{"into an empty mapping", "kind: K\na: {}\nc: 2\n", add, remove},
 		{"into an empty mapping with a comment", "kind: K\na: {} # empty\nc: 2\n", add, remove},
 		{"into nothing", "kind: K\na:\nc: 2\n", `[{"op":"replace","path":"/a","value":{"x":1}}]`,
@@ -80,12 +84,15 @@ func TestANullComesBackAsItWasWritten(t *testing.T) {
 	for _, null := range []string{"", " null", " ~", "   Null", "\tNULL", "\n    null", "\n    ~"} {
 		for _, rest := range []string{"", "  ", " # why", " # null", " # # ~ twice", "\n    # null", "\n    # why"} {
 			for _, around := range []string{"kind: K\na:%\n", "kind: K\na:%", "kind: K\r\na:%\r\nc: 2\r\n",
+				"kind: K\ra:%\rc: 2\r",
 				"kind: K\nb:\n- a:%\n  c: 2\n",
 				"kind: K\nb:\n- c: 2\n  'a':%\n\n# next\n"} {
 				for _, value := range []string{`{"x":{"y":[1]},"z":2}`, `[{"x":1}]`, "40"} {
 					text := strings.ReplaceAll(around, "%", null+rest)
-					if strings.Contains(text, "\r") {
+					if strings.Contains(text, "\r\n") {
 						text = strings.ReplaceAll(strings.ReplaceAll(text, "\r", ""), "\n", "\r\n")
+					} else if strings.Contains(text, "\r") {
+						text = strings.ReplaceAll(text, "\n", "\r")
 					}
 					path := "/a"
 					if strings.Contains(text, "b:") {
@@ -100,7 +107,7 @@ func TestANullComesBackAsItWasWritten(t *testing.T) {
 			}
 		}
 	}
-	if looked != 7*7*5*3 {
+	if looked != 7*7*6*3 {
 		t.Errorf("%d texts were looked at", looked)
 	}
 }
