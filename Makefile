@@ -21,7 +21,7 @@ PROGRAMS := gcc:gcc git:git openssl:openssl curl:curl wrk:wrk h2load:nghttp2-cli
 	zip:zip
 
 # What real nodes are made of: Linux, and for root only.
-NODE_PROGRAMS := containerd:containerd runc:runc /usr/lib/cni/bridge:containernetworking-plugins iptables:iptables \
+NODE_PROGRAMS := containerd:containerd runc:runc /usr/lib/cni/bridge:containernetworking-plugins iptables:iptables nft:nftables \
 	conntrack:conntrack ip:iproute2 ethtool:ethtool socat:socat
 
 # Fuzz targets of what tenants send to the webhook. Each runs for FUZZTIME, a minute in CI and ten seconds otherwise; the

@@ -43,8 +43,8 @@ var ErrCannotRun = errors.New("real nodes can't run here")
 // dependencies are what nodes are made of, by their Debian package.
 func dependencies() map[string]string {
 	return map[string]string{"containerd": "containerd", "ctr": "containerd", "runc": "runc", "iptables": "iptables",
-		"conntrack": "conntrack", "ip": "iproute2", "ethtool": "ethtool", "nsenter": "util-linux", "mount": "mount",
-		cniDir + "/bridge": "containernetworking-plugins"}
+		"nft": "nftables", "conntrack": "conntrack", "ip": "iproute2", "ethtool": "ethtool", "nsenter": "util-linux",
+		"mount": "mount", cniDir + "/bridge": "containernetworking-plugins"}
 }
 
 // Main is to be the first thing that a program calls which starts real nodes. It calls prepare,

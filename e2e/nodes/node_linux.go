@@ -34,6 +34,7 @@ type nodeConfig struct {
 	BinDir     string // of kubelet and kube-proxy
 	Kubeconfig string
 	Images     []string // files
+	ProxyMode  string
 }
 
 // nodeMain is a node: the first process in process, mount and network namespaces of its own. It
@@ -79,7 +80,7 @@ func (c nodeConfig) start(names map[int]string) error {
 	}
 	return c.run(names, "kube-proxy", filepath.Join(c.BinDir, "kube-proxy"), "--kubeconfig="+c.Kubeconfig,
 		"--hostname-override="+c.Name,
-		"--proxy-mode=iptables", "--conntrack-max-per-core=0", "--conntrack-min=0", "--bind-address=0.0.0.0")
+		"--proxy-mode="+c.ProxyMode, "--conntrack-max-per-core=0", "--conntrack-min=0", "--bind-address=0.0.0.0")
 }
 
 // container starts containerd, with the images, and the kubelet.
@@ -242,7 +243,7 @@ containerRuntimeEndpoint: unix://%s
 podLogsDir: %s
 volumePluginDir: %s
 resolvConf: ""
-maxPods: 250
+maxPods: 500
 nodeStatusUpdateFrequency: 10s
 imageGCHighThresholdPercent: 100
 evictionHard: {memory.available: "100Mi", nodefs.available: "1%%", imagefs.available: "1%%", nodefs.inodesFree: "1%%"}

@@ -2,6 +2,7 @@ package nodes
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,11 +32,19 @@ const Clients = "clients"
 // clientAddresses is how many source addresses there are for clients.
 const clientAddresses = 16
 
+// Modes of kube-proxy.
+const (
+	IPTables = "iptables"
+	NFTables = "nftables"
+)
+
 // Config says what to start.
 type Config struct {
 	Count  int                 // nodes, 1 to 9, each in a zone of its own; 0 means 3
 	Images []string            // files of images that all nodes have
 	Flags  map[string][]string // more flags of the control plane's components, by name
+	// ProxyMode is kube-proxy's: IPTables or NFTables; "" means IPTables.
+	ProxyMode string
 	// where all programs' output goes and stays; "" means a directory that ends with the cluster
 	LogDir string
 	Log    io.Writer // progress, and the news that something ended by itself; nil discards it
@@ -46,6 +55,8 @@ type Cluster struct {
 	*cluster.Cluster
 	// Names are the nodes' names, node1 to nodeN, in zone1 to zoneN.
 	Names []string
+	// ProxyMode is kube-proxy's.
+	ProxyMode string
 
 	config     Config
 	kubeconfig string // for nodes
@@ -92,6 +103,10 @@ func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 	if config.Count < 1 || config.Count > 9 {
 		return nil, fmt.Errorf("%d nodes: allowed are 1 to 9", config.Count)
 	}
+	config.ProxyMode = cmp.Or(config.ProxyMode, IPTables)
+	if config.ProxyMode != IPTables && config.ProxyMode != NFTables {
+		return nil, fmt.Errorf("%q is not a mode of kube-proxy; allowed: %s, %s", config.ProxyMode, IPTables, NFTables)
+	}
 	if config.Log == nil {
 		config.Log = io.Discard
 	}
@@ -112,7 +127,7 @@ func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{Cluster: control, config: config, running: map[string]*node{},
+	c := &Cluster{Cluster: control, ProxyMode: config.ProxyMode, config: config, running: map[string]*node{},
 		kubeconfig: filepath.Join(control.Dir, "nodes.kubeconfig")}
 	defer func() {
 		if err != nil {
@@ -202,7 +217,8 @@ func (c *Cluster) start(name string) error {
 	}
 	config := nodeConfig{Name: name, Address: clientsAddress, More: ClientAddresses(), Routes: map[string]string{},
 		Dir:    filepath.Join(c.Dir, name),
-		LogDir: c.LogDir, BinDir: c.BinDir, Kubeconfig: c.kubeconfig, Images: c.config.Images}
+		LogDir: c.LogDir, BinDir: c.BinDir, Kubeconfig: c.kubeconfig, Images: c.config.Images,
+		ProxyMode: c.ProxyMode}
 	for i, other := range c.Names {
 		if name == other {
 			config.Zone, config.Address, config.More, config.PodCIDR = "zone"+strconv.Itoa(i+1), nodeAddress(i), nil, podCIDR(i)

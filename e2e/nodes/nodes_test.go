@@ -20,9 +20,9 @@ import (
 	"github.com/evenkeel/evenkeel/e2e/nodes"
 )
 
-// TestLeavesTheMachineAsItWas runs the command, ends it in three ways, and compares what the
-// machine's network, control groups, mounts, kernel settings and files were before with what they
-// are afterwards.
+// TestLeavesTheMachineAsItWas runs the command, in both modes of kube-proxy, ends it in three ways,
+// and compares what the machine's network, control groups, mounts, kernel settings and files were
+// before with what they are afterwards.
 func TestLeavesTheMachineAsItWas(t *testing.T) {
 	if err := nodes.CanRun(); err != nil {
 		t.Skipf("NOT TESTED: %v", err) // "make test" says it aloud too
@@ -47,7 +47,7 @@ func TestLeavesTheMachineAsItWas(t *testing.T) {
 		t.Errorf("after an orderly end:\n%s", diff)
 	}
 
-	second := start(t, command)
+	second := start(t, command, "-proxy-mode=nftables")
 	if err := second.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -59,9 +59,9 @@ func TestLeavesTheMachineAsItWas(t *testing.T) {
 }
 
 // start starts the command and waits until its nodes are Ready.
-func start(t *testing.T, command string) *exec.Cmd {
+func start(t *testing.T, command string, flags ...string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command(command, "-nodes", "2")
+	cmd := exec.Command(command, append(flags, "-nodes=2")...)
 	cmd.Stderr = os.Stderr
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
@@ -99,7 +99,7 @@ func machine(t *testing.T) []string {
 	var lines []string
 	for _, command := range []string{
 		"ip -brief link", "ip -brief address", "ip route show table all", "ip rule", "ip netns", "iptables-save -t nat",
-		"iptables-save -t filter",
+		"iptables-save -t filter", "nft -s list ruleset",
 		"ls -A /run/netns /var/lib/kubelet /var/log/pods /var/log/containers /run/containerd /etc/cni/net.d " +
 			"/usr/libexec/kubernetes /var/tmp",
 		"sysctl net.ipv4.ip_forward net.ipv4.conf.all.route_localnet vm.overcommit_memory kernel.panic " +

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -30,6 +31,8 @@ type options struct {
 	steady        time.Duration
 	rate          float64
 	only, out     string
+	drained       string
+	proxyMode     string
 	runs, rolling int
 	short         bool
 	within        time.Duration
@@ -52,12 +55,15 @@ func main() {
 	flag.IntVar(&o.runs, "runs", 3, "repetitions of each scenario")
 	flag.IntVar(&o.rolling, "rolling", 50, "Deployments that roll at once while it is measured how long endpoints take "+
 		"to leave the nodes; 0 means not to")
+	flag.StringVar(&o.drained, "drained", "", "comma-separated numbers of pods, such as 100,250, with a Service each, that "+
+		"are evicted from a node at once while it is measured how long endpoints take to leave the nodes")
+	flag.StringVar(&o.proxyMode, "proxy-mode", nodes.IPTables, "mode of kube-proxy, iptables or nftables")
 	flag.BoolVar(&o.short, "short", false, "only the scenarios 1b and 5a, once, after 20 s of steady state, and "+
-		"without that measurement")
+		"without those measurements")
 	flag.DurationVar(&o.within, "within", 75*time.Minute, "start no scenario after that time")
 	flag.Parse()
 	if o.short {
-		o.runs, o.rolling, o.steady = 1, 0, min(o.steady, 20*time.Second)
+		o.runs, o.rolling, o.drained, o.steady = 1, 0, "", min(o.steady, 20*time.Second)
 	}
 	err := nodes.Main(func(ctx context.Context) error { return prepare(ctx, o) },
 		func(ctx context.Context) error { return prove(ctx, o) })
@@ -69,6 +75,43 @@ func main() {
 	}
 }
 
+// drains returns the numbers of pods that the flag -drained asks for.
+func (o options) drains() ([]int, error) {
+	var numbers []int
+	for text := range strings.FieldsFuncSeq(o.drained, func(c rune) bool { return c == ',' }) {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			return nil, fmt.Errorf("the flag -drained: %q is not a number of pods", text)
+		}
+		numbers = append(numbers, n)
+	}
+	return numbers, nil
+}
+
+// programmed measures how long endpoints take to leave the nodes in all situations that the options name.
+func (o options) programmed(ctx context.Context, r *run) ([]*report.Programming, error) {
+	drains, err := o.drains()
+	if err != nil {
+		return nil, err
+	}
+	var list []*report.Programming
+	measure := func(one func(context.Context, int) (*report.Programming, error), n int) {
+		if err != nil || n == 0 {
+			return
+		}
+		var p *report.Programming
+		if p, err = one(ctx, n); err == nil {
+			list = append(list, p)
+			fmt.Fprintln(r.log, p.Sentence())
+		}
+	}
+	measure(r.rolled, o.rolling)
+	for _, n := range drains {
+		measure(r.drained, n)
+	}
+	return list, err
+}
+
 // imageDir is where images are.
 func imageDir() (string, error) {
 	root, err := installation.Root()
@@ -78,6 +121,9 @@ func imageDir() (string, error) {
 func prepare(ctx context.Context, o options) error {
 	if o.out == "" {
 		return errors.New("the flag -o is missing: the directory for the report")
+	}
+	if _, err := o.drains(); err != nil {
+		return err
 	}
 	if err := nodes.Prepare(ctx, os.Stderr); err != nil {
 		return err
@@ -120,7 +166,7 @@ func prove(ctx context.Context, o options) (err error) {
 		return err
 	}
 	began := time.Now()
-	c, err := nodes.Start(ctx, nodes.Config{Images: files,
+	c, err := nodes.Start(ctx, nodes.Config{Images: files, ProxyMode: o.proxyMode,
 		Flags: map[string][]string{cluster.ControllerManager: {"--horizontal-pod-autoscaler-sync-period=3s"}}, LogDir: o.logs,
 		Log: os.Stderr})
 	if err != nil {
@@ -152,8 +198,8 @@ func prove(ctx context.Context, o options) (err error) {
 		return err
 	}
 	fmt.Fprintf(os.Stderr, "servers are ready after %.0f s\n", time.Since(began).Seconds())
-	result := &report.Report{Date: began, Versions: versions(ctx, filepath.Dir(filepath.Dir(filepath.Dir(dir)))),
-		Command: o.command(), Installed: installed, Wanted: o.wanted(), Runs: o.runs}
+	result := &report.Report{Date: began,
+		Versions: versions(ctx, filepath.Dir(filepath.Dir(filepath.Dir(dir))), c.ProxyMode), Command: o.command(), Installed: installed, Wanted: o.wanted(), Runs: o.runs}
 	if result.Steady, err = e.steady(ctx, o.steady, targets); err != nil {
 		return err
 	}
@@ -161,12 +207,8 @@ func prove(ctx context.Context, o options) (err error) {
 		printFailures(result.Steady)
 		return fmt.Errorf("%d requests failed while nothing happened: everything that follows would be void", failed)
 	}
-	if o.rolling > 0 {
-		r := &run{env: e, targets: targets}
-		if result.Programmed, err = r.programRules(ctx, o.rolling); err != nil {
-			return err
-		}
-		fmt.Fprintln(os.Stderr, result.Programmed.Sentence())
+	if result.Programmed, err = o.programmed(ctx, &run{env: e, targets: targets}); err != nil {
+		return err
 	}
 	var broken error
 	for repetition := 1; repetition <= o.runs; repetition++ {
@@ -275,11 +317,20 @@ func (o options) command() string {
 	if o.short {
 		return "make proof-short"
 	}
+	other := ""
+	flag.Visit(func(f *flag.Flag) {
+		if !slices.Contains([]string{"runs", "o", "log-dir"}, f.Name) {
+			other += fmt.Sprintf(" -%s %s", f.Name, f.Value)
+		}
+	})
+	if other != "" {
+		return fmt.Sprintf("cd e2e && go run ./proof -runs %d%s -o DIR", o.runs, other)
+	}
 	return fmt.Sprintf("make proof RUNS=%d", o.runs)
 }
 
 // versions says what took part. The repository is at root.
-func versions(ctx context.Context, root string) string {
+func versions(ctx context.Context, root, proxyMode string) string {
 	var uname syscall.Utsname
 	kernel := ""
 	if syscall.Uname(&uname) == nil {
@@ -293,8 +344,8 @@ func versions(ctx context.Context, root string) string {
 	}
 	containerd, _ := exec.Command("containerd", "--version").Output() // a report without it is still one
 	fields := append(strings.Fields(string(containerd)), "", "", "")
-	return fmt.Sprintf("evenkeel %s, Kubernetes %s, containerd %s, kube-proxy in iptables mode, Linux %s, %s, %d CPUs",
-		commit(ctx, root), cluster.Version, fields[2], kernel, runtime.Version(), runtime.NumCPU())
+	return fmt.Sprintf("evenkeel %s, Kubernetes %s, containerd %s, kube-proxy in %s mode, Linux %s, %s, %d CPUs",
+		commit(ctx, root), cluster.Version, fields[2], proxyMode, kernel, runtime.Version(), runtime.NumCPU())
 }
 
 // commit names the commit that evenkeel was built from, and says where it was built from more than that.

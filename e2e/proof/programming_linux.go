@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -13,6 +15,9 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
 
@@ -21,14 +26,111 @@ import (
 	"github.com/evenkeel/evenkeel/e2e/proof/report"
 )
 
-// programRules rolls many Deployments at once and measures when the addresses of the pods that go
-// have left the iptables rules of every node, that of the clients included.
-func (r *run) programRules(ctx context.Context, deployments int) (*report.Programming, error) {
-	const every = 300 * time.Millisecond
-	p := &report.Programming{Deployments: deployments, Every: every}
+// rolled measures while many Deployments of two replicas roll at once.
+func (r *run) rolled(ctx context.Context, deployments int) (*report.Programming, error) {
+	p := &report.Programming{Name: "endpoints", Mode: r.ProxyMode,
+		What: fmt.Sprintf("%d Deployments rolling at once", deployments)}
+	return p, r.own(ctx, func(side string) []*appsv1.Deployment {
+		var list []*appsv1.Deployment
+		for i := range deployments {
+			if side == report.With {
+				list = append(list, named(deployment(report.AtOnce, 2), fmt.Sprintf("d%d", i+1)))
+			}
+		}
+		return list
+	}, func(_ []load.Target, names []string) error {
+		return r.measure(ctx, p, 2*deployments, func() error {
+			if err := r.update(ctx, names, otherImage); err != nil {
+				return err
+			}
+			return r.waitComplete(ctx, nil, names...)
+		})
+	})
+}
+
+// drained measures while pods of as many Services are evicted from one node, all at once. Each is
+// replaced on another node. In each Service is a second pod, the same one in all, which stays:
+// kube-proxy goes on leading to a pod that terminates as long as no other is ready.
+func (r *run) drained(ctx context.Context, pods int) (_ *report.Programming, err error) {
+	node, others := r.Names[0], r.Names[1:]
+	stays := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "stays", Labels: map[string]string{}},
+		Spec: deployment(report.AtOnce, 1).Spec.Template.Spec}
+	stays.Spec.NodeName = others[0]
+	var list []*appsv1.Deployment
+	for i := range pods {
+		d := named(deployment(report.AtOnce, 1), fmt.Sprintf("d%d", i+1))
+		d.Spec.Selector.MatchLabels = map[string]string{d.Name: ""}
+		d.Spec.Template.Labels[d.Name], stays.Labels[d.Name] = "", ""
+		list = append(list, d)
+	}
+	of := r.Client.CoreV1().Pods(report.With)
+	if _, err := of.Create(ctx, stays, metav1.CreateOptions{}); err != nil {
+		return nil, err
+	}
+	defer func() {
+		now := int64(0) // seconds of grace
+		err = errors.Join(err, of.Delete(ctx, stays.Name, metav1.DeleteOptions{GracePeriodSeconds: &now}),
+			r.uncordon(ctx, r.Names...))
+	}()
+	if err := r.kubectl(ctx, append([]string{"cordon"}, others...)...); err != nil {
+		return nil, err
+	}
+	p := &report.Programming{Name: fmt.Sprintf("endpoints-drained-%d", pods), Mode: r.ProxyMode,
+		What: fmt.Sprintf("%d pods of as many Services evicted from a node at once", pods)}
+	return p, r.own(ctx, func(side string) []*appsv1.Deployment {
+		if side == report.Without {
+			return nil
+		}
+		return list
+	}, func(_ []load.Target, names []string) error {
+		if err := errors.Join(r.uncordon(ctx, others...), r.kubectl(ctx, "cordon", node)); err != nil {
+			return err
+		}
+		if err := r.wait(ctx, "the pod that stays", func() error {
+			pod, err := of.Get(ctx, stays.Name, metav1.GetOptions{})
+			if err == nil && phaseOf(pod) != report.Ready {
+				err = errors.New("it isn't ready")
+			}
+			return err
+		}); err != nil {
+			return err
+		}
+		all, err := of.List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
+		if err != nil {
+			return err
+		}
+		return r.measure(ctx, p, pods, func() error {
+			evictions := make(chan error)
+			for _, pod := range all.Items {
+				go func() {
+					if !slices.Contains(names, pod.Labels["app"]) {
+						evictions <- nil
+						return
+					}
+					evictions <- of.EvictV1(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: pod.Name}})
+				}()
+			}
+			var err error
+			for range all.Items {
+				err = errors.Join(err, <-evictions)
+			}
+			return err
+		})
+	})
+}
+
+// measure runs an operation in which pods of the side with evenkeel go, and measures when their
+// addresses have left every node, that of the clients included. It is an error if fewer go than
+// want, and if a node never led to one that goes: whoever reads nothing finds that all have left.
+func (r *run) measure(ctx context.Context, p *report.Programming, want int, operate func() error) error {
+	p.Every = 300 * time.Millisecond
+	if err := r.Prefer(os.Getpid()); err != nil { // whoever looks late sees all leave late
+		return err
+	}
 	var mu sync.Mutex
 	terminating := map[string]time.Time{} // address: since
-	left := map[string]time.Duration{}
+	written, left := map[string]time.Duration{}, map[string]time.Duration{}
+	everywhere := map[string]bool{} // addresses that all nodes have led to
 
 	watching, stop := context.WithCancel(ctx)
 	defer stop()
@@ -46,15 +148,44 @@ func (r *run) programRules(ctx context.Context, deployments int) (*report.Progra
 				terminating[pod.Status.PodIP] = time.Now()
 			}
 		}})
+	_, _ = factory.Discovery().V1().EndpointSlices().Informer().AddEventHandler(
+		cache.ResourceEventHandlerFuncs{UpdateFunc: func(_, now any) {
+			slice, ok := now.(*discoveryv1.EndpointSlice)
+			if !ok {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, endpoint := range slice.Endpoints {
+				since, known := terminating[endpoint.Addresses[0]]
+				_, done := written[endpoint.Addresses[0]]
+				if known && !done && endpoint.Conditions.Ready != nil && !*endpoint.Conditions.Ready {
+					written[endpoint.Addresses[0]] = time.Since(since)
+				}
+			}
+		}})
 	factory.Start(watching.Done())
 	factory.WaitForCacheSync(watching.Done())
+	every := append([]string{nodes.Clients}, r.Names...)
+	err := r.wait(ctx, "all nodes to know the pods", func() error {
+		led, err := r.led(ctx, every...)
+		for _, address := range r.pods.ready() {
+			if err == nil && led[address] < len(every) {
+				err = fmt.Errorf("%d of %d lead to %s", led[address], len(every), address)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
 
 	var polls sync.WaitGroup
 	var pollErr error
 	polls.Go(func() {
 		for watching.Err() == nil {
 			began := time.Now()
-			present, err := r.programmed(watching)
+			led, err := r.led(watching, every...)
 			if err != nil {
 				if watching.Err() == nil {
 					pollErr = err
@@ -63,38 +194,44 @@ func (r *run) programRules(ctx context.Context, deployments int) (*report.Progra
 			}
 			read := time.Now() // the rules may have changed right up to now: no delay is to be too short
 			mu.Lock()
+			for address, count := range led {
+				everywhere[address] = everywhere[address] || count == len(every)
+			}
 			for address, since := range terminating {
-				if _, done := left[address]; !done && since.Before(began) && !present[address] {
+				if _, done := left[address]; !done && since.Before(began) && led[address] == 0 {
 					left[address] = read.Sub(since)
 				}
 			}
 			mu.Unlock()
-			_ = pause(watching, every-time.Since(began)) // its end ends the loop
+			p.Took = max(p.Took, read.Sub(began))
+			_ = pause(watching, p.Every-time.Since(began)) // its end ends the loop
 		}
 	})
-
-	err := r.own(ctx, func(side string) []*appsv1.Deployment {
-		if side == report.Without {
-			return nil
+	_ = pause(ctx, 2*p.Every) // a look at all that is there
+	err = operate()
+	for deadline := time.Now().Add(time.Minute); err == nil && time.Now().Before(deadline); {
+		mu.Lock()
+		all := len(terminating) >= want && len(left) == len(terminating)
+		mu.Unlock()
+		if all {
+			break
 		}
-		var list []*appsv1.Deployment
-		for i := range deployments {
-			list = append(list, named(deployment(report.AtOnce, 2), fmt.Sprintf("d%d", i+1)))
-		}
-		return list
-	}, func(_ []load.Target, names []string) error {
-		if err := r.update(ctx, names, otherImage); err != nil {
-			return err
-		}
-		if err := r.waitComplete(ctx, nil, names...); err != nil {
-			return err
-		}
-		stop()
-		return nil
-	})
+		err = pause(ctx, p.Every)
+	}
 	stop()
 	polls.Wait()
+	if err = errors.Join(err, pollErr); err != nil {
+		return err
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(terminating) < want {
+		return fmt.Errorf("%d pods went, wanted %d: nothing is measured", len(terminating), want)
+	}
 	for address := range terminating {
+		if !everywhere[address] {
+			return fmt.Errorf("not all nodes ever led to %s, which went: nothing is measured", address)
+		}
 		if delay, ok := left[address]; ok {
 			p.Delays = append(p.Delays, delay)
 		} else {
@@ -102,32 +239,36 @@ func (r *run) programRules(ctx context.Context, deployments int) (*report.Progra
 		}
 	}
 	slices.Sort(p.Delays)
-	return p, errors.Join(err, pollErr)
+	p.Written = slices.Sorted(maps.Values(written))
+	return nil
 }
 
-// programmed returns the addresses that any node leads connections to.
-func (e *env) programmed(ctx context.Context) (map[string]bool, error) {
-	all := map[string]bool{}
+// led returns the addresses that nodes lead connections to, and how many of the nodes do.
+func (e *env) led(ctx context.Context, names ...string) (map[string]int, error) {
+	all := map[string]int{}
 	var mu sync.Mutex
 	var wait sync.WaitGroup
 	var failed error
-	for _, name := range append([]string{nodes.Clients}, e.Names...) {
+	for _, name := range names {
 		wait.Go(func() {
-			found, err := rules(ctx, e, name)
+			rules, err := e.rules(ctx, name)
 			mu.Lock()
 			defer mu.Unlock()
 			failed = errors.Join(failed, err)
-			maps.Copy(all, found)
+			for address := range destinations(rules) {
+				all[address]++
+			}
 		})
 	}
 	wait.Wait()
 	return all, failed
 }
 
-// rules returns the addresses that a node leads connections to.
-func rules(ctx context.Context, e *env, node string) (map[string]bool, error) {
-	destination := regexp.MustCompile(`--to-destination ([0-9.]+):`)
-	cmd, err := e.Command(ctx, node, "iptables-save", "-t", "nat")
+// rules returns what kube-proxy has told the kernel of a node.
+func (e *env) rules(ctx context.Context, node string) ([]byte, error) {
+	read := map[string][]string{nodes.IPTables: {"iptables-save", "-t", "nat"},
+		nodes.NFTables: {"nft", "list", "table", "ip", "kube-proxy"}}[e.ProxyMode]
+	cmd, err := e.Command(ctx, node, read...)
 	if err != nil {
 		return nil, err
 	}
@@ -138,9 +279,34 @@ func rules(ctx context.Context, e *env, node string) (map[string]bool, error) {
 		}
 		return nil, fmt.Errorf("read the rules of %s: %w", node, err)
 	}
+	return out, nil
+}
+
+// What follows the target of a rule that changes the destination. Beside it, rules and sets name
+// addresses of pods in conditions, which lead nobody there.
+var (
+	target      = regexp.MustCompile(`--to-destination |dnat `)
+	destination = regexp.MustCompile(`([0-9]+(?:\.[0-9]+){3})(?::| \. )[0-9]+`)
+)
+
+// destinations returns the addresses that rules lead to, as iptables-save and nft write them:
+//
+//	-A KUBE-SEP-WPB -p tcp -m tcp -j DNAT --to-destination 10.244.0.5:8080
+//	meta l4proto tcp dnat ip to numgen random mod 2 map { 0 : 10.244.0.5 . 8080, 1 : 10.244.16.9 . 8080 }
+//	meta l4proto tcp dnat to 10.244.0.5:8080
+//
+// A chain of nftables that nothing leads to any more counts until kube-proxy empties it, which it
+// does at the same time.
+func destinations(rules []byte) map[string]bool {
 	found := map[string]bool{}
-	for _, match := range destination.FindAllSubmatch(out, -1) {
-		found[string(match[1])] = true
+	for line := range bytes.Lines(rules) {
+		at := target.FindIndex(line)
+		if at == nil {
+			continue
+		}
+		for _, match := range destination.FindAllSubmatch(line[at[1]:], -1) {
+			found[string(match[1])] = true
+		}
 	}
-	return found, nil
+	return found
 }

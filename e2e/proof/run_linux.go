@@ -187,12 +187,12 @@ func (e *env) startControl(program string) error {
 // refuses connections until then, whoever it belongs to.
 func (e *env) waitProgrammed(ctx context.Context) error {
 	return e.wait(ctx, "the clients' node to know the pods", func() error {
-		known, err := rules(ctx, e, nodes.Clients)
+		known, err := e.led(ctx, nodes.Clients)
 		if err != nil {
 			return err
 		}
 		for _, address := range e.pods.ready() {
-			if !known[address] {
+			if known[address] == 0 {
 				return fmt.Errorf("it doesn't know %s", address)
 			}
 		}

@@ -15,11 +15,12 @@ import (
 func main() {
 	count := flag.Int("nodes", 3, "number of nodes, 1 to 9, each in a zone of its own")
 	logs := flag.String("log-dir", "", "directory for the programs' logs, kept afterwards; default is a temporary one")
+	mode := flag.String("proxy-mode", nodes.IPTables, "mode of kube-proxy, iptables or nftables")
 	flag.Parse()
 	err := nodes.Main(
 		func(ctx context.Context) error { return nodes.Prepare(ctx, os.Stderr) },
 		func(ctx context.Context) error {
-			return run(ctx, nodes.Config{Count: *count, LogDir: *logs, Log: os.Stderr})
+			return run(ctx, nodes.Config{Count: *count, ProxyMode: *mode, LogDir: *logs, Log: os.Stderr})
 		},
 	)
 	if ended := new(exec.ExitError); err != nil && !errors.As(err, &ended) { // a copy of this program has said it

@@ -348,8 +348,8 @@ func TestTheReportIsWellFormed(t *testing.T) {
 	broken.Targets[0].Side = With
 	broken.Count(broken.Records)
 	r := &Report{Outcomes: []*Outcome{example(), example(), broken}, Steady: example(), Voided: []*Outcome{example()},
-		Programmed: &Programming{Deployments: 50, Delays: []time.Duration{time.Second, 2 * time.Second}, Every: time.Second,
-			Left: 1}}
+		Programmed: []*Programming{{Name: "endpoints", What: "50 Deployments rolling at once", Mode: "nftables",
+			Delays: []time.Duration{time.Second, 2 * time.Second}, Every: time.Second, Left: 1}}}
 	if err := r.Write(dir); err != nil {
 		t.Fatal(err)
 	}
@@ -381,7 +381,8 @@ func TestTheReportIsWellFormed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, part := range []string{"| 2 of 7 |", "2 × slow, new connection: " + load.CauseRefused, "(refused)", "(reset)"} {
+	for _, part := range []string{"| 2 of 7 |", "2 × slow, new connection: " + load.CauseRefused, "(refused)", "(reset)",
+		"50 Deployments rolling at once, 3 pods went: half of their addresses had left the nftables rules"} {
 		if !strings.Contains(string(page), part) {
 			t.Errorf("%q is missing in the page", part)
 		}

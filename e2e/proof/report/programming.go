@@ -10,27 +10,36 @@ import (
 
 // Programming is how long after a pod began to terminate the last node had forgotten its address.
 type Programming struct {
-	Deployments int
-	Delays      []time.Duration // of each pod that went, in order
-	Every       time.Duration   // how often nodes were looked at: how much too long a delay may be
-	Left        int             // pods whose address did not leave within a minute
+	Name   string          // of the plot's file
+	What   string          // made the pods go
+	Mode   string          // of kube-proxy
+	Delays []time.Duration // of each pod that went, in order
+	// Written are those until its EndpointSlice said that it terminates, which the nodes go by.
+	Written []time.Duration
+	Every   time.Duration // how often nodes were looked at, and Took the longest look: how much too long a delay may be
+	Took    time.Duration
+	Left    int // pods whose address did not leave within a minute
 }
 
-func (p *Programming) quantile(q float64) time.Duration {
-	if len(p.Delays) == 0 {
+func (p *Programming) quantile(q float64) time.Duration { return quantile(p.Delays, q) }
+
+func quantile(sorted []time.Duration, q float64) time.Duration {
+	if len(sorted) == 0 {
 		return 0
 	}
-	return p.Delays[min(len(p.Delays)-1, int(q*float64(len(p.Delays))))]
+	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]
 }
 
 // Sentence says the distribution.
 func (p *Programming) Sentence() string {
-	return fmt.Sprintf("%d Deployments rolling at once, %d pods went: half of their addresses had left the iptables "+
-		"rules of every node %.1f s after the API server had said that the pod terminates, "+
-		"90 %% after %.1f s, 99 %% after %.1f s, the last after %.1f s (looked at every %.1f s; %d did not leave within a "+
-		"minute).",
-		p.Deployments, len(p.Delays)+p.Left, p.quantile(0.5).Seconds(), p.quantile(0.9).Seconds(), p.quantile(0.99).Seconds(),
-		p.quantile(1).Seconds(), p.Every.Seconds(), p.Left)
+	return fmt.Sprintf("%s, %d pods went: half of their addresses had left the %s rules of every node %.1f s after the "+
+		"API server had said that the pod terminates, 90 %% after %.1f s, 99 %% after %.1f s, the last after %.1f s (looked at "+
+		"every %.1f s, which took %.1f s at most; %d did not leave within a minute). "+
+		"EndpointSlices said so after %.1f s, %.1f s, %.1f s and %.1f s.",
+		p.What, len(p.Delays)+p.Left, p.Mode, p.quantile(0.5).Seconds(), p.quantile(0.9).Seconds(),
+		p.quantile(0.99).Seconds(), p.quantile(1).Seconds(), p.Every.Seconds(), p.Took.Seconds(), p.Left,
+		quantile(p.Written, 0.5).Seconds(), quantile(p.Written, 0.9).Seconds(), quantile(p.Written, 0.99).Seconds(),
+		quantile(p.Written, 1).Seconds())
 }
 
 // plot draws the share of addresses that had left by a time.

@@ -24,8 +24,8 @@ type Report struct {
 	Runs       int
 	Steady     *Outcome
 	Outcomes   []*Outcome
-	Voided     []*Outcome   // runs that showed nothing, since the machine was too busy
-	Programmed *Programming // nil where it was not measured
+	Voided     []*Outcome // runs that showed nothing, since the machine was too busy
+	Programmed []*Programming
 }
 
 // Installed is how long it took from the beginning of a command until a pod got its defaults.
@@ -320,13 +320,14 @@ func (r *Report) Write(dir string) error {
 			"the machine was too busy to show anything, and the run is repeated.\n\n")
 		list(&page, "", voided)
 	}
-	if r.Programmed != nil {
-		plot := r.Programmed.plot()
-		if err := os.WriteFile(filepath.Join(dir, "proof-endpoints.svg"), []byte(plot), 0o644); err != nil {
+	for i, p := range r.Programmed {
+		if i == 0 {
+			page.WriteString("\n## How long endpoints take to leave every node\n")
+		}
+		if err := os.WriteFile(filepath.Join(dir, "proof-"+p.Name+".svg"), []byte(p.plot()), 0o644); err != nil {
 			return err
 		}
-		fmt.Fprintf(&page, "\n## How long endpoints take to leave every node\n\n![distribution](proof-endpoints.svg)\n\n%s\n",
-			escaped(r.Programmed.Sentence()))
+		fmt.Fprintf(&page, "\n![distribution](proof-%s.svg)\n\n%s\n", p.Name, escaped(p.Sentence()))
 	}
 	text := strings.TrimRight(page.String(), "\n") + "\n"
 	return os.WriteFile(filepath.Join(dir, "report.md"), []byte(text), 0o644)
