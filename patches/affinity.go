@@ -110,7 +110,7 @@ func (o *output) noteTerms(value []byte) {
 	}
 	o.note("", DefaultAntiAffinity, "")
 	between := false
-	err := memberPrints(value, func(_ string, print uint64) {
+	err := memberPrints(value, func(_ []byte, print uint64) {
 		if between {
 			o.record = append(o.record, ':')
 		}

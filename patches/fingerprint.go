@@ -28,17 +28,16 @@ func Fingerprint(value []byte) (uint64, error) {
 
 // memberPrints calls visit with each member of a raw object that counts, and with the fingerprint of
 // an object that has this member alone.
-func memberPrints(object []byte, visit func(name string, print uint64)) error {
+func memberPrints(object []byte, visit func(name []byte, print uint64)) error {
 	s, err := scan.New(object)
 	if err != nil {
 		return err
 	}
 	p := printer{&s}
 	return p.Each(func(key []byte) error {
-		name := string(key) // before key is read over
 		value, counts, err := p.member(key)
 		if counts {
-			visit(name, mix(printObject)+mix(printBytes(printText, []byte(name))^mix(value)))
+			visit(key, mix(printObject)+mix(printBytes(printText, key)^mix(value)))
 		}
 		return err
 	})

@@ -77,10 +77,10 @@ func (p *podTemplate) splitAffinity(entry string) {
 	}
 	var own []string
 	others := 0
-	err := memberPrints(p.podAntiAffinity, func(name string, print uint64) {
+	err := memberPrints(p.podAntiAffinity, func(name []byte, print uint64) {
 		var room [16]byte
 		if strings.Contains(entry, string(appendPrint(room[:0], print))) {
-			own = append(own, name)
+			own = append(own, string(name))
 		} else {
 			others++
 		}

@@ -148,7 +148,8 @@ type Injector struct {
 	config     Config
 	generators []generator
 	proof      *proof
-	over       string // what the report says of the base policy's anti-affinity
+	// over and slept are what the report says of the base policy's anti-affinity and sleep.
+	over, slept string
 }
 
 // generator adds one default: it reads in, and appends operations, decisions and
@@ -169,6 +170,7 @@ func New(config Config) (*Injector, error) {
 	}
 	return &Injector{config: config,
 		over: over(string(config.Base.AntiAffinity), config.Base.TopologyKeys), proof: &proof{},
+		slept:      slept(int64(config.Base.PreStopSleep / time.Second)),
 		generators: []generator{addSpread, addPreStopSleep, addReadinessProbe, addNodeLoss, addFault, addRecord}}, nil
 }
 
@@ -179,8 +181,9 @@ type input struct {
 	ours    *ours
 	policy  policy.Policy
 	config  *Config
-	over    string // of the Injector
 	cluster Cluster
+	// over and slept are those of the Injector.
+	over, slept string
 	// offline is set for a manifest.
 	offline bool
 	// final is set where the update takes away part of what is ours, and the settings agree.
@@ -190,6 +193,7 @@ type input struct {
 	evidence     evidence
 	services     *Services
 	selectorRoom [512]byte
+	handlerRoom  [len(`{"port":65535}`)]byte
 }
 
 // review is everything that one review needs, in one allocation.
@@ -540,8 +544,8 @@ func (i *Injector) Review(req Request) (result Result) {
 	case req.late():
 		return nothing(result, SkipDeadline, nil)
 	}
-	in.object, in.ours, in.config, in.over, in.cluster, in.offline = o, &o.pod.ours, &i.config, i.over,
-		req.Cluster, req.Offline
+	in.object, in.ours, in.config, in.over, in.slept = o, &o.pod.ours, &i.config, i.over, i.slept
+	in.cluster, in.offline = req.Cluster, req.Offline
 	var old *object
 	if req.Operation == Update {
 		before := req.OldRead

@@ -251,7 +251,7 @@ func (in *input) obvious(i int) (handler, Skip) {
 	if skip != SkipNone {
 		return handler{}, skip
 	}
-	raw := append(make([]byte, 0, len(`{"port":65535}`)), `{"port":`...)
+	raw := append(in.handlerRoom[:0], `{"port":`...)
 	return handler{kind: "tcpSocket", raw: append(strconv.AppendInt(raw, number, 10), '}')}, SkipNone
 }
 

@@ -94,9 +94,12 @@ func addPreStopSleep(in *input, out *output) {
 		if native {
 			form = "sleep:"
 		}
-		length := strconv.FormatInt(seconds, 10)
-		out.note(c.name, DefaultPreStopSleep, form, length)
-		out.applied(DefaultPreStopSleep, c.name, "sleep "+length+" s", &at)
+		out.note(c.name, DefaultPreStopSleep, form, strconv.FormatInt(seconds, 10))
+		detail := in.slept
+		if seconds != int64(in.config.Base.PreStopSleep/time.Second) {
+			detail = slept(seconds)
+		}
+		out.applied(DefaultPreStopSleep, c.name, detail, &at)
 		raised = raise
 	}
 	base := pod.graceSeconds()
@@ -151,6 +154,9 @@ func (in *input) sleep() (sleep, raise int64, skip Skip) {
 	return sleep, raise, SkipNone
 }
 
+// slept says a sleep for the report.
+func slept(seconds int64) string { return fmt.Sprintf("sleep %d s", seconds) }
+
 // serves reports whether the i-th container shows that it serves.
 func (in *input) serves(i int) bool {
 	return len(in.pod().containers[i].ports) > 0 || in.evidence.serves(i)
@@ -198,8 +204,11 @@ func (p *podTemplate) graceSeconds() int64 {
 
 // nativeSleepOf returns the seconds of a raw hook that the API compares with the grace period, or 0.
 func nativeSleepOf(preStop []byte) int64 {
+	if len(preStop) == 0 { // as nearly always
+		return 0
+	}
 	var hook corev1.LifecycleHandler
-	if len(preStop) == 0 || kjson.UnmarshalCaseSensitivePreserveInts(preStop, &hook) != nil || hook.Sleep == nil {
+	if kjson.UnmarshalCaseSensitivePreserveInts(preStop, &hook) != nil || hook.Sleep == nil {
 		return 0
 	}
 	return hook.Sleep.Seconds

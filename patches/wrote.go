@@ -15,6 +15,10 @@ import (
 //
 // path names the fields below the pod spec; after "containers" comes the name of one.
 func (o *object) wrote(path ...string) bool {
+	last := []byte(path[len(path)-1])
+	if !bytes.Contains(o.meta.lastApplied, last) && !bytes.Contains(o.meta.managedFields, last) { // before any allocation
+		return false
+	}
 	return o.traced(append(o.specPath(), path...)...)
 }
 

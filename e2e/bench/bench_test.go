@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	applier "gopkg.in/evanphx/json-patch.v4"
@@ -29,6 +30,9 @@ func (c *call) WriteHeader(status int)      { c.status = status }
 func (c *call) Write(p []byte) (int, error) { c.answer = append(c.answer, p...); return len(p), nil }
 func (c *call) Read(p []byte) (int, error)  { return c.reader.Read(p) }
 func (c *call) Close() error                { return nil }
+
+// SetWriteDeadline is what a connection has; without it each answer would cost an error.
+func (c *call) SetWriteDeadline(time.Time) error { return nil }
 
 func newCall() *call {
 	return &call{header: http.Header{}, request: http.Request{Method: http.MethodPost, Proto: "HTTP/1.1", ProtoMajor: 1,
