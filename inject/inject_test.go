@@ -457,6 +457,14 @@ func TestUninjectGivesAliasesBack(t *testing.T) {
 		"elements that merge one another": head + "spec:\n" + labelled + base +
 			"      - &b\n        <<: *web\n        name: b\n      - <<: *b\n        name: c\n        ports: []\n" +
 			"      - <<: [*b, *web]\n        name: d\n",
+		"elements in braces that merge another one": head + "spec:\n" + labelled + base +
+			"      - {<<: *web, name: \"b\"} # *a }\n      - { <<: [*web, *a], name: 'c' , ports: *p}\n",
+		"a spec in braces": "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\n" +
+			"x: &x {postStart: {sleep: {seconds: 1}}, \"y}\": '*z # {'}\nspec: {containers: [{name: a, lifecycle: *x, " +
+			"ports: [{containerPort: 80}]}, {name: b, lifecycle: {<<: *x}}], \"nodeName\": '*x'} # } and\n",
+		"aliases in braces": "x: &x {lifecycle: {postStart: {sleep: {seconds: 1}}}}\n" + head + "spec:\n" + labelled + base +
+			"      - {name: b, lifecycle: *l, args: [\"*.x\", '*p']}\n      - {<<: *x, name: c}\n" +
+			"y: [*web, {z: *web}]\nz: {z: {z: {z: *l}}}\n",
 		"mappings that merge a Pod that changes": "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: &s\n" +
 			"  nodeName: |\n    a\n    b\n  # the only one\n  containers: [{name: web, ports: [{containerPort: 80}]}]\n" +
 			"x:\n  one:\n    <<: *s\n  two:\n    x: 1\n\n    <<:   *s\n# three\n  three: *s\n",

@@ -41,7 +41,8 @@ const mergeValue = `(\*[^\s]+|\[[^\]\n{]*\])`
 
 var (
 	// writtenOut matches what follows the colon of a key, or the dash of an element, that was written out.
-	writtenOut = regexp.MustCompile(`^[ \t]*` + mark + `(\*[^\s]+)(?:\s|$)`)
+	writtenOut = regexp.MustCompile(`^[ \t]*` + mark + `([*{\[].*)`)
+	aliasName  = regexp.MustCompile(`\*([-\w]+)`)
 	mergeKey   = regexp.MustCompile("^" + mergeValue)
 	// writtenMerge matches the value of a merge key that was written out.
 	writtenMerge = regexp.MustCompile(`^\{\} ` + mark + mergeValue)
@@ -51,7 +52,8 @@ var (
 type expansion struct {
 	path []string
 	// name is the key, nil for an element of a list; alias is nil for a member that a merge key brings
-	// into around, and one of those of the merge key where that is the name.
+	// into around, one of those of the merge key where that is the name, and otherwise what is written
+	// out, which stands in braces where it isn't an alias.
 	name, alias, around *yaml.Node
 }
 
@@ -114,12 +116,40 @@ func expansions(d *Document, changes []change) ([]udiff.Edit, error) {
 		all = append(all, expansion{path, name, alias, around})
 	})
 	e := newEditor(d)
+	var flows [][]string
 	for _, x := range all {
+		if x.around.Style&yaml.FlowStyle != 0 {
+			if x = inBraces(d.root, x.path); slices.ContainsFunc(flows, func(path []string) bool {
+				return slices.Equal(path, x.path)
+			}) {
+				continue
+			}
+			flows = append(flows, x.path)
+		}
 		if err := e.expand(x); err != nil {
 			return nil, err
 		}
 	}
 	return e.done()
+}
+
+// inBraces returns the outermost value on a path that stands in braces, in something that doesn't.
+func inBraces(root *yaml.Node, path []string) expansion {
+	node := root
+	for i, key := range path {
+		name, value := child(node, key)
+		if value == nil || node.Style&yaml.FlowStyle != 0 {
+			break
+		}
+		if value.Style&yaml.FlowStyle != 0 {
+			if node.Kind == yaml.SequenceNode {
+				name = nil
+			}
+			return expansion{path[:i+1], name, value, node}
+		}
+		node = value
+	}
+	return expansion{path: path, around: root} // which is in braces
 }
 
 // expanded returns the first alias on the path of a change, or member that a merge key brings; nil
@@ -137,7 +167,8 @@ func expanded(root *yaml.Node, c change, touched map[*yaml.Node]bool) (*expansio
 			return &expansion{path: path, around: node}, nil
 		case value == nil:
 			return nil, errNoPlace
-		case value.Kind == yaml.AliasNode && i == len(c.path)-2 && c.Operation == "add" && name != nil:
+		case value.Kind == yaml.AliasNode && i == len(c.path)-2 && c.Operation == "add" && name != nil &&
+			node.Style&yaml.FlowStyle == 0:
 			return nil, nil // mergeAlias
 		case value.Kind == yaml.AliasNode:
 			return &expansion{path, name, value, node}, nil
@@ -192,10 +223,10 @@ func (e *editor) expand(x expansion) error {
 	if x.alias != nil {
 		value = x.alias
 	}
-	if value.Kind == yaml.AliasNode {
+	if value != nil && value.Kind == yaml.AliasNode {
 		value = value.Alias
 	}
-	if value.Kind == yaml.ScalarNode || len(value.Content) == 0 ||
+	if value == nil || value.Kind == yaml.ScalarNode || len(value.Content) == 0 ||
 		x.name == nil && x.alias != nil && value.Kind != yaml.MappingNode {
 		return errNoPlace
 	}
@@ -214,7 +245,11 @@ func (e *editor) expand(x expansion) error {
 		return e.appendLines(x.around, func(indent int) ([]string, error) { return indented(lines, indent), nil })
 	}
 	at, err := e.offset(x.alias)
-	if err != nil || !strings.HasPrefix(e.text[at:], "*"+x.alias.Value) {
+	if err != nil {
+		return err
+	}
+	first, oneLine := e.text[at], e.lineAt(flowEnd(e.text, at)-1) == e.lineAt(at)
+	if first != '*' && (first != '{' && first != '[' || !oneLine) {
 		return errNoPlace
 	}
 	indent := x.alias.Column - 1
@@ -355,7 +390,7 @@ func (e *editor) contract(around, name, value *yaml.Node, anchors map[string]*ya
 	if match == nil {
 		return false
 	}
-	if anchor := anchors[e.text[at+match[2]+1:at+match[3]]]; anchor == nil || !sameNodes(anchor, value) {
+	if !stands(e.text[at+match[2]:at+match[3]], value, anchors) {
 		return false
 	}
 	e.edits = append(e.edits, edit{at + match[2] - len(mark), len(mark), 0, ""})
@@ -407,8 +442,7 @@ func (e *editor) contractElement(value *yaml.Node, anchors map[string]*yaml.Node
 	if match == nil {
 		return false
 	}
-	anchor := anchors[line[dash+1+match[2]+1:dash+1+match[3]]]
-	if anchor == nil || !sameNodes(anchor, value) {
+	if !stands(line[dash+1+match[2]:], value, anchors) {
 		return false
 	}
 	at := e.starts[value.Line-2] + dash + 1 + match[2]
@@ -419,6 +453,24 @@ func (e *editor) contractElement(value *yaml.Node, anchors map[string]*yaml.Node
 	}
 	e.removeLines(value.Line, last)
 	return true
+}
+
+// stands reports whether a value is what text begins with: an alias, or something in braces.
+func stands(text string, value *yaml.Node, anchors map[string]*yaml.Node) bool {
+	if text[0] == '*' {
+		anchor := anchors[strings.Fields(text)[0][1:]]
+		return anchor != nil && sameNodes(anchor, value)
+	}
+	text = text[:flowEnd(text, 0)]
+	known := aliasName.ReplaceAllString(strings.Join(aliasName.FindAllString(text, -1), ", "), "&$1 0")
+	root, err := parseYAML("- [" + known + "]\n- " + text + "\n")
+	return err == nil && len(root.Content) == 2 && sameTree(root.Content[1], value)
+}
+
+// sameTree reports whether two nodes are written with the same scalars and aliases.
+func sameTree(a, b *yaml.Node) bool {
+	return a.Kind == b.Kind && a.Value == b.Value && (a.Kind == yaml.AliasNode || a.ShortTag() == b.ShortTag()) &&
+		slices.EqualFunc(a.Content, b.Content, sameTree)
 }
 
 // sameNodes reports whether two nodes are the same value.
