@@ -13,7 +13,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # Modules with Go code of ours. e2e/ needs a control plane and is tested last; tools/, e2e/kubernetes, e2e/kwok,
 # e2e/helm and e2e/kustomize only pin programs.
 UNIT_MODULES := . e2e/recycle
-MODULES := $(UNIT_MODULES) examples/recycle e2e/validation e2e/bench e2e
+MODULES := $(UNIT_MODULES) examples/recycle e2e/validation e2e/bench e2e/flux e2e
 
 # What the tests run beside Go, as COMMAND:PACKAGE of Debian. Installed where it is missing and we are root.
 PROGRAMS := gcc:gcc git:git openssl:openssl curl:curl wrk:wrk h2load:nghttp2-client nginx:nginx-light promtool:prometheus \
@@ -151,6 +151,7 @@ e2e: packages ## Run the end-to-end tests on a real control plane (KUBECONFIG: o
 	if [ -z "$${KUBECONFIG:-}" ]; then go run ./controlplane -build; fi
 	go test -count=1 -p 1 -timeout $(E2E_TIMEOUT) ./...
 	(cd validation && go test -count=1 -v -timeout $(E2E_TIMEOUT) ./...)
+	(cd flux && go test -count=1 -timeout $(E2E_TIMEOUT) ./...)
 	cd bench
 	go test -count=1 -timeout $(E2E_TIMEOUT) -run InTheAPIServer .
 
