@@ -38,8 +38,8 @@ help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: ## Show on a real control plane what evenkeel adds (the first time builds it: about 12 minutes)
-	@echo "building the demo, six minutes without Go's build cache …" >&2
+demo: ## Show on a real control plane what evenkeel adds (the first time builds it: about 9 minutes)
+	@echo "building the demo, a minute without Go's build cache …" >&2
 	cd e2e && go run ./demo
 
 # The parts of make test, in order.

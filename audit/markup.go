@@ -142,7 +142,9 @@ func (p *page) workloads() g.Node {
 				h.Summary(h.B(g.Text(group.Title)), g.Text(" "), h.Span(h.Data("all", count), g.Text(count))),
 				table(columns, each(group.Rows, func(r pageRow) []g.Node {
 					cells := []g.Node{g.Group{g.Text(r.Name),
-						g.If(r.Source != "", g.Group{h.Br(), h.Span(h.Class("soft"), g.Text(r.Source))})}, g.Text(r.Ready)}
+						g.If(r.Source != "", g.Group{h.Br(), h.Span(h.Class("soft"), g.Text(r.Source))}),
+						g.If(len(r.Adds) > 0, h.Details(h.Summary(g.Text("what evenkeel would add")),
+							g.Map(r.Adds, func(text string) g.Node { return h.Div(h.Class("soft"), g.Text(text)) })))}, g.Text(r.Ready)}
 					for _, state := range r.States {
 						cells = append(cells, state.node())
 					}

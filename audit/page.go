@@ -29,6 +29,8 @@ type pageRow struct {
 	Name, Source, Ready string
 	States, Findings    []tag
 	Problems            []string
+	// Adds says of each default that is missing what evenkeel would add.
+	Adds []string
 
 	severity severity
 	worst    int // index of its first finding in explanations
@@ -177,7 +179,8 @@ func (p *page) fill() {
 			t := tag{Text: c.Text}
 			switch t.Text {
 			case "missing":
-				t.Class, t.Title = "bad", details(w, name)
+				t.Class = "bad"
+				row.Adds = append(row.Adds, titles[i]+": "+details(w, name))
 				p.Coverage[i].Missing++
 			case "yes":
 				t.Class, t.Title = "good", details(w, name)

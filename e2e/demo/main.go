@@ -297,6 +297,7 @@ func (d *demo) showAdded(ctx context.Context) error {
 // showReasons shows how well the workloads are protected, and why.
 func (d *demo) showReasons(ctx context.Context) error {
 	d.page.title("3. How well they are protected, and why")
+	d.page.text("evenkeel runs as a process of this machine here, and not as a Deployment. audit warns of that.")
 	if err := d.run(ctx, "audit", "-n", shop); err != nil {
 		return err
 	}
