@@ -17,7 +17,7 @@ import (
 // when that has happened contestTimes within contestPeriod, and again after that time.
 const (
 	contestTimes  = 3
-	contestPeriod = 10 * time.Minute
+	contestPeriod = event.CertificatesResetAgain
 )
 
 // contest notes how often somebody undoes what was written to an object. It reads no clock.
@@ -74,7 +74,7 @@ func (s *SelfManaged) contested(
 		other(fields), contestTimes)
 	s.config.Log.WithField("object", object).Error(message)
 	now := s.now()
-	e := event.Event{Controller: "certificates", Type: corev1.EventTypeWarning, Reason: "CertificatesReset",
+	e := event.Event{Controller: "certificates", Type: corev1.EventTypeWarning, Reason: event.CertificatesReset,
 		Message: message, About: of, Key: message + now.String(), At: now}
 	if err := e.Send(ctx, s.client); err != nil {
 		s.config.Log.WithError(err).Debug("event not written")

@@ -90,6 +90,8 @@ type State struct {
 	// Signed are the certificates that its serving certificates come from, in PEM: those of
 	// its own authorities, or the one of a Secret.
 	Signed Fact[[]byte]
+	// Resets are Events that somebody undoes what evenkeel has written to its webhooks or Secret.
+	Resets Fact[[]corev1.Event]
 	// Lease is the one that the leader holds, nil where there is none.
 	Lease Fact[*coordinationv1.Lease]
 	// Budgets are evenkeel's.

@@ -110,6 +110,9 @@ func TestEachFailureHasItsLineAndItsAdvice(t *testing.T) {
 			"pods.evenkeel.dev has no certificate", "leader"},
 		"a caBundle of somebody else": {func(s *State) { s.Signed.Value = authority(t, time.Hour) },
 			"caBundle", Failed, "is not that of evenkeel's", "rollout restart"},
+		"a caBundle that somebody resets": {func(s *State) {
+			s.Resets.Value = []corev1.Event{reset(s, 20*time.Minute), reset(s, 2*time.Minute)}
+		}, "caBundle", Failed, "MutatingWebhookConfiguration evenkeel, 2m0s ago: argocd takes out", "pass over"},
 		"an authority that has ended": {func(s *State) { reissue(t, s, -time.Hour) }, "certificates", Failed,
 			"has ended on 2026-11-30", "log"},
 		"an authority that is late": {func(s *State) { reissue(t, s, 20*24*time.Hour) }, "certificates",
@@ -157,6 +160,13 @@ func TestEachFailureHasItsLineAndItsAdvice(t *testing.T) {
 	}
 }
 
+// reset is an Event so long ago.
+func reset(s *State, ago time.Duration) corev1.Event {
+	return corev1.Event{Message: "argocd takes out what evenkeel has written here, 3 times by now",
+		LastTimestamp:  metav1.NewTime(s.Now.Add(-ago)),
+		InvolvedObject: corev1.ObjectReference{Kind: "MutatingWebhookConfiguration", Name: "evenkeel"}}
+}
+
 // reissue gives the webhooks and evenkeel another authority.
 func reissue(t *testing.T, s *State, left time.Duration) {
 	ca := authority(t, left)
@@ -169,7 +179,9 @@ func reissue(t *testing.T, s *State, left time.Duration) {
 }
 
 func TestWhereAllIsWellEveryLineIsOK(t *testing.T) {
-	results := Judge(healthy(t))
+	s := healthy(t)
+	s.Resets.Value = []corev1.Event{reset(s, 20*time.Minute)} // long over
+	results := Judge(s)
 	if len(results) != 9 {
 		t.Errorf("%d lines, want 9", len(results))
 	}

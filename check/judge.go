@@ -15,6 +15,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/evenkeel/evenkeel/internal/event"
 	"github.com/evenkeel/evenkeel/patches"
 	"github.com/evenkeel/evenkeel/pdb"
 	"github.com/evenkeel/evenkeel/policy"
@@ -258,6 +259,13 @@ func bundle(s *State) Result {
 	if s.Configurations.Err != nil {
 		return unread(name, "Webhook configurations", s.Configurations.Err)
 	}
+	for _, e := range s.Resets.Value {
+		if s.Now.Sub(e.LastTimestamp.Time) < event.CertificatesResetAgain+time.Minute {
+			return Result{name, Failed, fmt.Sprintf("%s %s, %s ago: %s.", e.InvolvedObject.Kind, e.InvolvedObject.Name,
+				s.Now.Sub(e.LastTimestamp.Time).Round(time.Second), strings.TrimSuffix(e.Message, ".")),
+				"Let that tool pass over the field. This is said until ten minutes after the last time."}
+		}
+	}
 	names, certificates := bundles(s)
 	for i := range names {
 		if len(certificates[i]) == 0 {
@@ -266,6 +274,9 @@ func bundle(s *State) Result {
 				"evenkeel writes it once a replica leads: look at the leader below and into the log. With certificates of a " +
 					"Secret, set certificates.caBundle."}
 		}
+	}
+	if s.Resets.Err != nil {
+		return unread(name, "Events about the caBundle", s.Resets.Err)
 	}
 	if s.Signed.Err != nil {
 		return unread(name, "The certificates to compare the caBundle with", s.Signed.Err)

@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/evenkeel/evenkeel/audit"
+	"github.com/evenkeel/evenkeel/internal/event"
 	"github.com/evenkeel/evenkeel/patches"
 )
 
@@ -69,6 +70,7 @@ func Read(ctx context.Context, client kubernetes.Interface, scope Scope) *State 
 	}
 	r.installation(ctx)
 	r.Signed.Value, r.Signed.Err = r.signed(ctx)
+	r.Resets.Value, r.Resets.Err = r.resets(ctx)
 	leases := client.CoordinationV1().Leases(r.Namespace)
 	r.Lease.Value, r.Lease.Err = optional(leases.Get(ctx, leaseName, metav1.GetOptions{}))
 	r.Budgets.Value, r.Budgets.Err = r.budgets(ctx)
@@ -177,6 +179,20 @@ func (r *reader) signed(ctx context.Context) ([]byte, error) {
 		text = append(append(text, secret.Data[key]...), '\n')
 	}
 	return text, nil
+}
+
+// resets lists the Events about certificates that somebody undoes, which the API server keeps for an hour.
+func (r *reader) resets(ctx context.Context) ([]corev1.Event, error) {
+	var all []corev1.Event
+	for _, namespace := range []string{r.Namespace, metav1.NamespaceDefault} { // of the Secret, and of the webhooks
+		list, err := r.client.CoreV1().Events(namespace).List(ctx,
+			metav1.ListOptions{FieldSelector: "reason=" + event.CertificatesReset, Limit: mostAtOnce})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, list.Items...)
+	}
+	return all, nil
 }
 
 // account returns the name of evenkeel's service account.

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 	"github.com/evenkeel/evenkeel/e2e/installation"
 )
@@ -109,12 +111,23 @@ func TestCheckSaysWhatIsWrongAndWhatToDo(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := base64.StdEncoding.EncodeToString(other)
-	u.run(t, fmt.Sprintf(`kubectl patch mutatingwebhookconfiguration evenkeel --type=json -p '[
+	reset := fmt.Sprintf(`kubectl patch mutatingwebhookconfiguration evenkeel --field-manager=argocd --type=json -p '[
 		{"op":"replace","path":"/webhooks/0/clientConfig/caBundle","value":"%[1]s"},
-		{"op":"replace","path":"/webhooks/1/clientConfig/caBundle","value":"%[1]s"}]'`, text))
+		{"op":"replace","path":"/webhooks/1/clientConfig/caBundle","value":"%[1]s"}]'`, text)
+	u.run(t, reset)
 	says("the caBundle of somebody else", 1, "",
 		[]string{"failed", "caBundle", "is not that of evenkeel's", "rollout restart"})
 
 	serve(ctx, t, c, address)
 	says("all is well again", 0, "--wait=2m", well...)
+
+	for range 3 {
+		u.run(t, reset)
+		poll(ctx, t, "evenkeel's bundle is back", func(ctx context.Context) (bool, error) {
+			w, err := c.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, "evenkeel", metav1.GetOptions{})
+			return err == nil && !bytes.Equal(w.Webhooks[1].ClientConfig.CABundle, other), err
+		})
+	}
+	says("a tool resets the caBundle", 1, "", []string{"failed", "caBundle", "argocd takes out", "Let that tool pass over"},
+		[]string{"ok", "trial"})
 }

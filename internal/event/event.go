@@ -25,6 +25,13 @@ type Event struct {
 	At  time.Time
 }
 
+// CertificatesReset is the reason of Events that somebody takes out what evenkeel has written of its certificates. While
+// that goes on, one comes every CertificatesResetAgain.
+const (
+	CertificatesReset      = "CertificatesReset"
+	CertificatesResetAgain = 10 * time.Minute
+)
+
 const (
 	maxName    = 253  // of an object of the API
 	maxMessage = 1024 // of an Event of the API
