@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -111,7 +112,10 @@ func (w *dayTwo) annotateTemplate(t *testing.T) {
 	default:
 		return
 	}
-	kubectl(t, patch, "patch", w.kind, w.name, "-n", w.namespace, "--patch-file", "/dev/stdin")
+	raw, err := json.Marshal(patch)
+	check.Must(t, err)
+	check.Must(t, shared.Client.AppsV1().RESTClient().Patch(types.StrategicMergePatchType).Namespace(w.namespace).
+		Resource(strings.ToLower(w.kind)+"s").Name(w.name).Body(raw).Do(t.Context()).Error())
 }
 
 // merge patches with the three-way merge of two manifests and what is stored, by apimachinery, as
@@ -234,7 +238,8 @@ func TestWhatStandsOnTheSecondDay(t *testing.T) {
 	evenkeel := ours(t)
 	wheres := []string{"template", "workload", "namespace", "flag"}
 	whens := []string{"before", "in the same request", "after"}
-	ran, wanted := 0, 0
+	var ran atomic.Int64
+	wanted := 0
 	for _, day := range daysTwo {
 		ways, kinds := day.ways, []string{"Deployment"}
 		if ways == nil {
@@ -266,6 +271,7 @@ func TestWhatStandsOnTheSecondDay(t *testing.T) {
 						annotate()
 					}
 					var all []*dayTwo
+					made := map[string][]metav1.Object{} // by the arguments of kubectl
 					for _, kind := range kinds {
 						for i, change := range ways {
 							w := &dayTwo{namespace: namespace, kind: kind, name: fmt.Sprintf("web-%d", i), where: where,
@@ -274,9 +280,13 @@ func TestWhatStandsOnTheSecondDay(t *testing.T) {
 								w.annotation = day.value
 							}
 							w.created = w.manifest("nginx")
-							kubectl(t, w.created, append(createdBy(change), "-n", namespace)...)
+							how := strings.Join(createdBy(change), " ")
+							made[how] = append(made[how], w.created)
 							all = append(all, w)
 						}
+					}
+					for how, objects := range made {
+						kubectl(t, list(objects...), append(strings.Fields(how), "-n", namespace)...)
 					}
 					for _, w := range all {
 						w.settle(t)
@@ -285,30 +295,33 @@ func TestWhatStandsOnTheSecondDay(t *testing.T) {
 						annotate()
 					}
 					for _, w := range all {
-						w.annotation = day.value
-						if when == "after" {
-							w.annotateTemplate(t)
-						}
-						first := w.outcome(t)
-						changes[w.change](t, w)
-						ran++
-						want := day.want
-						switch {
-						case w.change == "rollout undo":
-							want = first
-						case w.change == "kubectl patch lifecycle null" && day.value == "20s" && where != "template":
-							want = first
-						}
-						if got := w.outcome(t); got != want {
-							t.Errorf("%s, %s: %s, want %s", w.kind, w.change, got, want)
-						}
+						t.Run(w.kind+" "+w.change, func(t *testing.T) {
+							t.Parallel()
+							w.annotation = day.value
+							if when == "after" {
+								w.annotateTemplate(t)
+							}
+							first := w.outcome(t)
+							changes[w.change](t, w)
+							ran.Add(1)
+							want := day.want
+							switch {
+							case w.change == "rollout undo":
+								want = first
+							case w.change == "kubectl patch lifecycle null" && day.value == "20s" && where != "template":
+								want = first
+							}
+							if got := w.outcome(t); got != want {
+								t.Errorf("%s, want %s", got, want)
+							}
+						})
 					}
 				})
 			}
 		}
 	}
-	if ran != wanted || ran == 0 {
-		t.Errorf("%d changes were looked at, want %d", ran, wanted)
+	if n := ran.Load(); n != int64(wanted) || n == 0 {
+		t.Errorf("%d changes were looked at, want %d", n, wanted)
 	}
 }
 
