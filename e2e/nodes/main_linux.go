@@ -40,6 +40,10 @@ const PIDFile = stateDir + "/pid"
 // ErrCannotRun is what Main returns, wrapped with the reason, on a machine where real nodes can't run.
 var ErrCannotRun = errors.New("real nodes can't run here")
 
+// ErrInside is what Main returns, wrapped, where the copy of the program ended with an error, which
+// it has said itself.
+var ErrInside = errors.New("the program ended within its namespaces")
+
 // dependencies are what nodes are made of, by their Debian package.
 func dependencies() map[string]string {
 	return map[string]string{"containerd": "containerd", "ctr": "containerd", "runc": "runc", "iptables": "iptables",
@@ -166,7 +170,10 @@ func runInside(ctx context.Context) error {
 		case <-ended:
 		}
 	}()
-	return cmd.Wait()
+	if err := cmd.Wait(); err != nil {
+		return fmt.Errorf("%w: %w", ErrInside, err)
+	}
+	return nil
 }
 
 // bridgeAddress is the bridge's own. Without one it has its ports' lowest, which changes with the

@@ -67,7 +67,7 @@ func main() {
 	}
 	err := nodes.Main(func(ctx context.Context) error { return prepare(ctx, o) },
 		func(ctx context.Context) error { return prove(ctx, o) })
-	if ended := new(exec.ExitError); err != nil && !errors.As(err, &ended) { // a copy of this program has said it
+	if err != nil && !errors.Is(err, nodes.ErrInside) {
 		fmt.Fprintln(os.Stderr, "proof:", err)
 	}
 	if err != nil {

@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 
 	"github.com/evenkeel/evenkeel/e2e/nodes"
 )
@@ -23,7 +22,7 @@ func main() {
 			return run(ctx, nodes.Config{Count: *count, ProxyMode: *mode, LogDir: *logs, Log: os.Stderr})
 		},
 	)
-	if ended := new(exec.ExitError); err != nil && !errors.As(err, &ended) { // a copy of this program has said it
+	if err != nil && !errors.Is(err, nodes.ErrInside) {
 		fmt.Fprintln(os.Stderr, "nodes:", err)
 	}
 	if err != nil {
