@@ -161,16 +161,24 @@ func sortRouters(all []Router) *routers {
 	return r
 }
 
-// paths returns the ways to pods of a namespace with these labels and readiness gates, the one that
-// needs the longest sleep first. A readiness gate of a cloud's controller shows that a load balancer
-// has the pods as its targets, whatever leads to them.
-func (r *routers) paths(namespace string, pod map[string]string, gates []string) []Path {
+// selecting returns the Services of a namespace that select pods with these labels.
+func (r *routers) selecting(namespace string, pod map[string]string) []*Router {
+	var services []*Router
+	for _, s := range r.services[namespace] {
+		if len(s.Spec.Selector) > 0 && labels.SelectorFromSet(s.Spec.Selector).Matches(labels.Set(pod)) {
+			services = append(services, s)
+		}
+	}
+	return services
+}
+
+// paths returns the ways to pods of these Services with these readiness gates, the one that needs the
+// longest sleep first. A readiness gate of a cloud's controller shows that a load balancer has the
+// pods as its targets, whatever leads to them.
+func (r *routers) paths(services []*Router, gates []string) []Path {
 	var paths []Path
 	add := func(through string, m path.Means) { paths = append(paths, Path{through, m.Name, m.Seconds}) }
-	for _, s := range r.services[namespace] {
-		if len(s.Spec.Selector) == 0 || !labels.SelectorFromSet(s.Spec.Selector).Matches(labels.Set(pod)) {
-			continue
-		}
+	for _, s := range services {
 		note, means := path.OfService(s.Spec.Type, s.Spec.ClusterIP, s.Spec.ExternalTrafficPolicy, s.Metadata.Annotations)
 		service := fmt.Sprintf("Service %s (%s)", s.Metadata.Name, note)
 		add(service, means)
@@ -193,6 +201,26 @@ func (r *routers) paths(namespace string, pod map[string]string, gates []string)
 		return cmp.Or(-cmp.Compare(a.Seconds, b.Seconds), cmp.Compare(a.Through, b.Through))
 	})
 	return slices.Compact(paths)
+}
+
+// crowded raises what the ways to pods need where so many Services have pods on the same node that a
+// drain keeps the EndpointSlice controller busy for longer.
+func (r *run) crowded() {
+	for at, w := range r.found {
+		node, most := "", 0
+		for _, p := range r.pods[at] {
+			if n := len(r.served[p.Node]); n > most || n == most && p.Node < node {
+				node, most = p.Node, n
+			}
+		}
+		for i := range w.Paths {
+			if p := &w.Paths[i]; p.Seconds < path.Drained(most) {
+				p.Seconds = path.Drained(most)
+				p.Through += fmt.Sprintf(", one of %d Services with pods on node %s", most, node)
+			}
+		}
+		slices.SortStableFunc(w.Paths, func(a, b Path) int { return -cmp.Compare(a.Seconds, b.Seconds) })
+	}
 }
 
 // leader names an Ingress, a route or a TargetGroupBinding, and says how it leads to the pods of a

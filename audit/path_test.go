@@ -37,6 +37,11 @@ const (
 	byRefs  = `{"rules": [{"backendRefs": [{"name": "web"}]}], "parentRefs": [{"name": "edge"}]}`
 )
 
+func waysToWeb(s State, gates []string) []Path {
+	r := sortRouters(s.Routers)
+	return r.paths(r.selecting("shop", map[string]string{"app": "web"}), gates)
+}
+
 func TestEachWayOfTheTrafficNeedsItsSleep(t *testing.T) {
 	web := leader("Service", "web", toPods)
 	for _, c := range []struct {
@@ -109,7 +114,7 @@ func TestEachWayOfTheTrafficNeedsItsSleep(t *testing.T) {
 			s.addRouter(raw(t, o), "")
 		}
 		var got []string
-		for _, p := range sortRouters(s.Routers).paths("shop", map[string]string{"app": "web"}, c.gates) {
+		for _, p := range waysToWeb(s, c.gates) {
 			got = append(got, fmt.Sprintf("%d %s", p.Seconds, p.Through))
 		}
 		if diff := cmp.Diff(c.want, got); diff != "" {
@@ -122,7 +127,7 @@ func TestEachWayOfTheTrafficNeedsItsSleep(t *testing.T) {
 	s := State{}
 	s.addRouter(raw(t, web), "")
 	s.addRouter(raw(t, made), "")
-	paths := sortRouters(s.Routers).paths("shop", map[string]string{"app": "web"}, nil)
+	paths := waysToWeb(s, nil)
 	if paths[0].By != path.ByNLB.Name {
 		t.Errorf("a TargetGroupBinding that a Service made is %v, want %s", paths[0], path.ByNLB.Name)
 	}
@@ -177,6 +182,39 @@ func TestASleepBelowItsPathIsFound(t *testing.T) {
 		found := holds(text, "sleep-too-short")
 		if found != (c.finds != "") || found && !holds(text, "sleep-too-short ("+c.finds+")") {
 			t.Errorf("%s: want the finding %q, it says\n%s", c.name, c.finds, text)
+		}
+	}
+}
+
+func TestANodeWithPodsOfManyServicesNeedsALongerSleep(t *testing.T) {
+	for _, c := range []struct {
+		services, pods int    // of each on the node
+		want           string // finding of the workloads with pods on the node, "" for none
+	}{
+		{120, 1, ""}, {121, 1, "10 s of 13"}, {250, 1, "10 s of 25"}, {10, 25, ""},
+	} {
+		s := state()
+		s.Namespaces["shop"] = Namespace{OptedIn: true}
+		for i := range c.services {
+			on := append(slices.Repeat([]string{"node-0"}, c.pods), fmt.Sprint("node-", 1+i%5))
+			deploy(t, &s, "shop", fmt.Sprint("web-", i), int32(len(on)), on...)
+			s.addRouter(raw(t, leader("Service", fmt.Sprint("web-", i), fmt.Sprintf(`{"selector": {"app": "web-%d"}}`, i))), "")
+		}
+		deploy(t, &s, "shop", "elsewhere", 2, "node-4", "node-5")
+		s.addRouter(raw(t, leader("Service", "elsewhere", `{"selector": {"app": "elsewhere"}}`)), "")
+		for _, w := range Run(s, rules(t)).Workloads {
+			want := c.want
+			if w.Name == "elsewhere" {
+				want = ""
+			}
+			i := slices.IndexFunc(w.Findings, func(f Finding) bool { return f.Code == SleepTooShort })
+			if (i >= 0) != (want != "") || i >= 0 && w.Findings[i].Object != want {
+				t.Errorf("%d Services with %d pods each, %s: %v, want %q", c.services, c.pods, w.Name, w.Findings, want)
+			}
+			of := fmt.Sprintf("Service %s (ClusterIP), one of %d Services with pods on node node-0", w.Name, c.services)
+			if want != "" && w.Paths[0].Through != of {
+				t.Errorf("the traffic goes through %s, want %s", w.Paths[0].Through, of)
+			}
 		}
 	}
 }

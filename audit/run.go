@@ -201,13 +201,14 @@ type run struct {
 	pods    map[place][]*Pod
 	found   map[place]*Workload
 	routers *routers
+	served  map[string]map[*Router]bool // by node, the Services with pods there that a drain evicts
 	report  *Report
 }
 
 // Run audits a state.
 func Run(s State, rules Rules) *Report {
 	r := &run{State: s, rules: rules, objects: map[place]*Object{}, pods: map[place][]*Pod{}, found: map[place]*Workload{},
-		routers: sortRouters(s.Routers),
+		routers: sortRouters(s.Routers), served: map[string]map[*Router]bool{},
 		report: &Report{Version: 1, Source: s.Source,
 			PodNames: map[string][]string{}, Workloads: []*Workload{}, Nodes: []Domain{}, Zones: []Domain{}, Drains: []Drain{},
 			Warnings: append([]string{}, s.Warnings...)}}
@@ -260,6 +261,7 @@ func Run(s State, rules Rules) *Report {
 	r.domains()
 	r.drains()
 	r.pinned()
+	r.crowded()
 	if rules.Selector != nil {
 		r.leave(rules.Selector)
 	}
@@ -351,7 +353,7 @@ func (r *run) workload(o *Object, at place) {
 		w.Defaults = append(w.Defaults, entry)
 	}
 	r.compare(w, raw, kind, result.Decisions)
-	w.Paths = r.paths(o, pods, at.namespace)
+	w.Paths = r.paths(o, pods, at)
 	for _, p := range result.Problems {
 		w.Problems = append(w.Problems, p.String())
 	}
@@ -381,7 +383,7 @@ func (r *run) floor(o *Object, replicas int) int {
 
 // paths returns the ways of the traffic to the pods of a workload: by the labels of its template, or
 // of the first of its pods where nothing else is known of it.
-func (r *run) paths(o *Object, pods []*Pod, namespace string) []Path {
+func (r *run) paths(o *Object, pods []*Pod, at place) []Path {
 	var pod Pod
 	switch { // what can't be read, the review says
 	case o != nil && o.Kind == "Pod":
@@ -395,7 +397,19 @@ func (r *run) paths(o *Object, pods []*Pod, namespace string) []Path {
 			pod.Labels = pods[0].Labels
 		}
 	}
-	return r.routers.paths(namespace, pod.Labels, pod.Gates)
+	services := r.routers.selecting(at.namespace, pod.Labels)
+	for _, p := range pods {
+		if at.owner.Kind == "DaemonSet" || p.Node == "" {
+			continue
+		}
+		if r.served[p.Node] == nil {
+			r.served[p.Node] = map[*Router]bool{}
+		}
+		for _, s := range services {
+			r.served[p.Node][s] = true
+		}
+	}
+	return r.routers.paths(services, pod.Gates)
 }
 
 // request returns how a workload is reviewed, but for the object.

@@ -267,7 +267,8 @@ var reading = [...]lesson{
 	{"nowhere-to-go", "The scheduler can only place a pod where its selectors, affinities and volumes allow it.", ""},
 	{"single-replica", "Nobody answers between the end of the only pod and the start of the next one.", ""},
 	{"sleep-too-short", "A cloud load balancer is told of an ending pod by its controller and lets go of it later " +
-		"than the nodes do: requests that come after the sleep fail.", ""},
+		"than the nodes do. Nodes learn late of the last of many pods that leave one node at once. Requests that come " +
+		"after the sleep fail.", ""},
 	{"bare-pod", "An eviction or a lost node deletes the pod, and only a controller makes another.", ""},
 	{"missed-injection", "Templates are changed at admission only, so what is older, or came while evenkeel was away, " +
 		"lacks them.", ""},
