@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -20,10 +21,11 @@ import (
 	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 	"github.com/evenkeel/evenkeel/e2e/installation"
+	"github.com/evenkeel/evenkeel/policy"
 )
 
 // all asks for every situation. Without it only the one with the greatest difference is gone through.
-var all = flag.Bool("all", false, "go through every situation (about five minutes), instead of one")
+var all = flag.Bool("all", false, "go through every situation with both means of spreading (20 minutes), not one")
 
 // workloads is how many Deployments are created in each situation, of 2 to 5 replicas in turn.
 const workloads = 60
@@ -88,29 +90,36 @@ func TestSpread(t *testing.T) {
 			continue
 		}
 		t.Run(s.name, func(t *testing.T) {
-			lost := map[bool][2]count{}
-			for _, with := range []bool{false, true} {
-				lost[with] = s.run(t, with)
+			lost := map[policy.Spread][2]count{}
+			ways := []policy.Spread{"", policy.SpreadAntiAffinity}
+			if *all {
+				ways = append(ways, policy.SpreadTopology)
+			}
+			for _, means := range ways {
+				lost[means] = s.run(t, means)
 			}
 			then := s.then
 			if then == "" {
 				then = "a rolling update"
 			}
-			// A row of the README's table.
+			without, terms, constraints := lost[""], lost[policy.SpreadAntiAffinity], lost[policy.SpreadTopology]
+			// A row of docs/proof/spread.md: all replicas in one zone, and on one node.
 			for i, when := range []string{"on creation", "after " + then} {
-				t.Logf("| %s, %s | %d | %d | %d | %d |", s.name, when, lost[false][i].zone, lost[true][i].zone, lost[false][i].node,
-					lost[true][i].node)
+				t.Logf("| %s, %s | %d → %d → %d | %d → %d → %d |", s.name, when, without[i].zone, terms[i].zone,
+					constraints[i].zone, without[i].node, terms[i].node, constraints[i].node)
 			}
-			if s.always && lost[false][0].zone == 0 {
+			if s.always && without[0].zone == 0 {
 				t.Error("without evenkeel no zone holds a workload entirely on creation: this situation shows nothing")
 			}
-			for i, c := range lost[true] {
-				if c.node > lost[false][i].node || c.zone > lost[false][i].zone {
-					t.Errorf("evenkeel made it worse: %+v without, %+v with", lost[false][i], c)
-				}
-				if s.none && (c.zone > 0 || c.node > 0) {
-					t.Errorf("with evenkeel one zone holds %d and one node %d of %d workloads entirely, want none", c.zone,
-						c.node, workloads)
+			for _, means := range ways[1:] {
+				for i, c := range lost[means] {
+					if c.node > without[i].node || c.zone > without[i].zone {
+						t.Errorf("%s made it worse: %+v without, %+v with", means, without[i], c)
+					}
+					if s.none && (c.zone > 0 || c.node > 0) {
+						t.Errorf("with %s one zone holds %d and one node %d of %d workloads entirely, want none", means, c.zone,
+							c.node, workloads)
+					}
 				}
 			}
 		})
@@ -120,8 +129,8 @@ func TestSpread(t *testing.T) {
 // count is how many workloads have all of their pods on one node, or in one zone.
 type count struct{ node, zone int }
 
-// run goes through a situation on a cluster of its own.
-func (s *situation) run(t *testing.T, with bool) (lost [2]count) {
+// run goes through a situation on a cluster of its own, without evenkeel where the means of spreading is "".
+func (s *situation) run(t *testing.T, means policy.Spread) (lost [2]count) {
 	ctx := t.Context()
 	c, err := cluster.Start(ctx, cluster.Config{Log: os.Stderr, SchedulerConfig: s.scheduler})
 	check.Must(t, err)
@@ -130,8 +139,10 @@ func (s *situation) run(t *testing.T, with bool) (lost [2]count) {
 	w.nodes, err = c.AddNodes(ctx, 30, cluster.NodeSpec{})
 	check.Must(t, err)
 	labels := map[string]string{}
-	if with {
-		w.evenkeel, err = installation.Install(ctx, c, s.with)
+	if means != "" {
+		options := s.with
+		options.Flags = append(slices.Clone(options.Flags), "--spread="+string(means))
+		w.evenkeel, err = installation.Install(ctx, c, options)
 		check.Must(t, err)
 		labels["evenkeel.dev/inject"] = "enabled"
 	}
