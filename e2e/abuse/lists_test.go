@@ -1,10 +1,7 @@
 package abuse
 
 import (
-	"fmt"
 	"os"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -39,39 +36,9 @@ func TestLargeObjectsOfATenantFitIntoMemory(t *testing.T) {
 			&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace, Labels: labels}}, metav1.CreateOptions{})
 		check.Must(t, err)
 	}
-	labels := map[string]string{"app": "web"}
-	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels},
-		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web"}}}}
-	none, selector := int32(0), &metav1.LabelSelector{MatchLabels: labels}
-	var group sync.WaitGroup
-	for worker := range 4 {
-		group.Go(func() {
-			for i := worker; i < 600; i += 4 {
-				_, err := c.Client.AppsV1().ReplicaSets("tenant").Create(ctx,
-					&appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("large-%d", i),
-						Annotations: map[string]string{"x": strings.Repeat("x", 250_000)}},
-						Spec: appsv1.ReplicaSetSpec{Replicas: &none, Selector: selector, Template: template}}, metav1.CreateOptions{})
-				if err != nil {
-					t.Error(err)
-					return
-				}
-			}
-			for i := worker; i < 80; i += 4 {
-				large := *template.DeepCopy()
-				large.Spec.Containers[0].Args = []string{strings.Repeat("x", 1_000_000)}
-				_, err := c.Client.AppsV1().Deployments("tenant").Create(ctx,
-					&appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("large-%d", i)},
-						Spec: appsv1.DeploymentSpec{Replicas: &none, Selector: selector, Template: large}}, metav1.CreateOptions{})
-				if err != nil {
-					t.Error(err)
-					return
-				}
-			}
-		})
-	}
-	group.Wait()
+	check.Must(t, FillTenant(ctx, c.Client, "tenant"))
 	var wrapper []string
-	limited, err := cgroup.New(memoryLimit)
+	limited, err := cgroup.New(MemoryLimit)
 	if err != nil {
 		t.Logf("NOT LIMITED: the memory of evenkeel, for which it takes Linux and root: %v", err)
 	} else {
@@ -84,10 +51,12 @@ func TestLargeObjectsOfATenantFitIntoMemory(t *testing.T) {
 	check.Must(t, err)
 	t.Cleanup(evenkeel.Stop)
 	pid := c.PIDs()["evenkeel"]
-	three := int32(3)
+	three, labels := int32(3), map[string]string{"app": "web"}
 	_, err = c.Client.AppsV1().Deployments("shop").Create(ctx,
 		&appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "web"},
-			Spec: appsv1.DeploymentSpec{Replicas: &three, Selector: selector, Template: template}}, metav1.CreateOptions{})
+			Spec: appsv1.DeploymentSpec{Replicas: &three, Selector: &metav1.LabelSelector{MatchLabels: labels},
+				Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels},
+					Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web"}}}}}}, metav1.CreateOptions{})
 	check.Must(t, err)
 	check.Eventually(t, "a budget, for which the leader has listed everything", func() error {
 		_, err := c.Client.PolicyV1().PodDisruptionBudgets("shop").Get(ctx, "web-evenkeel", metav1.GetOptions{})

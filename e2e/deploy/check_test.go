@@ -124,10 +124,11 @@ func TestCheckSaysWhatIsWrongAndWhatToDo(t *testing.T) {
 	for range 3 {
 		u.run(t, reset)
 		poll(ctx, t, "evenkeel's bundle is back", func(ctx context.Context) (bool, error) {
-			w, err := c.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, "evenkeel", metav1.GetOptions{})
+			w, err := c.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, "evenkeel",
+				metav1.GetOptions{})
 			return err == nil && !bytes.Equal(w.Webhooks[1].ClientConfig.CABundle, other), err
 		})
 	}
-	says("a tool resets the caBundle", 1, "", []string{"failed", "caBundle", "argocd takes out", "Let that tool pass over"},
-		[]string{"ok", "trial"})
+	says("a tool resets the caBundle", 1, "",
+		[]string{"failed", "caBundle", "argocd takes out", "Let that tool pass over"}, []string{"ok", "trial"})
 }

@@ -98,12 +98,17 @@ type service struct {
 // start starts replicas with the flags, registers them, and waits until all are ready. They end with the test.
 func start(t *testing.T, name string, flags ...string) *service {
 	t.Helper()
-	const n = 3
+	return startWrapped(t, name, [3][]string{}, flags...)
+}
+
+// startWrapped is start with a command for each replica that its process is run by.
+func startWrapped(t *testing.T, name string, wrappers [3][]string, flags ...string) *service {
+	t.Helper()
 	s := new(service)
-	for i := range n {
+	for i, wrapper := range wrappers {
 		replica, err := installation.Prepare(t.Context(), shared,
-			installation.Options{Name: fmt.Sprintf("%s-%d", name, i), Program: program, Flags: append([]string{
-				"--lease-duration=2s", "--budgets=false"}, flags...)})
+			installation.Options{Name: fmt.Sprintf("%s-%d", name, i), Program: program, Wrapper: wrapper,
+				Flags: append([]string{"--lease-duration=2s", "--budgets=false"}, flags...)})
 		check.Must(t, err)
 		s.replicas = append(s.replicas, replica)
 		t.Cleanup(replica.Stop)
@@ -121,7 +126,7 @@ func start(t *testing.T, name string, flags ...string) *service {
 			configuration.Name, metav1.DeleteOptions{}))
 	})
 	s.publish(t)
-	for i := range n {
+	for i := range s.replicas {
 		check.Must(t, s.replicas[i].Start(t.Context()))
 		s.route(t, i, true)
 	}
@@ -253,6 +258,7 @@ type load struct {
 	sent      atomic.Int64
 	late      atomic.Int64 // that took longer than deploy/ gives evenkeel for an answer
 	mu        sync.Mutex
+	took      []time.Duration
 	failed    []error
 	bare      []string // names of those that came back without defaults
 	namespace string
@@ -294,7 +300,8 @@ func (l *load) one(ctx context.Context) {
 	const deployed = 2 * time.Second // timeoutSeconds in deploy/
 	begin := time.Now()
 	name, injected, err := l.create(ctx)
-	if time.Since(begin) > deployed {
+	took := time.Since(begin)
+	if took > deployed {
 		l.late.Add(1)
 	}
 	if n := l.sent.Add(1); l.stored && injected && n%50 != 0 {
@@ -302,6 +309,7 @@ func (l *load) one(ctx context.Context) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.took = append(l.took, took)
 	switch {
 	case err != nil:
 		l.failed = append(l.failed, err)
@@ -333,6 +341,7 @@ func (l *load) create(ctx context.Context) (name string, injected bool, err erro
 type result struct {
 	length     time.Duration
 	sent, late int64
+	p99        time.Duration
 	bare       []string
 	failed     []error
 	calls      []string // that failed, as the API server logged them
@@ -340,10 +349,10 @@ type result struct {
 }
 
 func (r result) String() string {
-	return fmt.Sprintf("%d created, %.0f per second, %d failed, %d without defaults (%.3f %%), %d took more than 2 s; "+
-		"%d calls failed in the API server's log, %d of them for the certificate",
+	return fmt.Sprintf("%d created, %.0f per second, %d failed, %d without defaults (%.3f %%), %d took more than 2 s, "+
+		"99 in 100 at most %v; %d calls failed in the API server's log, %d of them for the certificate",
 		r.sent, float64(r.sent)/r.length.Seconds(), len(r.failed), len(r.bare),
-		100*float64(len(r.bare))/float64(max(r.sent, 1)), r.late, len(r.calls), r.distrust)
+		100*float64(len(r.bare))/float64(max(r.sent, 1)), r.late, r.p99.Round(time.Millisecond), len(r.calls), r.distrust)
 }
 
 // harmed reports whether anything failed or went without defaults, for whatever reason.
@@ -354,6 +363,10 @@ func (l *load) stop(t *testing.T) result {
 	t.Helper()
 	l.end()
 	r := result{length: time.Since(l.begin), sent: l.sent.Load(), late: l.late.Load(), bare: l.bare, failed: l.failed}
+	slices.Sort(l.took)
+	if n := len(l.took); n > 0 {
+		r.p99 = l.took[n*99/100]
+	}
 	content, err := os.ReadFile(filepath.Join(shared.LogDir, cluster.APIServer+".log"))
 	check.Must(t, err)
 	for line := range strings.Lines(string(content[l.log:])) {
