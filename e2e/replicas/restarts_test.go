@@ -50,7 +50,7 @@ func TestKillsBlockNobody(t *testing.T) {
 	}
 }
 
-// TestRollingRestartsLeaveNothingOut restarts one replica after the other, as a rollout does.
+// TestRollingRestartsLeaveNothingOut restarts one replica after the other, as a rollout does. The control kills all three.
 func TestRollingRestartsLeaveNothingOut(t *testing.T) {
 	s := start(t, "rolled", "--drain-timeout=5s")
 	load := startLoad(t, 200, false)
@@ -68,5 +68,17 @@ func TestRollingRestartsLeaveNothingOut(t *testing.T) {
 	if r.harmed() {
 		t.Errorf("want every Deployment with its defaults: %v %.300q", errors.Join(r.failed[:min(len(r.failed), 3)]...),
 			r.calls[:min(len(r.calls), 3)])
+	}
+
+	load = startLoad(t, 200, false)
+	for _, replica := range s.replicas {
+		check.Must(t, replica.Signal(syscall.SIGKILL))
+	}
+	for _, replica := range s.replicas {
+		replica.Stop()
+		check.Must(t, replica.Start(t.Context()))
+	}
+	if r := load.stop(t); !r.harmed() {
+		t.Errorf("control: all three were killed, and nothing was lost: %v", r)
 	}
 }
