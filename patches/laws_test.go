@@ -375,8 +375,8 @@ func takeOut(object, spec map[string]any, r record) (longest int64) {
 			}
 			if reflect.DeepEqual(stop[form], own) && (len(stop) == 1 || handlersIn(stop) > 1) {
 				delete(stop, form)
-				dropEmpty(lifecycle, "preStop")
 			}
+			dropEmpty(lifecycle, "preStop") // one without a handler is nobody's
 		}
 		if seconds, ok := at(lifecycle, "preStop", "sleep", "seconds").(json.Number); ok {
 			n, _ := seconds.Int64()

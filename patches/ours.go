@@ -143,7 +143,8 @@ func (o *object) splitGrace(entry string) {
 }
 
 // splitHook looks for our sleep in the hook of c: alone it is ours, beside a handler of somebody
-// else it gives way.
+// else it gives way. A hook without a handler, which the API takes from nobody, is what a client leaves
+// of ours that doesn't know a sleep (https://github.com/hashicorp/terraform-provider-kubernetes/issues/2837).
 func (o *object) splitHook(c *container, entry string) {
 	form, seconds, _ := strings.Cut(entry, ":")
 	n, _ := strconv.ParseInt(seconds, 10, 64)
@@ -152,7 +153,7 @@ func (o *object) splitHook(c *container, entry string) {
 	if c.preStop == nil || c.hookParts != nil {
 		return
 	}
-	if same(c.preStop, own) {
+	if same(c.preStop, own) || isEmptyObject(c.preStop) {
 		c.ourPreStop, c.preStop = c.preStop, nil
 		return
 	}
@@ -215,6 +216,21 @@ func (o *object) splitProbe(c *container, entry string) {
 			}
 		}
 	}
+}
+
+// isEmptyObject reports whether raw is an object without a member that isn't null.
+func isEmptyObject(raw []byte) bool {
+	s, err := scan.New(raw)
+	if err != nil || s.Next() != '{' {
+		return false
+	}
+	empty := true
+	err = s.Each(func([]byte) error {
+		value, err := s.Skip()
+		empty = empty && string(value) == "null"
+		return err
+	})
+	return err == nil && empty
 }
 
 // handlers returns how many handlers a raw probe or hook has, and the raw one of a kind, or nil.

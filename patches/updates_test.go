@@ -329,6 +329,19 @@ func TestWhatAnUpdateLeaves(t *testing.T) {
 				s.t.Errorf("warns of %v", s.problems)
 			}
 		}, all, 0},
+		{"a client that doesn't know a sleep sends a hook without a handler", func(s *stored) {
+			s.apply(plainDeployment)
+			s.patch(`spec: {replicas: 3, template: {spec: {containers: [{name: web, lifecycle: {preStop: {sleep: null}}}]}}}`)
+		}, all, 0},
+		{"the same with another image", func(s *stored) {
+			s.apply(plainDeployment)
+			s.patch(`spec: {template: {spec: {containers: [{name: web, image: "web:2", lifecycle: {preStop: {sleep: null}}}]}}}`)
+		}, all, 1},
+		{"the same with off on the Namespace", func(s *stored) {
+			s.apply(plainDeployment)
+			s.namespace = map[string]string{"evenkeel.dev/pre-stop-sleep": "off"}
+			s.patch(`spec: {template: {spec: {containers: [{name: web, image: "web:2", lifecycle: {preStop: {sleep: null}}}]}}}`)
+		}, noSleep, 1},
 		{"everything off on the workload, and a restart", func(s *stored) {
 			s.apply(plainDeployment)
 			s.patch(`metadata: {annotations: {evenkeel.dev/pre-stop-sleep: "off", evenkeel.dev/anti-affinity: "off", ` +

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -195,5 +196,36 @@ func TestHelmKeepsWhatEvenkeelAdded(t *testing.T) {
 			r.step(t, "another image", "nginx:2", true, append(upgrade, "--set", "image=nginx:2")...)
 			r.step(t, "rollback", "nginx:1", true, append([]string{"rollback", "web", "1"}, flags.upgrade...)...)
 		})
+	}
+}
+
+// TestASleepThatAClientDoesNotKnowComesBack sends back what stands as a client does that was built before preStop.sleep,
+// such as Terraform's provider: with a hook without a handler. Without evenkeel the API server refuses that.
+func TestASleepThatAClientDoesNotKnowComesBack(t *testing.T) {
+	deployments := shared.Client.AppsV1().Deployments(optedIn(t, nil))
+	d, err := deployments.Create(t.Context(), deployment("web", 1), metav1.CreateOptions{})
+	check.Must(t, err)
+	for _, image := range []string{"nginx", "nginx:2"} {
+		d.Spec.Template.Spec.Containers[0].Image = image
+		d.Spec.Template.Spec.Containers[0].Lifecycle.PreStop = &corev1.LifecycleHandler{}
+		d.Spec.Replicas = ptr(*d.Spec.Replicas + 1)
+		check.Eventually(t, "an update without a conflict", func() error {
+			now, err := deployments.Get(t.Context(), "web", metav1.GetOptions{})
+			check.Must(t, err)
+			d.ResourceVersion = now.ResourceVersion
+			now, err = deployments.Update(t.Context(), d, metav1.UpdateOptions{})
+			if err == nil {
+				d = now
+			}
+			return err
+		})
+		if lacks := missing(d.Spec.Template.ObjectMeta, d.Spec.Template.Spec); lacks != "" {
+			t.Errorf("%s: lacks %q", image, lacks)
+		}
+	}
+	d = deployment("web", 1)
+	d.Spec.Template.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{}}
+	if _, err := shared.Client.AppsV1().Deployments(plain(t)).Create(t.Context(), d, metav1.CreateOptions{}); err == nil {
+		t.Error("control: the API server takes a hook without a handler")
 	}
 }

@@ -50,7 +50,8 @@ func TestKillsBlockNobody(t *testing.T) {
 	}
 }
 
-// TestRollingRestartsLeaveNothingOut restarts one replica after the other, as a rollout does. The control kills all three.
+// TestRollingRestartsLeaveNothingOut restarts one replica after the other, as a rollout does. The control kills
+// all three.
 func TestRollingRestartsLeaveNothingOut(t *testing.T) {
 	s := start(t, "rolled", "--drain-timeout=5s")
 	load := startLoad(t, 200, false)
