@@ -191,10 +191,10 @@ proof-short: packages ## Run two scenarios of the proof, in about four minutes (
 	bin/proof -short -o bin/proof-short
 
 .PHONY: soak
-soak: packages ## Rotate, kill, restart and attack evenkeel for long (root for the memory limit, about 40 minutes)
+soak: packages ## Rotate, kill, restart and attack evenkeel for long (root for the memory limit, about 50 minutes)
 	@cd e2e
 	if [ -z "$${KUBECONFIG:-}" ]; then go run ./controlplane -build; fi
-	go test -count=1 -v -timeout 2h ./replicas -timeout-seconds 2 -rotating 10m -authority-lifetime 45s -creates-per-second 500 -killing 5m -rolling-restarts 50
+	go test -count=1 -v -timeout 2h ./replicas -timeout-seconds 2 -rotating 10m -authority-lifetime 45s -creates-per-second 500 -killing 5m -rolling-restarts 50 -attacked 10m
 	go test -count=1 -v -timeout 1h ./abuse -length 60s -idle 10000 -slow 2000
 	go test -count=1 -v -timeout 1h ./rights -each
 
