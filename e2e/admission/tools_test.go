@@ -199,8 +199,9 @@ func TestHelmKeepsWhatEvenkeelAdded(t *testing.T) {
 	}
 }
 
-// TestASleepThatAClientDoesNotKnowComesBack sends back what stands as a client does that was built before preStop.sleep,
-// such as Terraform's provider: with a hook without a handler. Without evenkeel the API server refuses that.
+// TestASleepThatAClientDoesNotKnowComesBack sends back what stands as a client does that was built before
+// preStop.sleep, such as Terraform's provider: with a hook without a handler. Without evenkeel the API server refuses
+// that.
 func TestASleepThatAClientDoesNotKnowComesBack(t *testing.T) {
 	deployments := shared.Client.AppsV1().Deployments(optedIn(t, nil))
 	d, err := deployments.Create(t.Context(), deployment("web", 1), metav1.CreateOptions{})

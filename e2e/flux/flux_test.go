@@ -131,7 +131,8 @@ func (w *workload) drift(want ssa.Action, wantHelm jsondiff.DiffType) {
 	if entry.Action != want {
 		w.Errorf("kustomize-controller says %s, want %s (-live +merged):\n%s", entry.Action, want, cmp.Diff(live, merged))
 	}
-	diff, err := jsondiff.Unstructured(w.Context(), w.client, w.manifest.DeepCopy(), jsondiff.FieldOwner("helm-controller"))
+	diff, err := jsondiff.Unstructured(w.Context(), w.client, w.manifest.DeepCopy(),
+		jsondiff.FieldOwner("helm-controller"))
 	check.Must(w, err)
 	if diff.Type != wantHelm {
 		w.Errorf("helm-controller says %s, want %s: %s", diff.Type, wantHelm, diff.Patch)

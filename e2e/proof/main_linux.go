@@ -55,8 +55,8 @@ func main() {
 	flag.IntVar(&o.runs, "runs", 3, "repetitions of each scenario")
 	flag.IntVar(&o.rolling, "rolling", 50, "Deployments that roll at once while it is measured how long endpoints take "+
 		"to leave the nodes; 0 means not to")
-	flag.StringVar(&o.drained, "drained", "", "comma-separated numbers of pods, such as 100,250, with a Service each, that "+
-		"are evicted from a node at once while it is measured how long endpoints take to leave the nodes")
+	flag.StringVar(&o.drained, "drained", "", "comma-separated numbers of pods, such as 100,250, with a Service each, "+
+		"that are evicted from a node at once while it is measured how long endpoints take to leave the nodes")
 	flag.StringVar(&o.proxyMode, "proxy-mode", nodes.IPTables, "mode of kube-proxy, iptables or nftables")
 	flag.BoolVar(&o.short, "short", false, "only the scenarios 1b and 5a, once, after 20 s of steady state, and "+
 		"without those measurements")
@@ -199,7 +199,8 @@ func prove(ctx context.Context, o options) (err error) {
 	}
 	fmt.Fprintf(os.Stderr, "servers are ready after %.0f s\n", time.Since(began).Seconds())
 	result := &report.Report{Date: began,
-		Versions: versions(ctx, filepath.Dir(filepath.Dir(filepath.Dir(dir))), c.ProxyMode), Command: o.command(), Installed: installed, Wanted: o.wanted(), Runs: o.runs}
+		Versions: versions(ctx, filepath.Dir(filepath.Dir(filepath.Dir(dir))), c.ProxyMode), Command: o.command(),
+		Installed: installed, Wanted: o.wanted(), Runs: o.runs}
 	if result.Steady, err = e.steady(ctx, o.steady, targets); err != nil {
 		return err
 	}

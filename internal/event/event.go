@@ -25,8 +25,8 @@ type Event struct {
 	At  time.Time
 }
 
-// CertificatesReset is the reason of Events that somebody takes out what evenkeel has written of its certificates. While
-// that goes on, one comes every CertificatesResetAgain.
+// CertificatesReset is the reason of Events that somebody takes out what evenkeel has written of its
+// certificates. While that goes on, one comes every CertificatesResetAgain.
 const (
 	CertificatesReset      = "CertificatesReset"
 	CertificatesResetAgain = 10 * time.Minute

@@ -33,8 +33,8 @@ func quantile(sorted []time.Duration, q float64) time.Duration {
 // Sentence says the distribution.
 func (p *Programming) Sentence() string {
 	return fmt.Sprintf("%s, %d pods went: half of their addresses had left the %s rules of every node %.1f s after the "+
-		"API server had said that the pod terminates, 90 %% after %.1f s, 99 %% after %.1f s, the last after %.1f s (looked at "+
-		"every %.1f s, which took %.1f s at most; %d did not leave within a minute). "+
+		"API server had said that the pod terminates, 90 %% after %.1f s, 99 %% after %.1f s, the last after %.1f s "+
+		"(looked at every %.1f s, which took %.1f s at most; %d did not leave within a minute). "+
 		"EndpointSlices said so after %.1f s, %.1f s, %.1f s and %.1f s.",
 		p.What, len(p.Delays)+p.Left, p.Mode, p.quantile(0.5).Seconds(), p.quantile(0.9).Seconds(),
 		p.quantile(0.99).Seconds(), p.quantile(1).Seconds(), p.Every.Seconds(), p.Took.Seconds(), p.Left,
