@@ -345,10 +345,18 @@ func FuzzReview(f *testing.F) {
 			req.Operation, req.Old = Update, old
 		}
 		world := []string{"built in", "required", "explicit probe", "all off"}[choice>>3%4]
-		if err := checkLaws(injectors[world], req); err != nil {
+		if err := checkLaws(injectors[world], req); err != nil && !hasTwice(raw) && !hasTwice(old) {
 			t.Errorf("%s: %v", world, err)
 		}
 	})
+}
+
+// hasTwice reports whether any object in a document has a member twice. The API server never sends one, and what is
+// written in it depends on who reads it.
+func hasTwice(document []byte) bool {
+	var value any
+	twice, _ := kjson.UnmarshalStrict(document, &value, kjson.DisallowDuplicateFields) // of no document there is none
+	return len(twice) > 0
 }
 
 // TestAReadingIsReadAgain reviews objects after others, in the same room: nothing of those may be left in it.
