@@ -55,6 +55,21 @@ func TestAuditSaysWhatTheWebhookThenDoes(t *testing.T) {
 		}
 		before[o.GetKind()+"/"+stored.GetName()] = stored
 	}
+	// A pod that is made once the namespace is opted in has its defaults, and its ReplicaSet is told by it.
+	check.Eventually(t, "the pods of the ReplicaSets", func() error {
+		for name := range before {
+			if name, is := strings.CutPrefix(name, "ReplicaSet/"); is {
+				rs, err := shared.Client.AppsV1().ReplicaSets(ns).Get(t.Context(), name, metav1.GetOptions{})
+				if err == nil && rs.Status.Replicas < *rs.Spec.Replicas {
+					err = fmt.Errorf("%s has %d of %d", name, rs.Status.Replicas, *rs.Spec.Replicas)
+				}
+				if err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
 	var budgets []string // that audit says are missing, which the controller makes as soon as the namespace is opted in
 	for _, w := range audit(t, "-n", ns).Workloads {
 		if slices.ContainsFunc(w.Defaults,
