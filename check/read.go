@@ -181,18 +181,15 @@ func (r *reader) signed(ctx context.Context) ([]byte, error) {
 	return text, nil
 }
 
-// resets lists the Events about certificates that somebody undoes, which the API server keeps for an hour.
+// resets lists the Events about certificates that somebody undoes, which the API server keeps for an hour: those about
+// the Secret, in its namespace, and about the webhooks, in the namespace default.
 func (r *reader) resets(ctx context.Context) ([]corev1.Event, error) {
-	var all []corev1.Event
-	for _, namespace := range []string{r.Namespace, metav1.NamespaceDefault} { // of the Secret, and of the webhooks
-		list, err := r.client.CoreV1().Events(namespace).List(ctx,
-			metav1.ListOptions{FieldSelector: "reason=" + event.CertificatesReset, Limit: mostAtOnce})
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, list.Items...)
+	list, err := r.client.CoreV1().Events("").List(ctx,
+		metav1.ListOptions{FieldSelector: "reason=" + event.CertificatesReset, Limit: mostAtOnce})
+	if err != nil {
+		return nil, err
 	}
-	return all, nil
+	return list.Items, nil
 }
 
 // account returns the name of evenkeel's service account.
