@@ -345,10 +345,19 @@ func FuzzReview(f *testing.F) {
 			req.Operation, req.Old = Update, old
 		}
 		world := []string{"built in", "required", "explicit probe", "all off"}[choice>>3%4]
-		if err := checkLaws(injectors[world], req); err != nil && !hasTwice(raw) && !hasTwice(old) {
+		if err := checkLaws(injectors[world], req); err != nil && !hasTwice(raw) && !hasTwice(old) &&
+			!tracesNothing(raw) && !tracesNothing(old) {
 			t.Errorf("%s: %v", world, err)
 		}
 	})
+}
+
+// tracesNothing reports whether a document says that somebody wrote a grace period which isn't there. The API server
+// keeps no such trace, and one that evenkeel adds later is taken for theirs.
+func tracesNothing(document []byte) bool {
+	object, err := decode(document)
+	return err == nil && bytes.Contains(document, []byte("terminationGracePeriodSeconds")) &&
+		at(templateIn(object), "spec", "terminationGracePeriodSeconds") == nil
 }
 
 // hasTwice reports whether any object in a document has a member twice. The API server never sends one, and what is

@@ -2,6 +2,7 @@
 package flux
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -123,9 +124,18 @@ func (w *workload) apply(want ssa.Action) {
 	}
 }
 
-// drift compares what stands with the manifest, in the ways of both controllers.
+// drift compares what stands with the manifest, in the ways of both controllers. The Deployment controller notes the
+// revision first, or its annotation comes between a look and a dry run.
 func (w *workload) drift(want ssa.Action, wantHelm jsondiff.DiffType) {
 	w.Helper()
+	check.Eventually(w, "the template to be observed", func() error {
+		now := w.now()
+		observed, _, err := unstructured.NestedInt64(now.Object, "status", "observedGeneration")
+		if err == nil && observed != now.GetGeneration() {
+			err = fmt.Errorf("generation %d of %d is", observed, now.GetGeneration())
+		}
+		return err
+	})
 	entry, live, merged, err := w.manager.Diff(w.Context(), w.manifest.DeepCopy(), ssa.DefaultDiffOptions())
 	check.Must(w, err)
 	if entry.Action != want {
@@ -139,13 +149,19 @@ func (w *workload) drift(want ssa.Action, wantHelm jsondiff.DiffType) {
 	}
 }
 
-// template returns the pod template that stands.
-func (w *workload) template() map[string]any {
+// now returns what stands.
+func (w *workload) now() *unstructured.Unstructured {
 	w.Helper()
 	now := &unstructured.Unstructured{}
 	now.SetGroupVersionKind(w.manifest.GroupVersionKind())
 	check.Must(w, w.client.Get(w.Context(), client.ObjectKeyFromObject(w.manifest), now))
-	template, _, err := unstructured.NestedMap(now.Object, "spec", "template")
+	return now
+}
+
+// template returns the pod template that stands.
+func (w *workload) template() map[string]any {
+	w.Helper()
+	template, _, err := unstructured.NestedMap(w.now().Object, "spec", "template")
 	check.Must(w, err)
 	return template
 }
