@@ -221,7 +221,14 @@ func matchLabels(room []byte, labels []label) json.RawMessage {
 // then can't be in matchLabelKeys too: the API rejects such a term. An escape,
 // which no label needs, could hide it.
 func mayName(selector []byte, label string) bool {
-	return bytes.Contains(selector, []byte(`"`+label+`"`)) || bytes.IndexByte(selector, '\\') >= 0
+	if bytes.IndexByte(selector, '\\') >= 0 {
+		var value any
+		err := json.Unmarshal(selector, &value)
+		if selector, _ = json.Marshal(value); err != nil { // what was read can be written
+			return true
+		}
+	}
+	return bytes.Contains(selector, []byte(`"`+label+`"`))
 }
 
 // isEmpty reports whether the raw selector selects everything or nothing: not set,
