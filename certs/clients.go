@@ -16,10 +16,10 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// Clients tells the clients that are answered from others: by a certificate that an
-// authority in a PEM file has signed, read again when it changes. kube-apiserver
-// calls webhooks with the one that the kubeconfig file of its AdmissionConfiguration
-// names, and with none otherwise.
+// Clients decides which clients get an answer: those with a certificate that an
+// authority in a PEM file has signed. The file is read again when it changes.
+// kube-apiserver calls webhooks with the certificate that the kubeconfig file of its
+// AdmissionConfiguration names, and with none otherwise.
 type Clients struct {
 	file  string
 	names []string
