@@ -341,14 +341,18 @@ func tracesNothing(document []byte) bool {
 		at(templateIn(object), "spec", "terminationGracePeriodSeconds") == nil
 }
 
-// sendable reports whether an API server could send a document as an object: of a type of its own, it has no field that
-// the type doesn't have, and none twice.
+// sendable reports whether an API server could send a document as an object: no member is there twice and, in an object
+// of a type of its own, no field that the type doesn't have.
 func sendable(document []byte) bool {
 	var head metav1.TypeMeta
 	if kjson.UnmarshalCaseSensitivePreserveInts(document, &head) != nil || head.Kind == "" {
 		return false
 	}
-	strict, err := kjson.UnmarshalStrict(document, typeOf(head))
+	var into any = typeOf(head)
+	if _, custom := into.(*metav1.PartialObjectMetadata); custom {
+		into = &map[string]any{}
+	}
+	strict, err := kjson.UnmarshalStrict(document, into)
 	return err == nil && len(strict) == 0 && !tracesNothing(document)
 }
 
