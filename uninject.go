@@ -18,7 +18,9 @@ defaults again; to be without them, set each setting to off, or the label to dis
 What "inject" has added to a manifest comes out such that the manifest is what it was,
 byte for byte: "inject" keeps a null that was written out as a comment ("affinity: # null"),
 and an alias or a merge key that an addition leads through ("template: # evenkeel: *web").
-A document that "inject" has formatted anew, as its warning says, keeps that format.
+A document that "inject" had to format anew, as its warning says, has its former lines
+as comments at its end, and gets them back. If it was edited since, it keeps the new
+format without those comments, and a warning says so.
 PodDisruptionBudgets of "inject --with-budgets" are objects of their own; delete them.
 
 Input and output formats are those of "inject".`

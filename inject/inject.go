@@ -127,7 +127,7 @@ func Run(ctx context.Context, files []*manifest.File, config Config) (*Result, e
 				changes = append(changes, manifest.Patch{Object: o, JSON: w.Result.Patch})
 			}
 		}
-		anew, err := f.Apply(changes)
+		anew, err := f.Apply(changes, policy.InjectedAnnotation)
 		if err != nil {
 			failures = append(failures, err)
 		}
@@ -179,7 +179,7 @@ func Undo(ctx context.Context, files []*manifest.File) (*Result, error) {
 				changes = append(changes, manifest.Patch{Object: o, JSON: w.Result.Patch})
 			}
 		}
-		anew, err := f.Apply(changes)
+		anew, err := f.Apply(changes, policy.InjectedAnnotation)
 		if err != nil {
 			failures = append(failures, err)
 		}

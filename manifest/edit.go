@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -23,10 +24,11 @@ type Patch struct {
 	JSON   []byte
 }
 
-// Apply applies patches to the documents of the file. It returns the remarks that a document was
-// formatted anew, since the text as it is has no room for the patch. The error joins a Remark for
-// each document that a patch can't be written into.
-func (f *File) Apply(patches []Patch) (anew []Remark, err error) {
+// Apply applies patches to the documents of the file. The key record tells a document with additions
+// from one without. It returns the remarks that a document was formatted anew, since the text as it is
+// has no room for the patch, or stays so. The error joins a Remark for each document that a patch can't
+// be written into.
+func (f *File) Apply(patches []Patch, record string) (anew []Remark, err error) {
 	changes := map[*Document][]change{}
 	var order []*Document
 	var failures []error
@@ -43,21 +45,27 @@ func (f *File) Apply(patches []Patch) (anew []Remark, err error) {
 		changes[d] = append(changes[d], more...)
 	}
 	for _, d := range order {
-		formatted, err := d.write(changes[d])
+		formatted, err := d.write(changes[d], record)
 		if err != nil {
 			failures = append(failures, Remark{File: f.Name, Line: d.Line, Err: err})
 			continue
 		}
-		if !formatted {
-			anew = append(anew, Remark{File: f.Name, Line: d.begins(f), Err: errFormatted})
+		if formatted != nil {
+			anew = append(anew, Remark{File: f.Name, Line: d.begins(f), Err: formatted})
 		}
 	}
 	return anew, errors.Join(failures...)
 }
 
-// errFormatted says that a document is not byte for byte what its author wrote.
-var errFormatted = errors.New("the additions don't fit into the text as it is (anchors, for example), " +
-	"so this document was formatted anew, which uninject does not take back")
+// These say that a document is not byte for byte what its author wrote.
+var (
+	errKept = errors.New("the additions don't fit into the text as it is (anchors, for example), " +
+		"so this document was formatted anew; uninject gives its lines back, which stand at its end as comments")
+	errFormatted = errors.New("the changes don't fit into the text as it is (anchors, for example), " +
+		"so this document was formatted anew")
+	errEdited = errors.New("this document was formatted anew when it got its additions, and edited since, " +
+		"so it keeps that format; the lines that it had before are no longer kept")
+)
 
 // change is an operation that adds a member to an object, replaces its value, or removes it.
 type change struct {
@@ -86,9 +94,9 @@ func changesOf(p Patch) ([]change, error) {
 }
 
 // write applies changes, with the tree that this needs.
-func (d *Document) write(changes []change) (formatted bool, err error) {
+func (d *Document) write(changes []change, record string) (formatted, err error) {
 	defer d.plant()()
-	return d.apply(changes)
+	return d.apply(changes, record)
 }
 
 // begins returns the line of the first object of a document.
@@ -101,46 +109,64 @@ func (d *Document) begins(f *File) int {
 	return d.Line
 }
 
-// apply notes the edits of the body that apply the changes, and reports whether they keep its
+// apply notes the edits of the text that apply the changes, and says where they don't keep its
 // formatting. First they are written into the text, where everything else stays as it is, if need be
 // with aliases written out; where that does not work out, into the tree, which keeps the comments; and
-// JSON is encoded anew. Each way is
-// proven: the result is read again and must be the value that the JSON patch gives. None is trusted,
-// so whatever YAML has in store, an addition can't end up in a wrong place.
-func (d *Document) apply(changes []change) (formatted bool, err error) {
+// at last the value is encoded anew, where it is JSON, or its former text is kept. Where the changes
+// take the last addition out of a document that keeps its former text, that text is tried first. Each
+// way is proven: the result is read again and must be the value that the JSON patch gives. None is
+// trusted, so whatever YAML has in store, an addition can't end up in a wrong place.
+func (d *Document) apply(changes []change, record string) (formatted, err error) {
 	patch, err := json.Marshal(changes)
 	if err != nil {
-		return false, fmt.Errorf("encode operations: %w", err)
+		return nil, fmt.Errorf("encode operations: %w", err)
 	}
 	want, err := patched(d.Value, patch)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	ways := []func() ([]udiff.Edit, error){
-		func() ([]udiff.Edit, error) { return d.contract(editText(d, changes)) },
-		func() ([]udiff.Edit, error) { return editText(d, changes) },
-		func() ([]udiff.Edit, error) { return expandText(d, changes) },
-		func() ([]udiff.Edit, error) { return editTree(d, changes) },
+	member := []byte(strconv.Quote(record) + ":")
+	had, has := bytes.Contains(d.Value, member), bytes.Contains(want, member)
+	if had && !has && d.Kept != "" {
+		if edits := d.giveBack(); d.proves(edits, want) == nil {
+			d.edits, d.Value = edits, want
+			return nil, nil
+		}
+	}
+	type way struct {
+		write func() ([]udiff.Edit, error)
+		anew  bool
+	}
+	ways := []way{
+		{func() ([]udiff.Edit, error) { return d.contract(editText(d, changes)) }, false},
+		{func() ([]udiff.Edit, error) { return editText(d, changes) }, false},
+		{func() ([]udiff.Edit, error) { return expandText(d, changes) }, false},
+		{func() ([]udiff.Edit, error) { return editTree(d, changes) }, true},
+		{func() ([]udiff.Edit, error) { return d.encode(want) }, true},
+	}
+	switch {
+	case d.IsJSON:
+		ways = slices.Delete(ways, 3, 4)
+	case had || !has: // the comments would be lost
+		ways = ways[:4]
 	}
 	if !slices.ContainsFunc(changes, func(c change) bool { return c.Operation == "remove" }) {
 		ways = ways[1:]
 	}
-	last := len(ways) - 1
-	if d.IsJSON {
-		ways[last] = func() ([]udiff.Edit, error) { return d.encodeJSON(want) }
-	}
-	for i, write := range ways {
-		var edits []udiff.Edit
-		edits, err = write()
+	for _, w := range ways {
+		var edits, keep []udiff.Edit
+		edits, err = w.write()
+		keep, formatted = d.keep(had, has, w.anew)
 		if err == nil {
+			edits = append(edits, keep...)
 			err = d.proves(edits, want)
 		}
 		if err == nil {
 			d.edits, d.Value = edits, want
-			return i < last, nil
+			return formatted, nil
 		}
 	}
-	return false, err
+	return nil, err
 }
 
 // patched applies a JSON patch to a JSON document.
@@ -159,11 +185,11 @@ func patched(value, patch []byte) ([]byte, error) {
 // proves returns an error when the edited document would not be read as the value
 // want.
 func (d *Document) proves(edits []udiff.Edit, want []byte) error {
-	body, err := udiff.Apply(d.Body, edits)
+	text, err := udiff.Apply(d.Body+d.Kept, edits)
 	if err != nil {
 		return fmt.Errorf("edit text: %w", err)
 	}
-	f, err := read("", d.Before+body+d.After)
+	f, err := read("", d.Before+text+d.After)
 	if err != nil {
 		return fmt.Errorf("read result: %w", err)
 	}
@@ -188,8 +214,16 @@ func decodeJSON(raw []byte) (value any, err error) {
 	return value, err
 }
 
-// encodeJSON replaces body with value, with about the same indentation.
-func (d *Document) encodeJSON(value []byte) ([]udiff.Edit, error) {
+// encode replaces body with value, JSON with about the same indentation.
+func (d *Document) encode(value []byte) ([]udiff.Edit, error) {
+	if !d.IsJSON {
+		node, err := nodeOf(json.RawMessage(value))
+		if err != nil {
+			return nil, err
+		}
+		text, err := encodeYAML(node, styleOf(d))
+		return udiff.Lines(d.Body, text), err
+	}
 	rest := d.Body[len(strings.TrimRight(d.Body, " \t\r\n")):]
 	if !strings.Contains(strings.TrimSpace(d.Body), "\n") {
 		return udiff.Lines(d.Body, string(value)+rest), nil
@@ -764,10 +798,7 @@ func editTree(d *Document, changes []change) ([]udiff.Edit, error) {
 	if strings.Contains(d.Body, "\r\n") {
 		text = strings.ReplaceAll(text, "\n", "\r\n")
 	}
-	if d.Before == "" || strings.HasSuffix(d.Body, "\n") {
-		return udiff.Lines(d.Body, text), nil
-	}
-	return udiff.Lines(d.Body, strings.TrimRight(text, "\r\n")), nil
+	return udiff.Lines(d.Body, text), nil
 }
 
 // plainMerges takes the tag off the merge keys, which would be written out.

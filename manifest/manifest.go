@@ -33,9 +33,10 @@ type File struct {
 
 // Document is one YAML or JSON document.
 type Document struct {
-	// Before is the separator with its line, and what precedes it; After is the end marker "..." and
-	// what follows it.
-	Before, Body, After string
+	// Before is the separator with its line, and what precedes it; Kept are the comments at the end
+	// that keep the text from before it was formatted anew; After is the end marker "..." and what
+	// follows it.
+	Before, Body, Kept, After string
 	// Line is the number of Body's first line in its file, from 1.
 	Line int
 	// Value is the document as JSON, as the API would read it; nil for an empty one.
@@ -46,7 +47,9 @@ type Document struct {
 	// root is the tree of Body with the places of everything, nil for an empty document, for JSON that
 	// is no YAML, and while nothing is looked up: a tree takes a hundred times the memory of its text.
 	root *yaml.Node
-	// edits change Body to what it should be.
+	// isLast is set for the last document of a file.
+	isLast bool
+	// edits change Body and Kept to what they should be.
 	edits []udiff.Edit
 }
 
@@ -88,7 +91,7 @@ func (f *File) text() (string, []udiff.Edit) {
 		for _, e := range d.edits {
 			edits = append(edits, udiff.Edit{Start: b.Len() + e.Start, End: b.Len() + e.End, New: e.New})
 		}
-		b.WriteString(d.Body + d.After)
+		b.WriteString(d.Body + d.Kept + d.After)
 	}
 	return b.String(), edits
 }

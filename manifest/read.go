@@ -45,6 +45,7 @@ func read(name, text string) (*File, error) {
 			return nil, err
 		}
 	}
+	documents[len(documents)-1].isLast = true
 	f := &File{Name: name, Documents: documents}
 	for _, d := range documents {
 		if err := d.read(); err != nil {
@@ -218,13 +219,27 @@ func marker(line, mark string) bool {
 	return ok && (rest == "" || rest[0] == ' ' || rest[0] == '\t')
 }
 
-// read parses body, once. An error is a Remark.
+// read parses body, without the comments that keep another one. An error is a Remark.
 func (d *Document) read() error {
+	if body, kept := splitKept(d.Body); kept != "" {
+		split := *d
+		split.Body, split.Kept = body, kept
+		if split.readBody() == nil { // else they are part of some text
+			*d = split
+			return nil
+		}
+	}
+	return d.readBody()
+}
+
+// readBody parses body, once. An error is a Remark.
+func (d *Document) readBody() error {
 	if len(d.Body) > MaxDocument {
 		return remark(d.Line,
 			fmt.Errorf("the document is longer than %d MiB; split it, or a list into its items", MaxDocument>>20))
 	}
-	if trimmed := strings.TrimSpace(d.Body); strings.HasPrefix(trimmed, "{") && json.Valid([]byte(trimmed)) {
+	trimmed := strings.TrimSpace(d.Body)
+	if d.Kept == "" && strings.HasPrefix(trimmed, "{") && json.Valid([]byte(trimmed)) {
 		d.IsJSON, d.Value = true, []byte(trimmed)
 		var value any
 		if mistakes, err := kjson.UnmarshalStrict(d.Value, &value); err != nil || len(mistakes) > 0 {

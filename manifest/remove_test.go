@@ -119,7 +119,7 @@ func applied(t *testing.T, text, patch string) string {
 	if err != nil {
 		t.Fatalf("%v: %q", err, text)
 	}
-	anew, err := f.Apply([]Patch{{&Object{document: f.Documents[0]}, []byte(patch)}})
+	anew, err := f.Apply([]Patch{{&Object{document: f.Documents[0]}, []byte(patch)}}, "")
 	if err != nil || len(anew) > 0 {
 		t.Errorf("%v, formatted anew: %v: %q", err, anew, text)
 	}
@@ -148,7 +148,7 @@ func TestWhatCannotBeRemovedFromTheTextIsRemovedFromTheTree(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := f.Apply([]Patch{{&Object{document: f.Documents[0]}, []byte(c.patch)}}); err != nil {
+			if _, err := f.Apply([]Patch{{&Object{document: f.Documents[0]}, []byte(c.patch)}}, ""); err != nil {
 				t.Fatal(err)
 			}
 			if got := f.Documents[0].Value; !sameValue(got, []byte(c.want)) {
@@ -163,7 +163,7 @@ func TestWhatCannotBeRemovedFromTheTextIsRemovedFromTheTree(t *testing.T) {
 	for _, patch := range []string{`[{"op":"move","from":"/a","path":"/b"}]`, `[{"op":"remove","path":""}]`,
 		`[{"op":"remove","path":"/b"}]`,
 		`[{"op":"remove","path":"/a"}]`, `{`} { // a document of nothing is none
-		if _, err := f.Apply([]Patch{{&Object{document: f.Documents[0]}, []byte(patch)}}); err == nil {
+		if _, err := f.Apply([]Patch{{&Object{document: f.Documents[0]}, []byte(patch)}}, ""); err == nil {
 			t.Errorf("%s is applied", patch)
 		}
 	}
@@ -183,7 +183,7 @@ func TestTextThatAnyReaderCouldMistakeIsQuoted(t *testing.T) {
 				t.Fatal(err)
 			}
 			patch := mustMarshal(t, []change{{Operation: "add", Path: "/a" + PointerTo(word), Value: mustMarshal(t, word)}})
-			if _, err := f.Apply([]Patch{{&Object{document: f.Documents[0]}, patch}}); err != nil {
+			if _, err := f.Apply([]Patch{{&Object{document: f.Documents[0]}, patch}}, ""); err != nil {
 				t.Errorf("%s: %q: %v", name, word, err)
 				continue
 			}
