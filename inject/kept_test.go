@@ -57,6 +57,44 @@ func TestUninjectGivesOddFormsBack(t *testing.T) {
 	}
 }
 
+// oddJSON returns JSON that lacks defaults, and that no reader of YAML 1.1 takes, by name.
+func oddJSON() map[string]string {
+	texts := map[string]string{}
+	for name, member := range map[string]string{
+		"half of a surrogate pair":  `"x":"\ud83d"`,
+		"a surrogate pair":          `"x":"\ud83d\ude00"`,
+		"a surrogate pair in a key": `"\ud83d\ude00":1`,
+		"a control character":       "\"x\":\"\u007f\"",
+		"what is no character":      "\"x\":\"\uffff\"",
+		"a byte order mark":         "\"x\":\"\ufeff\"",
+		"what ends a line":          "\"x\":\"\u2028\u0085\"",
+		"a key of many characters":  `"` + strings.Repeat("x", 2000) + `":1`,
+		"a slash behind another":    `"x":"<\/b>\\\""`,
+		"a colon on another line":   "\"x\"\n\t:\r\n1",
+		"numbers":                   `"x":[-0,1E40,0.10,1e+2,123456789012345678901234567890]`,
+	} {
+		for _, text := range []string{`{"apiVersion":"v1","kind":"Pod",M,"metadata":{"name":"a"},"spec":{"containers":` +
+			`[{"name":"a","ports":[{"containerPort":80}],M}],M}}`, "{\n\t\"apiVersion\":\t\"v1\",\n\t\"kind\": \"Pod\",\n\tM," +
+			"\n\t\"metadata\": {},\n\t\"spec\": {\n\t\tM,\n\t\t\"containers\": [\n\t\t\t{ M, \"ports\": [{\"containerPort\": 80}]" +
+			",\n\t\t\t\t\"lifecycle\": { },\n\t\t\t\t\"name\": \"a\"\n\t\t\t}\n\t\t]\n\t}\n}\n"} {
+			texts[name+strconv.Itoa(len(text))] = strings.ReplaceAll(text, "M", member)
+		}
+	}
+	return texts
+}
+
+// TestJSONIsNeverFormattedAnew injects into JSON that isn't YAML: JSON has no comments to keep its text.
+func TestJSONIsNeverFormattedAnew(t *testing.T) {
+	for name, text := range oddJSON() {
+		t.Run(name, func(t *testing.T) {
+			if r, err := run(t, text); err != nil || anew(r) || !r.Missing() {
+				t.Errorf("%v, formatted anew, or nothing is missing:\n%s", err, text)
+			}
+			checkLaws(t, text)
+		})
+	}
+}
+
 // TestWhatIsKeptStaysTrue injects into a document that is formatted anew, edits it, and takes everything back.
 func TestWhatIsKeptStaysTrue(t *testing.T) {
 	const kept = "# evenkeel: uninject gives the document back as it was written:\n"

@@ -637,9 +637,11 @@ func (e *editor) fillFlow(node *yaml.Node, member map[string]json.RawMessage) er
 	if err != nil {
 		return err
 	}
+	end := e.text[at+1 : at+length] // the brace, and the space before it
+	text = strings.TrimSuffix(text, "}") + end
 	for i := range e.edits { // a second member of the same mapping
 		if e.edits[i].offset == at && e.edits[i].length == length {
-			e.edits[i].text = strings.TrimSuffix(e.edits[i].text, "}") + "," + strings.TrimPrefix(text, "{")
+			e.edits[i].text = strings.TrimSuffix(e.edits[i].text, end) + "," + strings.TrimPrefix(text, "{")
 			return nil
 		}
 	}
@@ -659,11 +661,17 @@ func (e *editor) empty(node *yaml.Node) (at, length int, err error) {
 	return at, end, nil
 }
 
-// fillBlock turns an empty flow mapping, the value of name, into a block mapping.
+// fillBlock turns an empty flow mapping, the value of name, into a block mapping, where it stands on
+// its line as "name: {}", for cutBlock to write it again.
 func (e *editor) fillBlock(name, node *yaml.Node, member map[string]json.RawMessage) error {
 	at, length, err := e.empty(node)
 	if err != nil {
 		return err
+	}
+	number := e.lineAt(at)
+	rest := strings.TrimPrefix(e.line(number)[at-e.starts[number-1]:], "{}")
+	if length > 2 || !strings.HasSuffix(e.text[:at], ": ") || rest != "" && strings.TrimSpace(rest) == "" {
+		return e.fillFlow(node, member)
 	}
 	return e.becomeBlock(name, at, length, member)
 }

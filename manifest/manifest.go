@@ -44,8 +44,8 @@ type Document struct {
 	// IsJSON is set where Body is JSON, and has to stay so.
 	IsJSON bool
 
-	// root is the tree of Body with the places of everything, nil for an empty document, for JSON that
-	// is no YAML, and while nothing is looked up: a tree takes a hundred times the memory of its text.
+	// root is the tree of Body with the places of everything, nil for an empty document, and while
+	// nothing is looked up: a tree takes a hundred times the memory of its text.
 	root *yaml.Node
 	// isLast is set for the last document of a file.
 	isLast bool

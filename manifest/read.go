@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -74,15 +73,58 @@ func (d *Document) plant() (fell func()) {
 	return func() { d.root = nil }
 }
 
-// surrogate matches half of a surrogate pair, which JSON writes for a character and YAML 1.1 doesn't know.
-var surrogate = regexp.MustCompile(`\\u[dD][89a-fA-F][0-9a-fA-F]{2}`)
-
-// tree parses body. In JSON, characters that YAML 1.1 can't read are others in the tree, as long.
+// tree parses body.
 func (d *Document) tree() (*yaml.Node, error) {
 	if d.IsJSON {
-		return parseYAML(surrogate.ReplaceAllString(d.Body, `\u0041`))
+		return parseJSON(d.Body), nil
 	}
 	return parseYAML(d.Body)
+}
+
+// parseJSON returns the tree of a valid JSON text, not all of which is YAML 1.1.
+func parseJSON(text string) *yaml.Node {
+	decoder := json.NewDecoder(strings.NewReader(text))
+	decoder.UseNumber()
+	at, line, column := 0, 1, 1 // as the YAML parser counts them
+	skip := func(end int) {
+		for i, r := range text[at:end] {
+			if column++; strings.ContainsRune(lineEnds, r) && !strings.HasPrefix(text[at+i:], "\r\n") {
+				line, column = line+1, 1
+			}
+		}
+		at = end
+	}
+	var next func() *yaml.Node
+	next = func() *yaml.Node {
+		token, _ := decoder.Token()
+		skip(len(text) - len(strings.TrimLeft(text[at:], " \t\r\n,:")))
+		n := &yaml.Node{Kind: yaml.ScalarNode, Line: line, Column: column}
+		skip(int(decoder.InputOffset()))
+		switch token := token.(type) {
+		case json.Delim:
+			switch token {
+			case '{':
+				n.Kind, n.Style = yaml.MappingNode, yaml.FlowStyle
+			case '[':
+				n.Kind, n.Style = yaml.SequenceNode, yaml.FlowStyle
+			default:
+				return nil
+			}
+			for inner := next(); inner != nil; inner = next() {
+				n.Content = append(n.Content, inner)
+			}
+		case string:
+			n.Tag, n.Style, n.Value = "!!str", yaml.DoubleQuotedStyle, token
+		case json.Number:
+			n.Tag, n.Value = "!!float", token.String()
+		case bool:
+			n.Tag, n.Value = "!!bool", strconv.FormatBool(token)
+		case nil:
+			n.Tag, n.Value = "!!null", "null"
+		}
+		return n
+	}
+	return next()
 }
 
 // MaxDocument is how long one document may be, in bytes: as long as what an API server takes in one
@@ -245,7 +287,7 @@ func (d *Document) readBody() error {
 		if mistakes, err := kjson.UnmarshalStrict(d.Value, &value); err != nil || len(mistakes) > 0 {
 			return remark(d.Line, joined(append(mistakes, err)))
 		}
-		d.root, _ = d.tree() // not all JSON is YAML 1.1
+		d.root = parseJSON(d.Body)
 		return nil
 	}
 	root, err := parseYAML(d.Body)

@@ -41,7 +41,7 @@ func (e *editor) removeMembers(r *removal) error {
 	all, flow := len(r.node.Content) == 2*len(r.keys), r.node.Style&yaml.FlowStyle != 0
 	switch {
 	case all && flow:
-		return e.cut(r.node, "{}")
+		return e.cutFlow(r.node)
 	case all && r.name == nil:
 		return errNoPlace
 	case all:
@@ -181,6 +181,20 @@ func (e *editor) cut(value *yaml.Node, text string) error {
 		return err
 	}
 	e.edits = append(e.edits, edit{at, end - at, 0, text})
+	return nil
+}
+
+// cutFlow leaves the braces of a mapping, with the space that fillFlow found between them.
+func (e *editor) cutFlow(node *yaml.Node) error {
+	at, end, err := e.flowSpan(node)
+	if err != nil {
+		return err
+	}
+	space := e.text[len(strings.TrimRight(e.text[:end-1], " \t\r\n")) : end-1]
+	if first, err := e.offset(node.Content[0]); err != nil || first != at+1 {
+		space = ""
+	}
+	e.edits = append(e.edits, edit{at, end - at, 0, "{" + space + "}"})
 	return nil
 }
 
