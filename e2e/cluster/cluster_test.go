@@ -219,12 +219,8 @@ func TestControlPlane(t *testing.T) {
 	})
 
 	t.Run("obeys kubectl", func(t *testing.T) {
-		cmd, err := c.KubectlCommand(ctx, "get", "nodes", "--output=name")
-		if err != nil {
-			t.Fatal(err)
-		}
-		out, err := cmd.CombinedOutput()
-		if err != nil || !strings.Contains(string(out), "node/node-0\n") {
+		out, err := cluster.Run(c.KubectlCommand(ctx, "get", "nodes", "--output=name"))
+		if err != nil || !strings.Contains(out, "node/node-0\n") {
 			t.Errorf("kubectl: %v\n%s", err, out)
 		}
 	})
@@ -321,12 +317,8 @@ func TestControlPlane(t *testing.T) {
 		if _, err := handle.AddNodes(ctx, 1, cluster.NodeSpec{}); !errors.Is(err, cluster.ErrEmbeddedOnly) {
 			t.Errorf("AddNodes: %v, want ErrEmbeddedOnly", err)
 		}
-		cmd, err := handle.KubectlCommand(ctx, "get", "configmap", "kept")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Errorf("kubectl: %v\n%s", err, out)
+		if _, err := cluster.Run(handle.KubectlCommand(ctx, "get", "configmap", "kept")); err != nil {
+			t.Error(err)
 		}
 		if err := handle.Stop(); err != nil {
 			t.Error(err)

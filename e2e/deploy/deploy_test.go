@@ -113,13 +113,14 @@ func (u *user) run(t *testing.T, script string) string {
 // try returns what the commands print, and an error where one of them fails.
 func (u *user) try(t *testing.T, script string) (string, error) {
 	t.Helper()
-	kubectl, err := u.cluster.KubectlCommand(t.Context(), "version", "--client")
-	if err != nil {
+	kubectl, err1 := u.cluster.KubectlCommand(t.Context())
+	helm, err2 := cluster.HelmCommand(t.Context(), u.cluster.Dir, u.cluster.Kubeconfig)
+	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
 	shell := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", script)
 	shell.Dir = u.dir
-	shell.Env = slices.Concat(kubectl.Env,
+	shell.Env = slices.Concat(kubectl.Env, helm.Env,
 		[]string{"PATH=" + filepath.Dir(kubectl.Path) + string(os.PathListSeparator) + os.Getenv("PATH")})
 	out, err := shell.CombinedOutput()
 	return string(out), err
@@ -442,12 +443,12 @@ func kustomized(t *testing.T, directory string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.CommandContext(t.Context(), filepath.Join(bin, cluster.Kubectl), "kustomize",
-		filepath.Join(root(t), directory)).Output()
+	out, err := cluster.Run(exec.CommandContext(t.Context(), filepath.Join(bin, cluster.Kubectl), "kustomize",
+		filepath.Join(root(t), directory)), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return string(out)
+	return out
 }
 
 // objectsOf returns the objects of a stream of YAML, by kind and name.

@@ -423,15 +423,11 @@ func deployed(
 	if err != nil {
 		return nil, err
 	}
-	cmd, err := c.KubectlCommand(ctx, "kustomize", filepath.Join(root, cmp.Or(dir, "deploy")))
-	if err != nil {
-		return nil, err
-	}
-	out, err := cmd.Output()
+	out, err := cluster.Run(c.KubectlCommand(ctx, "kustomize", filepath.Join(root, cmp.Or(dir, "deploy"))))
 	if err != nil {
 		return nil, fmt.Errorf("read deploy/: %w", err)
 	}
-	objects, err := manifests.Read(out)
+	objects, err := manifests.Read([]byte(out))
 	return slices.DeleteFunc(objects, func(o *unstructured.Unstructured) bool {
 		return !slices.Contains(kinds, o.GetKind())
 	}), err
@@ -448,13 +444,8 @@ func (i *Installation) grant(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cmd, err := i.cluster.KubectlCommand(ctx, "apply", "-f", "-")
-	if err != nil {
-		return err
-	}
-	cmd.Stdin = strings.NewReader(rights)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("apply rights of deploy/: %w\n%s", err, out)
+	if err := i.cluster.Apply(ctx, rights); err != nil {
+		return fmt.Errorf("apply rights of deploy/: %w", err)
 	}
 	return WriteKubeconfig(ctx, i.cluster, filepath.Join(i.dir, "kubeconfig"))
 }

@@ -259,11 +259,8 @@ func (c *crowd) scaleIn() {
 						APIVersion: "apps/v1", Kind: "Deployment", Name: app}}}, metav1.CreateOptions{})
 		check.Must(c, err)
 	}
-	cmd, err := c.KubectlCommand(context.WithoutCancel(c.Context()), args...)
+	_, err := cluster.Run(c.KubectlCommand(context.WithoutCancel(c.Context()), args...))
 	check.Must(c, err)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		c.Fatalf("kubectl scale: %v\n%s", err, out)
-	}
 	c.within(2*time.Minute+time.Duration(*many)*time.Second, "all are scaled in", func() error {
 		return c.ready(*many * to)
 	})
