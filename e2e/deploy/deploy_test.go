@@ -355,14 +355,11 @@ func unroute(ctx context.Context, t *testing.T, c *cluster.Cluster) {
 // freeAddress returns a loopback address that nobody listens on now.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	address, err := installation.FreeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := listener.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return listener.Addr().String()
+	return address
 }
 
 // reachable waits until the API server calls evenkeel: it has to notice the Namespace's new label first.

@@ -125,7 +125,7 @@ func Prepare(ctx context.Context, c *cluster.Cluster, options Options) (*Install
 		}
 	}
 	for _, address := range []*string{&i.Address, &i.MetricsAddress} {
-		if *address, err = freeAddress(); err != nil {
+		if *address, err = FreeAddress(); err != nil {
 			return nil, err
 		}
 	}
@@ -469,12 +469,12 @@ func WriteKubeconfig(ctx context.Context, c *cluster.Cluster, file string) error
 	return clientcmd.WriteToFile(*config, file)
 }
 
-// given are the addresses that freeAddress has returned.
+// given are the addresses that FreeAddress has returned.
 var given sync.Map
 
-// freeAddress returns a loopback address that nobody listens on now, below the ports that systems pick for outgoing
+// FreeAddress returns a loopback address that nobody listens on now, below the ports that systems pick for outgoing
 // connections. It returns none twice, since whoever got it may not listen yet.
-func freeAddress() (string, error) {
+func FreeAddress() (string, error) {
 	for range 200 {
 		offset, err := rand.Int(rand.Reader, big.NewInt(1999))
 		if err != nil {

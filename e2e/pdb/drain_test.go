@@ -44,7 +44,7 @@ func TestDrainOfAllNodes(t *testing.T) {
 		check.Must(t, err)
 		counts := map[string]int{}
 		for i := range list.Items {
-			if isReady(&list.Items[i]) {
+			if check.Ready(&list.Items[i]) {
 				counts[list.Items[i].Labels["app"]]++
 			}
 		}
@@ -159,15 +159,6 @@ func onOneNode(d *appsv1.Deployment, node string) {
 	}
 }
 
-func isReady(p *corev1.Pod) bool {
-	for _, c := range p.Status.Conditions {
-		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
-			return p.DeletionTimestamp == nil
-		}
-	}
-	return false
-}
-
 // follow watches the pods of a namespace and returns a function that stops and returns
 // the lowest number of ready pods that each workload had, at any version of any pod.
 func follow(t *testing.T, ns string) func() map[string]int {
@@ -190,7 +181,7 @@ func follow(t *testing.T, ns string) func() map[string]int {
 		least[app] = min(least[app], now[app])
 	}
 	for i := range list.Items {
-		see(&list.Items[i], isReady(&list.Items[i]))
+		see(&list.Items[i], check.Ready(&list.Items[i]))
 	}
 	maps.Copy(least, now)
 	done := make(chan struct{})
@@ -198,7 +189,7 @@ func follow(t *testing.T, ns string) func() map[string]int {
 		defer close(done)
 		for event := range w.ResultChan() {
 			if p, ok := event.Object.(*corev1.Pod); ok {
-				see(p, event.Type != watch.Deleted && isReady(p))
+				see(p, event.Type != watch.Deleted && check.Ready(p))
 			}
 		}
 	}()

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -188,15 +189,7 @@ func pods(t *testing.T, namespace, name string) []corev1.Pod {
 	t.Helper()
 	list, err := shared.Client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{LabelSelector: "app=" + name})
 	check.Must(t, err)
-	var ready []corev1.Pod
-	for _, p := range list.Items {
-		for _, c := range p.Status.Conditions {
-			if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue && p.DeletionTimestamp == nil {
-				ready = append(ready, p)
-			}
-		}
-	}
-	return ready
+	return slices.DeleteFunc(list.Items, func(p corev1.Pod) bool { return !check.Ready(&p) })
 }
 
 // evict evicts a pod, or asks whether it could be.

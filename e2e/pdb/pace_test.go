@@ -135,7 +135,7 @@ func (p *paceTest) pods() []pod {
 		list, err := p.cluster.Client.CoreV1().Pods(ns).List(p.t.Context(), metav1.ListOptions{ResourceVersion: "0"})
 		check.Must(p.t, err)
 		for i := range list.Items {
-			if x := &list.Items[i]; isReady(x) {
+			if x := &list.Items[i]; check.Ready(x) {
 				found = append(found, pod{ns, x.Name, ns + "/" + x.Labels["app"] + "-evenkeel"})
 			}
 		}

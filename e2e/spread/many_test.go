@@ -165,10 +165,8 @@ func (c *crowd) pods() []corev1.Pod {
 // ready returns an error unless there are so many pods, and all are ready.
 func (c *crowd) ready(want int) error {
 	ready, pods := 0, c.pods()
-	for _, p := range pods {
-		if slices.ContainsFunc(p.Status.Conditions, func(condition corev1.PodCondition) bool {
-			return condition.Type == corev1.PodReady && condition.Status == corev1.ConditionTrue
-		}) {
+	for i := range pods {
+		if check.Ready(&pods[i]) {
 			ready++
 		}
 	}
