@@ -449,8 +449,8 @@ func HelmCommand(ctx context.Context, dir, kubeconfig string, args ...string) (*
 	}
 	cmd := exec.CommandContext(ctx, filepath.Join(bin, Helm), args...)
 	home := filepath.Join(dir, "helm")
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig, "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home,
-		"HELM_DATA_HOME="+home)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+cmp.Or(kubeconfig, os.DevNull), "HELM_CACHE_HOME="+home,
+		"HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home)
 	return cmd, nil
 }
 
