@@ -56,6 +56,24 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
+// restartControllers starts the controller manager again with these flags, and waits until it works.
+func restartControllers(t *testing.T, c *cluster.Cluster, flags ...string) {
+	t.Helper()
+	check.Must(t, c.RestartControllerManager(flags...))
+	budgets := c.Client.PolicyV1().PodDisruptionBudgets("default")
+	_, err := budgets.Create(t.Context(), &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: "first"}},
+		metav1.CreateOptions{})
+	check.Must(t, err)
+	check.Eventually(t, "a disruption controller that works", func() error {
+		b, err := budgets.Get(t.Context(), "first", metav1.GetOptions{})
+		if err == nil && b.Status.ObservedGeneration == 0 {
+			err = errors.New("not counted")
+		}
+		return err
+	})
+	check.Must(t, budgets.Delete(t.Context(), "first", metav1.DeleteOptions{}))
+}
+
 // controller is a running budget controller.
 type controller struct {
 	*budgets.Controller
