@@ -127,7 +127,7 @@ func Run(ctx context.Context, files []*manifest.File, config Config) (*Result, e
 				changes = append(changes, manifest.Patch{Object: o, JSON: w.Result.Patch})
 			}
 		}
-		anew, err := f.Apply(changes, policy.InjectedAnnotation)
+		anew, err := f.Apply(changes, record)
 		if err != nil {
 			failures = append(failures, err)
 		}
@@ -158,7 +158,7 @@ func Undo(ctx context.Context, files []*manifest.File) (*Result, error) {
 			if ctx.Err() != nil {
 				return nil, fmt.Errorf("look at manifests: %w", ctx.Err())
 			}
-			if !o.HasPods() || o.Kind == "CronJob" { // whose template is elsewhere, and gets nothing
+			if !takesAdditions(o) {
 				r.Others++
 				continue
 			}
@@ -179,7 +179,7 @@ func Undo(ctx context.Context, files []*manifest.File) (*Result, error) {
 				changes = append(changes, manifest.Patch{Object: o, JSON: w.Result.Patch})
 			}
 		}
-		anew, err := f.Apply(changes, policy.InjectedAnnotation)
+		anew, err := f.Apply(changes, record)
 		if err != nil {
 			failures = append(failures, err)
 		}
@@ -191,6 +191,20 @@ func Undo(ctx context.Context, files []*manifest.File) (*Result, error) {
 	}
 	return r, nil
 }
+
+// takesAdditions reports whether there can be something to take back from an object. The template of a
+// CronJob is elsewhere, and gets nothing.
+func takesAdditions(o *manifest.Object) bool { return o.HasPods() && o.Kind != "CronJob" }
+
+// record is how what Run has added is known.
+var record = manifest.Record{Key: policy.InjectedAnnotation, Undo: func(o *manifest.Object) []byte {
+	if takesAdditions(o) {
+		if w := (Workload{o, patches.Uninject(o.Value)}); w.Changed() {
+			return w.Result.Patch
+		}
+	}
+	return nil
+}}
 
 // InvalidError is an error in the Config, as opposed to one in the manifests.
 type InvalidError struct{ error }

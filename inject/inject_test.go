@@ -250,7 +250,7 @@ func checkLaws(t *testing.T, text string) {
 		} else if again, err := Undo(t.Context(), mustRead(t, back).Files); err != nil ||
 			encoded(t, again, "yaml") != back {
 			t.Errorf("uninject takes more back at the second time: %v", err)
-		} else if strings.Contains(fmt.Sprint(undone.Warnings), "keeps that format") {
+		} else if strings.Contains(fmt.Sprint(undone.Warnings), "keeps its present format") {
 			t.Errorf("uninject warns: %v", undone.Warnings)
 		}
 	} else if err != nil && changed {

@@ -24,11 +24,18 @@ type Patch struct {
 	JSON   []byte
 }
 
-// Apply applies patches to the documents of the file. The key record tells a document with additions
-// from one without. It returns the remarks that a document was formatted anew, since the text as it is
-// has no room for the patch, or stays so. The error joins a Remark for each document that a patch can't
-// be written into.
-func (f *File) Apply(patches []Patch, record string) (anew []Remark, err error) {
+// Record says how additions are known.
+type Record struct {
+	// Key is that of a member that only objects with additions have.
+	Key string
+	// Undo returns the JSON Patch that takes the additions out of an object, nil for none.
+	Undo func(*Object) []byte
+}
+
+// Apply applies patches to the documents of the file. It returns the remarks that a document was
+// formatted anew, since the text as it is has no room for the patch, or stays so. The error joins a
+// Remark for each document that a patch can't be written into.
+func (f *File) Apply(patches []Patch, record Record) (anew []Remark, err error) {
 	changes := map[*Document][]change{}
 	var order []*Document
 	var failures []error
@@ -63,8 +70,8 @@ var (
 		"so this document was formatted anew; uninject gives its lines back, which stand at its end as comments")
 	errFormatted = errors.New("the changes don't fit into the text as it is (anchors, for example), " +
 		"so this document was formatted anew")
-	errEdited = errors.New("this document was formatted anew when it got its additions, and edited since, " +
-		"so it keeps that format; the lines that it had before are no longer kept")
+	errEdited = errors.New("this document was edited since its additions were made, so it keeps its present " +
+		"format; the lines from before, at its end, are dropped")
 )
 
 // change is an operation that adds a member to an object, replaces its value, or removes it.
@@ -94,7 +101,7 @@ func changesOf(p Patch) ([]change, error) {
 }
 
 // write applies changes, with the tree that this needs.
-func (d *Document) write(changes []change, record string) (formatted, err error) {
+func (d *Document) write(changes []change, record Record) (formatted, err error) {
 	defer d.plant()()
 	return d.apply(changes, record)
 }
@@ -116,7 +123,7 @@ func (d *Document) begins(f *File) int {
 // take the last addition out of a document that keeps its former text, that text is tried first. Each
 // way is proven: the result is read again and must be the value that the JSON patch gives. None is
 // trusted, so whatever YAML has in store, an addition can't end up in a wrong place.
-func (d *Document) apply(changes []change, record string) (formatted, err error) {
+func (d *Document) apply(changes []change, record Record) (formatted, err error) {
 	patch, err := json.Marshal(changes)
 	if err != nil {
 		return nil, fmt.Errorf("encode operations: %w", err)
@@ -125,7 +132,7 @@ func (d *Document) apply(changes []change, record string) (formatted, err error)
 	if err != nil {
 		return nil, err
 	}
-	member := []byte(strconv.Quote(record) + ":")
+	member := []byte(strconv.Quote(record.Key) + ":")
 	had, has := bytes.Contains(d.Value, member), bytes.Contains(want, member)
 	if had && !has && d.Kept != "" {
 		if edits := d.giveBack(); d.proves(edits, want) == nil {
@@ -156,8 +163,9 @@ func (d *Document) apply(changes []change, record string) (formatted, err error)
 	for _, w := range ways {
 		var edits, keep []udiff.Edit
 		edits, err = w.write()
-		keep, formatted = d.keep(had, has, w.anew)
 		if err == nil {
+			lost := w.anew || !had && has && !d.comesBack(edits, record.Undo)
+			keep, formatted = d.keep(had, has, w.anew, lost)
 			edits = append(edits, keep...)
 			err = d.proves(edits, want)
 		}

@@ -67,7 +67,7 @@ func FuzzEdit(f *testing.F) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := d.write(changes, ""); err != nil {
+			if _, err := d.write(changes, Record{}); err != nil {
 				continue
 			}
 			body, err := udiff.Apply(d.Body, d.edits)

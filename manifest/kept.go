@@ -7,8 +7,8 @@ import (
 	"github.com/aymanbagabas/go-udiff"
 )
 
-// A document that is formatted anew keeps its text as it was in comments at its end, one for each line,
-// so that it can be given back:
+// A document that is formatted anew, or whose text wouldn't come back for another reason, keeps it in
+// comments at its end, one for each line, so that it can be given back:
 //
 //	# evenkeel: uninject gives the document back as it was written:
 //	# evenkeel: "apiVersion: apps/v1\n"
@@ -54,9 +54,10 @@ func keptText(kept string) string {
 	return b.String()
 }
 
-// keep returns the edit of what the document keeps, and what to say of its format: anew is set where
-// that changes, had and has where it had and has a record.
-func (d *Document) keep(had, has, anew bool) (edits []udiff.Edit, formatted error) {
+// keep returns the edit of what the document keeps, and what to say of its format: had and has are set
+// where it had and has a record, anew where its format changes, and lost where its text wouldn't come
+// back otherwise.
+func (d *Document) keep(had, has, anew, lost bool) (edits []udiff.Edit, formatted error) {
 	if anew {
 		formatted = errFormatted
 	}
@@ -65,16 +66,43 @@ func (d *Document) keep(had, has, anew bool) (edits []udiff.Edit, formatted erro
 	case d.IsJSON: // has no comments
 	case had && !has && kept != "":
 		kept, formatted = "", errEdited
-	case !had && has && (anew || kept != ""):
-		kept = keptLines(d.Body+d.Kept, styleOf(d).newline)
+	case !had && has && (lost || kept != ""):
+		newline := styleOf(d).newline
+		kept = keptLines(d.Body+d.Kept, newline)
 		if anew {
 			formatted = errKept
+		} else if !strings.HasSuffix(d.Body, "\n") {
+			kept = newline + kept
 		}
 	}
 	if kept != d.Kept {
 		edits = []udiff.Edit{{Start: len(d.Body), End: len(d.Body + d.Kept), New: kept}}
 	}
 	return edits, formatted
+}
+
+// comesBack reports whether the text is what it was once the additions are taken out of what edits make
+// of it.
+func (d *Document) comesBack(edits []udiff.Edit, undo func(*Object) []byte) bool {
+	text, err := udiff.Apply(d.Body+d.Kept, edits)
+	if err != nil {
+		return false
+	}
+	f, err := read("", d.Before+text+d.After)
+	if err != nil {
+		return false
+	}
+	var patches []Patch
+	for _, o := range f.objects {
+		if patch := undo(o); patch != nil {
+			patches = append(patches, Patch{o, patch})
+		}
+	}
+	if _, err = f.Apply(patches, Record{}); err != nil {
+		return false
+	}
+	text, err = f.Text()
+	return err == nil && text == d.Before+d.Body+d.Kept+d.After
 }
 
 // giveBack returns the edit that makes what the document keeps its text.

@@ -91,7 +91,7 @@ func TestADocumentHasABoundAndItsTreeIsNotKept(t *testing.T) {
 	if line, ok := o.LineOf("/metadata/name"); line != 4 || !ok {
 		t.Errorf("the name is in line %d, %v; want 4", line, ok)
 	}
-	if _, err := f.Apply([]Patch{{o, []byte(`[{"op":"add","path":"/metadata/x","value":1}]`)}}, ""); err != nil {
+	if _, err := f.Apply([]Patch{{o, []byte(`[{"op":"add","path":"/metadata/x","value":1}]`)}}, Record{}); err != nil {
 		t.Fatal(err)
 	}
 	for i, d := range f.Documents {

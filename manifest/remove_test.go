@@ -131,7 +131,7 @@ func applied(t *testing.T, text, patch string) string {
 	if err != nil {
 		t.Fatalf("%v: %q", err, text)
 	}
-	anew, err := f.Apply([]Patch{{&Object{document: f.Documents[0]}, []byte(patch)}}, "")
+	anew, err := f.Apply([]Patch{{&Object{document: f.Documents[0]}, []byte(patch)}}, Record{})
 	if err != nil || len(anew) > 0 {
 		t.Errorf("%v, formatted anew: %v: %q", err, anew, text)
 	}
@@ -160,7 +160,7 @@ func TestWhatCannotBeRemovedFromTheTextIsRemovedFromTheTree(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := f.Apply([]Patch{{&Object{document: f.Documents[0]}, []byte(c.patch)}}, ""); err != nil {
+			if _, err := f.Apply([]Patch{{&Object{document: f.Documents[0]}, []byte(c.patch)}}, Record{}); err != nil {
 				t.Fatal(err)
 			}
 			if got := f.Documents[0].Value; !sameValue(got, []byte(c.want)) {
@@ -175,7 +175,7 @@ func TestWhatCannotBeRemovedFromTheTextIsRemovedFromTheTree(t *testing.T) {
 	for _, patch := range []string{`[{"op":"move","from":"/a","path":"/b"}]`, `[{"op":"remove","path":""}]`,
 		`[{"op":"remove","path":"/b"}]`,
 		`[{"op":"remove","path":"/a"}]`, `{`} { // a document of nothing is none
-		if _, err := f.Apply([]Patch{{&Object{document: f.Documents[0]}, []byte(patch)}}, ""); err == nil {
+		if _, err := f.Apply([]Patch{{&Object{document: f.Documents[0]}, []byte(patch)}}, Record{}); err == nil {
 			t.Errorf("%s is applied", patch)
 		}
 	}
@@ -195,7 +195,7 @@ func TestTextThatAnyReaderCouldMistakeIsQuoted(t *testing.T) {
 				t.Fatal(err)
 			}
 			patch := mustMarshal(t, []change{{Operation: "add", Path: "/a" + PointerTo(word), Value: mustMarshal(t, word)}})
-			if _, err := f.Apply([]Patch{{&Object{document: f.Documents[0]}, patch}}, ""); err != nil {
+			if _, err := f.Apply([]Patch{{&Object{document: f.Documents[0]}, patch}}, Record{}); err != nil {
 				t.Errorf("%s: %q: %v", name, word, err)
 				continue
 			}

@@ -171,7 +171,7 @@ func (in *input) selector() (json.RawMessage, Skip) {
 	var selector json.RawMessage
 	switch in.object.kind {
 	case "ReplicationController":
-		if labels := in.object.selector; !noSelector(labels) {
+		if labels := in.object.selector; !isEmpty(labels) {
 			selector = marshal(map[string]any{"matchLabels": json.RawMessage(labels)})
 			break
 		}
@@ -190,7 +190,7 @@ func (in *input) selector() (json.RawMessage, Skip) {
 		}
 	default:
 		selector = in.object.selector
-		if noSelector(selector) {
+		if isEmpty(selector) {
 			return nil, SkipNoSelector
 		}
 	}
@@ -231,9 +231,9 @@ func mayName(selector []byte, label string) bool {
 	return bytes.Contains(selector, []byte(`"`+label+`"`))
 }
 
-// noSelector reports whether the raw selector is as good as none, which selects everything or nothing: not set,
+// isEmpty reports whether the raw selector selects everything or nothing: not set,
 // or an object whose members are all empty.
-func noSelector(selector []byte) bool {
+func isEmpty(selector []byte) bool {
 	s, err := scan.New(selector)
 	if err != nil {
 		return true

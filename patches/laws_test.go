@@ -307,12 +307,10 @@ func people(object map[string]any, offline bool, records ...record) written {
 				clientWrote(object, !raised, "terminationGracePeriodSeconds") == w.grace {
 				continue
 			}
-			// What a sleep of theirs needs is theirs, unless the API server refuses that sleep anyway.
-			now, _ := strconv.ParseInt(w.grace, 10, 64)
 			switch {
-			case raised && (longest <= back || longest > now):
+			case raised && longest <= back:
 				w.grace = from
-			case !raised && (longest <= 30 || longest > now):
+			case !raised && longest <= 30:
 				w.grace = ""
 			}
 			break

@@ -133,6 +133,15 @@ func create(t *testing.T, namespace string, d *appsv1.Deployment) {
 	check.Must(t, err)
 }
 
+func isReady(p *corev1.Pod) bool {
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
+			return p.DeletionTimestamp == nil
+		}
+	}
+	return false
+}
+
 // ready returns how many pods of each app are ready.
 func ready(t *testing.T, namespace string) map[string]int {
 	t.Helper()
@@ -140,7 +149,7 @@ func ready(t *testing.T, namespace string) map[string]int {
 	check.Must(t, err)
 	counts := map[string]int{}
 	for i := range list.Items {
-		if check.Ready(&list.Items[i]) {
+		if isReady(&list.Items[i]) {
 			counts[list.Items[i].Labels["app"]]++
 		}
 	}

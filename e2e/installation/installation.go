@@ -125,7 +125,7 @@ func Prepare(ctx context.Context, c *cluster.Cluster, options Options) (*Install
 		}
 	}
 	for _, address := range []*string{&i.Address, &i.MetricsAddress} {
-		if *address, err = FreeAddress(); err != nil {
+		if *address, err = freeAddress(); err != nil {
 			return nil, err
 		}
 	}
@@ -423,11 +423,15 @@ func deployed(
 	if err != nil {
 		return nil, err
 	}
-	out, err := cluster.Run(c.KubectlCommand(ctx, "kustomize", filepath.Join(root, cmp.Or(dir, "deploy"))))
+	cmd, err := c.KubectlCommand(ctx, "kustomize", filepath.Join(root, cmp.Or(dir, "deploy")))
+	if err != nil {
+		return nil, err
+	}
+	out, err := cmd.Output()
 	if err != nil {
 		return nil, fmt.Errorf("read deploy/: %w", err)
 	}
-	objects, err := manifests.Read([]byte(out))
+	objects, err := manifests.Read(out)
 	return slices.DeleteFunc(objects, func(o *unstructured.Unstructured) bool {
 		return !slices.Contains(kinds, o.GetKind())
 	}), err
@@ -444,8 +448,13 @@ func (i *Installation) grant(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := i.cluster.Apply(ctx, rights); err != nil {
-		return fmt.Errorf("apply rights of deploy/: %w", err)
+	cmd, err := i.cluster.KubectlCommand(ctx, "apply", "-f", "-")
+	if err != nil {
+		return err
+	}
+	cmd.Stdin = strings.NewReader(rights)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("apply rights of deploy/: %w\n%s", err, out)
 	}
 	return WriteKubeconfig(ctx, i.cluster, filepath.Join(i.dir, "kubeconfig"))
 }
@@ -469,12 +478,12 @@ func WriteKubeconfig(ctx context.Context, c *cluster.Cluster, file string) error
 	return clientcmd.WriteToFile(*config, file)
 }
 
-// given are the addresses that FreeAddress has returned.
+// given are the addresses that freeAddress has returned.
 var given sync.Map
 
-// FreeAddress returns a loopback address that nobody listens on now, below the ports that systems pick for outgoing
+// freeAddress returns a loopback address that nobody listens on now, below the ports that systems pick for outgoing
 // connections. It returns none twice, since whoever got it may not listen yet.
-func FreeAddress() (string, error) {
+func freeAddress() (string, error) {
 	for range 200 {
 		offset, err := rand.Int(rand.Reader, big.NewInt(1999))
 		if err != nil {

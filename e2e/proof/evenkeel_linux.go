@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -171,14 +172,34 @@ func (e *env) helmTest(ctx context.Context) error {
 	return nil
 }
 
-// helm runs helm.
+// helm runs helm with caches of its own.
 func (e *env) helm(ctx context.Context, args ...string) error {
-	_, err := cluster.Run(cluster.HelmCommand(ctx, e.Dir, e.Kubeconfig, args...))
-	return err
+	bin, err := cluster.Build(ctx, e.log, cluster.Helm)
+	if err != nil {
+		return err
+	}
+	home, err := os.MkdirTemp("", "evenkeel-proof-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(home)
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, cluster.Helm), args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+e.Kubeconfig, "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home,
+		"HELM_DATA_HOME="+home)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("helm %s: %w\n%s", args[0], err, out)
+	}
+	return nil
 }
 
 // kubectl runs kubectl.
 func (e *env) kubectl(ctx context.Context, args ...string) error {
-	_, err := cluster.Run(e.KubectlCommand(ctx, args...))
-	return err
+	cmd, err := e.KubectlCommand(ctx, args...)
+	if err != nil {
+		return err
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("kubectl %s: %w\n%s", args[0], err, out)
+	}
+	return nil
 }

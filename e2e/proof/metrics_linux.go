@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -89,8 +90,13 @@ func (e *env) serveMetric(ctx context.Context, address string) (*atomic.Int64, e
 	if !ok {
 		return nil, errors.New("serve metric: no TCP port")
 	}
-	if err := e.Apply(ctx, fmt.Sprintf(metricsAPI, address, port.Port)); err != nil {
-		return nil, fmt.Errorf("register metric: %w", err)
+	apply, err := e.KubectlCommand(ctx, "apply", "-f", "-")
+	if err != nil {
+		return nil, err
+	}
+	apply.Stdin = strings.NewReader(fmt.Sprintf(metricsAPI, address, port.Port))
+	if out, err := apply.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("register metric: %w\n%s", err, out)
 	}
 	return load, nil
 }
