@@ -3,11 +3,13 @@
 package spread
 
 import (
+	"cmp"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
 	"slices"
+	"sync"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -95,8 +97,20 @@ func TestSpread(t *testing.T) {
 			if *all {
 				ways = append(ways, policy.SpreadTopology)
 			}
-			for _, means := range ways {
-				lost[means] = s.run(t, means)
+			var mu sync.Mutex
+			t.Run("ways", func(t *testing.T) {
+				for _, means := range ways {
+					t.Run(cmp.Or(string(means), "without"), func(t *testing.T) {
+						t.Parallel() // what they wait for are the limits of the controllers, not the processor
+						counts := s.run(t, means)
+						mu.Lock()
+						defer mu.Unlock()
+						lost[means] = counts
+					})
+				}
+			})
+			if t.Failed() {
+				return
 			}
 			then := s.then
 			if then == "" {
