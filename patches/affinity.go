@@ -171,7 +171,7 @@ func (in *input) selector() (json.RawMessage, Skip) {
 	var selector json.RawMessage
 	switch in.object.kind {
 	case "ReplicationController":
-		if labels := in.object.selector; !isEmpty(labels) {
+		if labels := in.object.selector; !noSelector(labels) {
 			selector = marshal(map[string]any{"matchLabels": json.RawMessage(labels)})
 			break
 		}
@@ -190,7 +190,7 @@ func (in *input) selector() (json.RawMessage, Skip) {
 		}
 	default:
 		selector = in.object.selector
-		if isEmpty(selector) {
+		if noSelector(selector) {
 			return nil, SkipNoSelector
 		}
 	}
@@ -231,9 +231,9 @@ func mayName(selector []byte, label string) bool {
 	return bytes.Contains(selector, []byte(`"`+label+`"`))
 }
 
-// isEmpty reports whether the raw selector selects everything or nothing: not set,
+// noSelector reports whether the raw selector is as good as none, which selects everything or nothing: not set,
 // or an object whose members are all empty.
-func isEmpty(selector []byte) bool {
+func noSelector(selector []byte) bool {
 	s, err := scan.New(selector)
 	if err != nil {
 		return true

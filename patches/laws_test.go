@@ -307,10 +307,12 @@ func people(object map[string]any, offline bool, records ...record) written {
 				clientWrote(object, !raised, "terminationGracePeriodSeconds") == w.grace {
 				continue
 			}
+			// What a sleep of theirs needs is theirs, unless the API server refuses that sleep anyway.
+			now, _ := strconv.ParseInt(w.grace, 10, 64)
 			switch {
-			case raised && longest <= back:
+			case raised && (longest <= back || longest > now):
 				w.grace = from
-			case !raised && longest <= 30:
+			case !raised && (longest <= 30 || longest > now):
 				w.grace = ""
 			}
 			break

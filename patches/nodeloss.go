@@ -97,7 +97,7 @@ func (o *object) splitTolerations(seconds string) {
 	p.ours.tolerations, p.tolerations = p.tolerations, nil
 }
 
-// isEmptyList reports whether raw is a list of nothing.
+// isEmptyList reports whether raw is a list without elements; what is not set is no list.
 func isEmptyList(raw []byte) bool {
 	return len(raw) > 1 && raw[0] == '[' && len(bytes.TrimSpace(raw[1:len(raw)-1])) == 0
 }

@@ -153,7 +153,7 @@ func (o *object) splitHook(c *container, entry string) {
 	if c.preStop == nil || c.hookParts != nil {
 		return
 	}
-	if same(c.preStop, own) || isEmptyObject(c.preStop) {
+	if same(c.preStop, own) || onlyNulls(c.preStop) {
 		c.ourPreStop, c.preStop = c.preStop, nil
 		return
 	}
@@ -218,8 +218,8 @@ func (o *object) splitProbe(c *container, entry string) {
 	}
 }
 
-// isEmptyObject reports whether raw is an object without a member that isn't null.
-func isEmptyObject(raw []byte) bool {
+// onlyNulls reports whether raw is an object whose members, if it has any, are null.
+func onlyNulls(raw []byte) bool {
 	s, err := scan.New(raw)
 	if err != nil || s.Next() != '{' {
 		return false

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -18,14 +19,21 @@ import (
 	"github.com/evenkeel/evenkeel/e2e/installation"
 )
 
-// createBoth creates a Deployment and a Pod, and returns what the API server stores of them, or the error of each.
+// createBoth creates a Deployment and a Pod at the same time, since the API server may wait for each as long as for a
+// webhook, and returns what it stores of them, or the error of each.
 func createBoth(t *testing.T, namespace string) (d *appsv1.Deployment, p *corev1.Pod, errs [2]error) {
 	t.Helper()
-	d, errs[0] = shared.Client.AppsV1().Deployments(namespace).Create(t.Context(), deployment("web", 0),
-		metav1.CreateOptions{})
-	spec, labels := bare()
-	p, errs[1] = shared.Client.CoreV1().Pods(namespace).Create(t.Context(),
-		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "alone", Labels: labels}, Spec: spec}, metav1.CreateOptions{})
+	var group sync.WaitGroup
+	group.Go(func() {
+		d, errs[0] = shared.Client.AppsV1().Deployments(namespace).Create(t.Context(), deployment("web", 0),
+			metav1.CreateOptions{})
+	})
+	group.Go(func() {
+		spec, labels := bare()
+		p, errs[1] = shared.Client.CoreV1().Pods(namespace).Create(t.Context(),
+			&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "alone", Labels: labels}, Spec: spec}, metav1.CreateOptions{})
+	})
+	group.Wait()
 	return d, p, errs
 }
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -96,13 +95,8 @@ func chart(t *testing.T) string {
 // helm runs helm itself.
 func helm(t *testing.T, args ...string) {
 	t.Helper()
-	bin, err := cluster.Build(t.Context(), os.Stderr, cluster.Helm)
+	_, err := cluster.Run(cluster.HelmCommand(t.Context(), shared.Dir, shared.Kubeconfig, args...))
 	check.Must(t, err)
-	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, cluster.Helm), args...)
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+shared.Kubeconfig, "HOME="+t.TempDir())
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("helm %s: %v\n%s", strings.Join(args, " "), err, out)
-	}
 }
 
 // release is a workload of a chart, and what stood of it after the last step.

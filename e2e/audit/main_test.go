@@ -133,15 +133,6 @@ func create(t *testing.T, namespace string, d *appsv1.Deployment) {
 	check.Must(t, err)
 }
 
-func isReady(p *corev1.Pod) bool {
-	for _, c := range p.Status.Conditions {
-		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
-			return p.DeletionTimestamp == nil
-		}
-	}
-	return false
-}
-
 // ready returns how many pods of each app are ready.
 func ready(t *testing.T, namespace string) map[string]int {
 	t.Helper()
@@ -149,7 +140,7 @@ func ready(t *testing.T, namespace string) map[string]int {
 	check.Must(t, err)
 	counts := map[string]int{}
 	for i := range list.Items {
-		if isReady(&list.Items[i]) {
+		if check.Ready(&list.Items[i]) {
 			counts[list.Items[i].Labels["app"]]++
 		}
 	}

@@ -2,8 +2,11 @@
 package check
 
 import (
+	"slices"
 	"testing"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // Limit is how long Eventually waits: long, since a busy machine is no failure of what is tested.
@@ -32,4 +35,11 @@ func Eventually(t testing.TB, what string, try func() error) {
 		}
 		time.Sleep(50 * time.Millisecond) // between two looks
 	}
+}
+
+// Ready reports whether a pod is ready and stays.
+func Ready(p *corev1.Pod) bool {
+	return p.DeletionTimestamp == nil && slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
 }

@@ -280,27 +280,21 @@ func TestTheReportOfTestsIsValid(t *testing.T) {
 }
 
 func TestHelmAddsTheDefaultsToWhatAChartRenders(t *testing.T) {
-	bin, err := cluster.Build(t.Context(), os.Stderr, cluster.Helm)
-	if err != nil {
-		t.Fatal(err)
-	}
 	root, err := installation.Root()
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := repository(t,
 		map[string]string{"web/Chart.yaml": "apiVersion: v2\nname: web\nversion: 0.1.0\n", "web/templates/web.yaml": bare})
-	home := t.TempDir()
-	env := []string{"PATH=" + filepath.Dir(program(t)) + string(os.PathListSeparator) + os.Getenv("PATH"),
-		"HELM_DATA_HOME=" + home, "HELM_CONFIG_HOME=" + home, "HELM_CACHE_HOME=" + home}
-	helm := filepath.Join(bin, cluster.Helm)
-	if _, stderr, code := run(t, dir, env, helm, "plugin", "install",
-		filepath.Join(root, "deploy", "helm-plugin")); code != 0 {
-		t.Fatalf("helm plugin install: exit code %d\n%s", code, stderr)
+	t.Setenv("PATH", filepath.Dir(program(t))+string(os.PathListSeparator)+os.Getenv("PATH"))
+	if _, err := cluster.Run(cluster.HelmCommand(t.Context(), dir, "", "plugin", "install",
+		filepath.Join(root, "deploy", "helm-plugin"))); err != nil {
+		t.Fatal(err)
 	}
-	stdout, stderr, code := run(t, dir, env, helm, "template", "web", "./web", "--post-renderer", "evenkeel")
-	if code != 0 || !strings.Contains(stdout, "readinessProbe:") || !strings.Contains(stdout, "podAntiAffinity:") {
-		t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
+	out, err := cluster.Run(cluster.HelmCommand(t.Context(), dir, "", "template", "web", filepath.Join(dir, "web"),
+		"--post-renderer", "evenkeel"))
+	if err != nil || !strings.Contains(out, "readinessProbe:") || !strings.Contains(out, "podAntiAffinity:") {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 

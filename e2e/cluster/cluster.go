@@ -6,6 +6,7 @@
 package cluster
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -437,6 +438,45 @@ func (c *Cluster) KubectlCommand(ctx context.Context, args ...string) (*exec.Cmd
 	cmd := exec.CommandContext(ctx, kubectl, args...)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig, "KUBECACHEDIR="+c.path("kubectl-cache"))
 	return cmd, nil
+}
+
+// HelmCommand returns a helm command for the cluster of a kubeconfig, or for none if that is "". What helm keeps, such
+// as its caches and plugins, is in dir. It builds helm if necessary.
+func HelmCommand(ctx context.Context, dir, kubeconfig string, args ...string) (*exec.Cmd, error) {
+	bin, err := Build(ctx, os.Stderr, Helm)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, Helm), args...)
+	home := filepath.Join(dir, "helm")
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+cmp.Or(kubeconfig, os.DevNull), "HELM_CACHE_HOME="+home,
+		"HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home)
+	return cmd, nil
+}
+
+// Run runs what KubectlCommand or HelmCommand returned, and returns its standard output. The error of a command that
+// fails holds all that it wrote, and of its arguments only the first: what tests look for in an error isn't their own.
+func Run(cmd *exec.Cmd, err error) (string, error) {
+	if err != nil {
+		return "", err
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		err = fmt.Errorf("%s %s: %w\n%s%s", filepath.Base(cmd.Path), cmd.Args[1], err, out, &stderr)
+	}
+	return string(out), err
+}
+
+// Apply runs kubectl apply with a manifest as its input.
+func (c *Cluster) Apply(ctx context.Context, manifest string, args ...string) error {
+	cmd, err := c.KubectlCommand(ctx, append([]string{"apply", "--filename=-"}, args...)...)
+	if err == nil {
+		cmd.Stdin = strings.NewReader(manifest)
+	}
+	_, err = Run(cmd, err)
+	return err
 }
 
 // WebhookService makes a Service through which the API server reaches a webhook that listens on this machine's loopback

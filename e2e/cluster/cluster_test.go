@@ -15,12 +15,12 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 )
 
@@ -104,14 +104,14 @@ func TestNothingIsLeftHoweverTheProcessEnds(t *testing.T) {
 				t.Fatalf("child reported %+v, want three processes and a directory; it wrote:\n%s", r, stderr.String())
 			}
 			for name, pid := range r.PIDs {
-				eventually(t, time.Minute, func() error {
+				check.Eventually(t, "every process ends", func() error {
 					if running(pid) {
 						return fmt.Errorf("%s (process %d) is still running", name, pid)
 					}
 					return nil
 				})
 			}
-			eventually(t, time.Minute, func() error {
+			check.Eventually(t, "the directory is removed", func() error {
 				if _, err := os.Stat(r.Dir); !os.IsNotExist(err) {
 					return fmt.Errorf("directory %s is still there", r.Dir)
 				}
@@ -158,7 +158,7 @@ func TestControlPlane(t *testing.T) {
 			t.Fatal(err)
 		}
 		var pods []corev1.Pod
-		eventually(t, time.Minute, func() error {
+		check.Eventually(t, "the replicas are ready", func() error {
 			d, err := c.Client.AppsV1().Deployments("default").Get(ctx, "spread", metav1.GetOptions{})
 			if err != nil {
 				return err
@@ -187,7 +187,7 @@ func TestControlPlane(t *testing.T) {
 		if err := c.Client.AppsV1().Deployments("default").Delete(ctx, "spread", metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, time.Minute, func() error {
+		check.Eventually(t, "the deleted pods are gone", func() error {
 			list, err := c.Client.CoreV1().Pods("default").List(ctx, metav1.ListOptions{LabelSelector: "app=spread"})
 			if err != nil {
 				return err
@@ -219,12 +219,8 @@ func TestControlPlane(t *testing.T) {
 	})
 
 	t.Run("obeys kubectl", func(t *testing.T) {
-		cmd, err := c.KubectlCommand(ctx, "get", "nodes", "--output=name")
-		if err != nil {
-			t.Fatal(err)
-		}
-		out, err := cmd.CombinedOutput()
-		if err != nil || !strings.Contains(string(out), "node/node-0\n") {
+		out, err := cluster.Run(c.KubectlCommand(ctx, "get", "nodes", "--output=name"))
+		if err != nil || !strings.Contains(out, "node/node-0\n") {
 			t.Errorf("kubectl: %v\n%s", err, out)
 		}
 	})
@@ -260,7 +256,7 @@ func TestControlPlane(t *testing.T) {
 			metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, time.Minute, func() error {
+		check.Eventually(t, "the replicas are ready", func() error {
 			d, err := c.Client.AppsV1().Deployments("default").Get(ctx, "after", metav1.GetOptions{})
 			if err != nil {
 				return err
@@ -321,12 +317,8 @@ func TestControlPlane(t *testing.T) {
 		if _, err := handle.AddNodes(ctx, 1, cluster.NodeSpec{}); !errors.Is(err, cluster.ErrEmbeddedOnly) {
 			t.Errorf("AddNodes: %v, want ErrEmbeddedOnly", err)
 		}
-		cmd, err := handle.KubectlCommand(ctx, "get", "configmap", "kept")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Errorf("kubectl: %v\n%s", err, out)
+		if _, err := cluster.Run(handle.KubectlCommand(ctx, "get", "configmap", "kept")); err != nil {
+			t.Error(err)
 		}
 		if err := handle.Stop(); err != nil {
 			t.Error(err)
@@ -343,7 +335,7 @@ func TestControlPlane(t *testing.T) {
 		if err := syscall.Kill(c.PIDs()[cluster.Scheduler], syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, time.Minute, func() error {
+		check.Eventually(t, "the log tells that it ended", func() error {
 			if !strings.Contains(log.String(), "kube-scheduler ended: signal: killed") {
 				return fmt.Errorf("nothing about it in the log: %s", log.String())
 			}
@@ -436,22 +428,6 @@ func running(pid int) bool {
 	}
 	_, state, _ := strings.Cut(string(stat), ") ")
 	return !strings.HasPrefix(state, "Z")
-}
-
-// eventually polls until check returns nil, and fails the test with its last error when the time is over.
-func eventually(t *testing.T, limit time.Duration, check func() error) {
-	t.Helper()
-	deadline := time.Now().Add(limit)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("after %s: %v", limit, err)
-		}
-		time.Sleep(50 * time.Millisecond) // the interval of the polling
-	}
 }
 
 // A syncBuffer is a buffer that several goroutines may use.

@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/evenkeel/evenkeel/e2e/check"
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 	"github.com/evenkeel/evenkeel/internal/keypair"
 )
@@ -81,7 +82,8 @@ func testWebhookService(t *testing.T, c *cluster.Cluster) {
 			t.Error(err)
 		}
 	}()
-	eventually(t, time.Minute, func() error { // until the API server has heard of the webhook, and then no failure
+	// No failure once the API server has heard of the webhook.
+	check.Eventually(t, "the webhook is called", func() error {
 		_, err := c.Client.CoreV1().ConfigMaps("webhooks").Create(ctx,
 			&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: "probe-"}}, metav1.CreateOptions{})
 		if err != nil {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -39,27 +38,14 @@ import (
 
 var update = flag.Bool("update", false, "write the files of the chart that are copies or generated")
 
-// helm returns what helm prints. Its caches are the test's own.
+// helm returns what helm prints, or its error.
 func helm(t *testing.T, args ...string) (string, error) {
 	t.Helper()
-	bin, err := cluster.Build(t.Context(), os.Stderr, cluster.Helm)
+	cmd, err := cluster.HelmCommand(t.Context(), t.TempDir(), "", args...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, home := range []string{"HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"} {
-		t.Setenv(home, t.TempDir())
-	}
-	var stderr bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, cluster.Helm), args...)
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil && cmd.ProcessState == nil {
-		t.Fatal(err)
-	}
-	if err != nil {
-		err = fmt.Errorf("helm %s: %w\n%s", strings.Join(args, " "), err, stderr.String())
-	}
-	return string(out), err
+	return cluster.Run(cmd, nil)
 }
 
 // template renders the chart for a namespace with arguments such as --set, or returns helm's error.
@@ -279,7 +265,7 @@ func TestAValueThatCannotBeIsRefusedByItsName(t *testing.T) {
 		"monitoring.podMonitor.labels.a.b=true":  "labels",
 		"scalableKinds[0].group=apps":            "scalableKinds",
 		"image.digest=sha256:abc":                "digest",
-		`podLabels.app\.kubernetes\.io/name=web`: "podLabels",
+		`podLabels.app\.kubernetes\.io/name=web`: "'app.kubernetes.io/name'",
 		"clients.names={kube-apiserver}":         "configMap",
 		"clients.configMap=Not A Name":           "configMap",
 	} {
@@ -538,9 +524,6 @@ func TestTheChartHoldsTheMonitoringOfDeploy(t *testing.T) {
 
 func TestTheChartInstallsUpgradesAndUninstalls(t *testing.T) {
 	ctx := t.Context()
-	if _, err := helm(t, "version"); err != nil { // builds it
-		t.Fatal(err)
-	}
 	c, err := cluster.Start(ctx, cluster.Config{Log: os.Stderr})
 	if err != nil {
 		t.Fatal(err)
@@ -626,9 +609,6 @@ func TestTheChartInstallsUpgradesAndUninstalls(t *testing.T) {
 // back, and has to be trusted until it is gone.
 func TestTheChartSwitchesToACertificateOfASecretAndBack(t *testing.T) {
 	ctx := t.Context()
-	if _, err := helm(t, "version"); err != nil { // builds it
-		t.Fatal(err)
-	}
 	c := start(t)
 	u := newUser(t, c)
 	u.run(t, "kubectl create namespace shop")

@@ -113,13 +113,14 @@ func (u *user) run(t *testing.T, script string) string {
 // try returns what the commands print, and an error where one of them fails.
 func (u *user) try(t *testing.T, script string) (string, error) {
 	t.Helper()
-	kubectl, err := u.cluster.KubectlCommand(t.Context(), "version", "--client")
-	if err != nil {
+	kubectl, err1 := u.cluster.KubectlCommand(t.Context())
+	helm, err2 := cluster.HelmCommand(t.Context(), u.cluster.Dir, u.cluster.Kubeconfig)
+	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
 	shell := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", script)
 	shell.Dir = u.dir
-	shell.Env = slices.Concat(kubectl.Env,
+	shell.Env = slices.Concat(kubectl.Env, helm.Env,
 		[]string{"PATH=" + filepath.Dir(kubectl.Path) + string(os.PathListSeparator) + os.Getenv("PATH")})
 	out, err := shell.CombinedOutput()
 	return string(out), err
@@ -354,14 +355,11 @@ func unroute(ctx context.Context, t *testing.T, c *cluster.Cluster) {
 // freeAddress returns a loopback address that nobody listens on now.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	address, err := installation.FreeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := listener.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return listener.Addr().String()
+	return address
 }
 
 // reachable waits until the API server calls evenkeel: it has to notice the Namespace's new label first.
@@ -442,12 +440,12 @@ func kustomized(t *testing.T, directory string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.CommandContext(t.Context(), filepath.Join(bin, cluster.Kubectl), "kustomize",
-		filepath.Join(root(t), directory)).Output()
+	out, err := cluster.Run(exec.CommandContext(t.Context(), filepath.Join(bin, cluster.Kubectl), "kustomize",
+		filepath.Join(root(t), directory)), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return string(out)
+	return out
 }
 
 // objectsOf returns the objects of a stream of YAML, by kind and name.

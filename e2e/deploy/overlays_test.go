@@ -4,9 +4,7 @@ import (
 	"context"
 	"os"
 	"slices"
-	"strings"
 	"testing"
-	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
@@ -176,25 +174,14 @@ func TestTheFailOverlayRefusesWhatItMustAndNothingElse(t *testing.T) {
 	}
 
 	// The way out that docs/install/fail.md gives.
-	out, err := c.KubectlCommand(ctx, strings.Fields(
-		"delete mutatingwebhookconfiguration -l app.kubernetes.io/name=evenkeel")...)
-	if err != nil {
+	if _, err := cluster.Run(c.KubectlCommand(ctx, "delete", "mutatingwebhookconfiguration", "--selector",
+		"app.kubernetes.io/name=evenkeel")); err != nil {
 		t.Fatal(err)
 	}
-	if text, err := out.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, text)
-	}
-	deadline := time.Now().Add(time.Minute)
-	for {
+	poll(ctx, t, "nothing is blocked without a webhook configuration", func(ctx context.Context) (bool, error) {
 		_, err := admitted(ctx, c, "shop", deployment("web"))
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("blocked without a webhook configuration: %v", err)
-		}
-		time.Sleep(50 * time.Millisecond) // between two looks
-	}
+		return err == nil, nil
+	})
 }
 
 // replicated returns a Deployment of two replicas that lacks every default.

@@ -125,7 +125,7 @@ func Prepare(ctx context.Context, c *cluster.Cluster, options Options) (*Install
 		}
 	}
 	for _, address := range []*string{&i.Address, &i.MetricsAddress} {
-		if *address, err = freeAddress(); err != nil {
+		if *address, err = FreeAddress(); err != nil {
 			return nil, err
 		}
 	}
@@ -423,15 +423,11 @@ func deployed(
 	if err != nil {
 		return nil, err
 	}
-	cmd, err := c.KubectlCommand(ctx, "kustomize", filepath.Join(root, cmp.Or(dir, "deploy")))
-	if err != nil {
-		return nil, err
-	}
-	out, err := cmd.Output()
+	out, err := cluster.Run(c.KubectlCommand(ctx, "kustomize", filepath.Join(root, cmp.Or(dir, "deploy"))))
 	if err != nil {
 		return nil, fmt.Errorf("read deploy/: %w", err)
 	}
-	objects, err := manifests.Read(out)
+	objects, err := manifests.Read([]byte(out))
 	return slices.DeleteFunc(objects, func(o *unstructured.Unstructured) bool {
 		return !slices.Contains(kinds, o.GetKind())
 	}), err
@@ -448,13 +444,8 @@ func (i *Installation) grant(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cmd, err := i.cluster.KubectlCommand(ctx, "apply", "-f", "-")
-	if err != nil {
-		return err
-	}
-	cmd.Stdin = strings.NewReader(rights)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("apply rights of deploy/: %w\n%s", err, out)
+	if err := i.cluster.Apply(ctx, rights); err != nil {
+		return fmt.Errorf("apply rights of deploy/: %w", err)
 	}
 	return WriteKubeconfig(ctx, i.cluster, filepath.Join(i.dir, "kubeconfig"))
 }
@@ -478,12 +469,12 @@ func WriteKubeconfig(ctx context.Context, c *cluster.Cluster, file string) error
 	return clientcmd.WriteToFile(*config, file)
 }
 
-// given are the addresses that freeAddress has returned.
+// given are the addresses that FreeAddress has returned.
 var given sync.Map
 
-// freeAddress returns a loopback address that nobody listens on now, below the ports that systems pick for outgoing
+// FreeAddress returns a loopback address that nobody listens on now, below the ports that systems pick for outgoing
 // connections. It returns none twice, since whoever got it may not listen yet.
-func freeAddress() (string, error) {
+func FreeAddress() (string, error) {
 	for range 200 {
 		offset, err := rand.Int(rand.Reader, big.NewInt(1999))
 		if err != nil {

@@ -6,7 +6,7 @@ import "testing"
 func TestNoAddressIsGivenTwice(t *testing.T) {
 	addresses := map[string]bool{}
 	for range 300 {
-		address, err := freeAddress()
+		address, err := FreeAddress()
 		if err != nil {
 			t.Fatal(err)
 		}

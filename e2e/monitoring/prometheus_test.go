@@ -100,25 +100,13 @@ func TestEveryQueryHasDataAfterARealRun(t *testing.T) {
 	deploySteadily(t, c)
 
 	// Every query of the dashboard returns a sample that is a number.
-	for _, q := range append(all, query{"negative control", "evenkeel_no_such_metric"}) {
-		deadline := time.Now().Add(time.Minute)
-		for {
-			err := prometheus.returnsData(ctx, q.expr)
-			if q.panel == "negative control" {
-				if err == nil {
-					t.Error("a metric that doesn't exist returns data")
-				}
-				break
-			}
-			if err == nil {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Errorf("panel %q: %s: %v", q.panel, q.expr, err)
-				break
-			}
-			time.Sleep(100 * time.Millisecond) // between two looks
-		}
+	for _, q := range all {
+		check.Eventually(t, "panel "+q.panel+" returns data of "+q.expr, func() error {
+			return prometheus.returnsData(ctx, q.expr)
+		})
+	}
+	if prometheus.returnsData(ctx, "evenkeel_no_such_metric") == nil {
+		t.Error("a metric that doesn't exist returns data")
 	}
 
 	for _, q := range queries(t, "another") {
@@ -164,8 +152,7 @@ func TestEveryQueryHasDataAfterARealRun(t *testing.T) {
 			}
 		}
 	}
-	deadline := time.Now().Add(30 * time.Second)
-	for {
+	check.Eventually(t, "the rules are loaded, and EvenkeelRejects fires alone", func() error {
 		check.Must(t, prometheus.get(ctx, "rules", nil, &loaded))
 		firing, unhealthy, n := []string{}, []string{}, 0
 		for _, group := range loaded.Data.Groups {
@@ -179,16 +166,12 @@ func TestEveryQueryHasDataAfterARealRun(t *testing.T) {
 				}
 			}
 		}
-		if n == len(alerts) && len(unhealthy) == 0 && slices.Equal(
-			slices.DeleteFunc(firing, func(name string) bool { return name == "EvenkeelCallsFailOpen" }),
-			[]string{"EvenkeelRejects"}) {
-			break
+		firing = slices.DeleteFunc(firing, func(name string) bool { return name == "EvenkeelCallsFailOpen" })
+		if n != len(alerts) || len(unhealthy) > 0 || !slices.Equal(firing, []string{"EvenkeelRejects"}) {
+			return fmt.Errorf("%d rules, want %d; firing %v; not ok: %v", n, len(alerts), firing, unhealthy)
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%d rules, want %d; firing %v, want EvenkeelRejects alone; not ok: %v", n, len(alerts), firing, unhealthy)
-		}
-		time.Sleep(100 * time.Millisecond) // between two looks
-	}
+		return nil
+	})
 }
 
 // outage lets the API server call evenkeel while it is away, under the policy Ignore and then under Fail.
@@ -210,21 +193,17 @@ func outage(t *testing.T, c *cluster.Cluster, evenkeel *installation.Installatio
 		check.Must(t, err)
 	}
 	policy(admissionregistrationv1.Fail)
-	deadline := time.Now().Add(time.Minute)
-	for create(ctx, c, deployment("refused", nil)) == nil {
-		if time.Now().After(deadline) {
-			t.Fatal("the API server didn't notice the policy Fail")
+	check.Eventually(t, "the API server notices the policy Fail", func() error {
+		if create(ctx, c, deployment("refused", nil)) == nil {
+			return errors.New("a Deployment is admitted")
 		}
-		time.Sleep(50 * time.Millisecond) // between two looks
-	}
+		return nil
+	})
 	policy(admissionregistrationv1.Ignore)
 	check.Must(t, evenkeel.Start(ctx))
-	for create(ctx, c, deployment("allowed", nil)) != nil { // it noticed Ignore
-		if time.Now().After(deadline) {
-			t.Fatal("the API server didn't notice the policy Ignore")
-		}
-		time.Sleep(50 * time.Millisecond) // between two looks
-	}
+	check.Eventually(t, "the API server notices the policy Ignore", func() error {
+		return create(ctx, c, deployment("allowed", nil))
+	})
 }
 
 // browse sends a request that is no review.

@@ -191,7 +191,7 @@ func enter() error {
 	return ip(
 		"link set lo up",
 		"link add br0 address "+bridgeAddress+" type bridge",
-		"addr add "+ControlAddress+networkBits+" dev br0",
+		"addr add "+onLink(ControlAddress)+" dev br0",
 		"link set br0 up",
 	)
 }

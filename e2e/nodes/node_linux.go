@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -17,17 +18,24 @@ import (
 const ControlAddress = "172.30.0.1"
 
 const (
-	networkBits = "/16"
-	cniDir      = "/usr/lib/cni"
-	pauseImage  = "evenkeel.test/pause:1"
+	cniDir     = "/usr/lib/cni"
+	pauseImage = "evenkeel.test/pause:1"
 )
+
+// onLink returns what ip(8) calls an address of the network of all nodes, which can be used at once.
+func onLink(address string) string {
+	if strings.Contains(address, ":") {
+		return address + "/64 nodad"
+	}
+	return address + "/16"
+}
 
 // nodeConfig is what the first process of a node reads from its standard input.
 type nodeConfig struct {
 	Name, Zone string
-	Address    string            // of the node
+	Addresses  []string          // of the node, one of each family
 	More       []string          // more addresses of its interface
-	PodCIDR    string            // empty for a node without kubelet
+	PodCIDRs   []string          // one of each family; empty for a node without kubelet
 	Routes     map[string]string // address of the node by pod CIDR, all other nodes'
 	Dir        string            // of its files
 	LogDir     string
@@ -73,7 +81,7 @@ func (c nodeConfig) start(names map[int]string) error {
 	if err := c.network(); err != nil {
 		return err
 	}
-	if c.PodCIDR != "" {
+	if len(c.PodCIDRs) > 0 {
 		if err := c.container(names); err != nil {
 			return err
 		}
@@ -86,10 +94,14 @@ func (c nodeConfig) start(names map[int]string) error {
 // container starts containerd, with the images, and the kubelet.
 func (c nodeConfig) container(names map[int]string) error {
 	socket := c.path("containerd.sock")
+	ipam, err := json.Marshal(c.ipam())
+	if err != nil {
+		return err
+	}
 	for name, content := range map[string]string{
 		"containerd.toml": fmt.Sprintf(containerdConfig, c.path("containerd"), c.path("state"), socket, c.path("ttrpc.sock"),
 			pauseImage, cniDir, c.path("cni")),
-		"cni/10.conflist": fmt.Sprintf(cniConfig, c.path("ipam"), c.PodCIDR),
+		"cni/10.conflist": fmt.Sprintf(cniConfig, ipam),
 		"kubelet.yaml":    fmt.Sprintf(kubeletConfig, cgroupName+"/"+c.Name, socket, c.path("pods"), c.path("plugins")),
 	} {
 		if err := os.MkdirAll(filepath.Dir(c.path(name)), 0o755); err != nil {
@@ -116,8 +128,19 @@ func (c nodeConfig) container(names map[int]string) error {
 	}
 	return c.run(names, "kubelet", filepath.Join(c.BinDir, "kubelet"), "--kubeconfig="+c.Kubeconfig,
 		"--config="+c.path("kubelet.yaml"),
-		"--root-dir="+c.path("kubelet"), "--cert-dir="+c.path("pki"), "--hostname-override="+c.Name, "--node-ip="+c.Address,
-		"--node-labels=topology.kubernetes.io/zone="+c.Zone, "-v=2")
+		"--root-dir="+c.path("kubelet"), "--cert-dir="+c.path("pki"), "--hostname-override="+c.Name,
+		"--node-ip="+strings.Join(c.Addresses, ","), "--node-labels=topology.kubernetes.io/zone="+c.Zone, "-v=2")
+}
+
+// ipam is the configuration of the CNI plugin host-local, by which a pod gets an address of each pod CIDR.
+func (c nodeConfig) ipam() map[string]any {
+	var ranges [][]map[string]string
+	var routes []map[string]string
+	for family, cidr := range c.PodCIDRs {
+		ranges = append(ranges, []map[string]string{{"subnet": cidr}})
+		routes = append(routes, map[string]string{"dst": []string{"0.0.0.0/0", "::/0"}[family]})
+	}
+	return map[string]any{"type": "host-local", "dataDir": c.path("ipam"), "ranges": ranges, "routes": routes}
 }
 
 func importImage(socket, file string) error {
@@ -157,12 +180,17 @@ func (c nodeConfig) mounts() error {
 }
 
 func (c nodeConfig) network() error {
-	if err := ip("link set lo up", "addr add "+c.Address+networkBits+" dev eth0", "link set eth0 up",
-		"route add default via "+ControlAddress); err != nil {
+	if err := ip("link set lo up", "link set eth0 up"); err != nil {
 		return err
 	}
-	for _, address := range c.More {
-		if err := ip("addr add " + address + networkBits + " dev eth0"); err != nil {
+	for _, address := range slices.Concat(c.Addresses, c.More) {
+		if err := ip("addr add " + onLink(address) + " dev eth0"); err != nil {
+			return err
+		}
+	}
+	// Even an address of a Service, which kube-proxy rewrites, needs a route.
+	for _, via := range []string{ControlAddress, controlAddress6}[:len(c.Addresses)] {
+		if err := ip("route add default via " + via); err != nil {
 			return err
 		}
 	}
@@ -171,8 +199,12 @@ func (c nodeConfig) network() error {
 			return err
 		}
 	}
-	for _, name := range []string{"ip_forward", "conf/all/route_localnet"} {
-		if err := os.WriteFile("/proc/sys/net/ipv4/"+name, []byte("1"), 0); err != nil {
+	settings := []string{"ipv4/ip_forward", "ipv4/conf/all/route_localnet"}
+	if len(c.Addresses) > 1 {
+		settings = append(settings, "ipv6/conf/all/forwarding")
+	}
+	for _, name := range settings {
+		if err := os.WriteFile("/proc/sys/net/"+name, []byte("1"), 0); err != nil {
 			return fmt.Errorf("set up network: %w", err)
 		}
 	}
@@ -226,7 +258,7 @@ state = %q
 
 const cniConfig = `{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"bridge","bridge":"cni0","isGateway":true,
 "ipMasq":false,"hairpinMode":true,
-"ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":%q}]],"routes":[{"dst":"0.0.0.0/0"}]}}]}
+"ipam":%s}]}
 `
 
 const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1

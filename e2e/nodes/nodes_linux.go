@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -45,6 +46,9 @@ type Config struct {
 	Flags  map[string][]string // more flags of the control plane's components, by name
 	// ProxyMode is kube-proxy's: IPTables or NFTables; "" means IPTables.
 	ProxyMode string
+	// DualStack gives nodes, pods and Services that ask for it an IPv6 address beside the one of IPv4, which stays the
+	// family of Services that don't ask.
+	DualStack bool
 	// where all programs' output goes and stays; "" means a directory that ends with the cluster
 	LogDir string
 	Log    io.Writer // progress, and the news that something ended by itself; nil discards it
@@ -117,6 +121,12 @@ func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 	config.Images = append([]string{file}, config.Images...)
 	// kube-proxy isn't here, so straight to the pods
 	flags := map[string][]string{cluster.APIServer: {"--enable-aggregator-routing=true"}}
+	if config.DualStack {
+		flags[cluster.APIServer] = append(flags[cluster.APIServer], "--service-cluster-ip-range="+serviceCIDRs)
+		if err := ip("addr add " + onLink(controlAddress6) + " dev br0"); err != nil {
+			return nil, err
+		}
+	}
 	for name, more := range config.Flags {
 		flags[name] = append(flags[name], more...)
 	}
@@ -147,8 +157,10 @@ func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 	}
 	for i := range config.Count {
 		c.Names = append(c.Names, "node"+strconv.Itoa(i+1))
-		if err := ip("route add " + podCIDR(i) + " via " + nodeAddress(i)); err != nil {
-			return nil, err
+		for cidr, via := range c.routes(i) {
+			if err := ip("route add " + cidr + " via " + via); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if err := c.addClients(ctx); err != nil {
@@ -162,16 +174,45 @@ func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 	return c, c.WaitReady(ctx, c.Names...)
 }
 
-func nodeAddress(i int) string { return fmt.Sprintf("172.30.0.%d", 11+i) }
+// Where cluster.Config's own are of one family. The first is that of package cluster.
+const serviceCIDRs = "10.96.0.0/16,fd00:96::/112"
 
-// podCIDR is wide enough that no address of a pod is used twice within the minutes for which conntrack remembers it.
-func podCIDR(i int) string { return fmt.Sprintf("10.244.%d.0/20", 16*i) }
+// controlAddress6 is ControlAddress of IPv6.
+const controlAddress6 = "fd00:30::1"
 
-// ClientAddresses returns the addresses that clients in the namespace Clients may send from.
-func ClientAddresses() []string {
+// families returns first, of IPv4, and with two families second too.
+func (c *Cluster) families(first, second string) []string {
+	if c.config.DualStack {
+		return []string{first, second}
+	}
+	return []string{first}
+}
+
+// nodeAddresses returns the addresses of a node, one of each family.
+func (c *Cluster) nodeAddresses(i int) []string {
+	return c.families(fmt.Sprintf("172.30.0.%d", 11+i), fmt.Sprintf("fd00:30::%x", 0x11+i))
+}
+
+// podCIDRs are wide enough that no address of a pod is used twice within the minutes for which conntrack remembers it.
+func (c *Cluster) podCIDRs(i int) []string {
+	return c.families(fmt.Sprintf("10.244.%d.0/20", 16*i), fmt.Sprintf("fd00:244:%x::/64", i))
+}
+
+// routes returns the address of a node by pod CIDR.
+func (c *Cluster) routes(i int) map[string]string {
+	routes := map[string]string{}
+	for family, cidr := range c.podCIDRs(i) {
+		routes[cidr] = c.nodeAddresses(i)[family]
+	}
+	return routes
+}
+
+// ClientAddresses returns the addresses of a family that clients in the namespace Clients may send from.
+func ClientAddresses(family corev1.IPFamily) []string {
+	format := map[corev1.IPFamily]string{corev1.IPv4Protocol: "172.30.1.%d", corev1.IPv6Protocol: "fd00:30::1:%x"}[family]
 	addresses := make([]string, clientAddresses)
 	for i := range addresses {
-		addresses[i] = fmt.Sprintf("172.30.1.%d", 1+i)
+		addresses[i] = fmt.Sprintf(format, 1+i)
 	}
 	return addresses
 }
@@ -201,29 +242,41 @@ func (c *Cluster) addClients(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("add node %s: %w", Clients, err)
 	}
+	var addresses []corev1.NodeAddress
+	for _, address := range c.clientsAddresses() {
+		addresses = append(addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: address})
+	}
+	patch, err := json.Marshal(map[string]any{"status": map[string]any{"addresses": addresses}})
+	if err != nil {
+		return err
+	}
 	// A patch, since kube-controller-manager may write to it meanwhile.
-	_, err = c.Client.CoreV1().Nodes().Patch(ctx, Clients, types.StrategicMergePatchType,
-		[]byte(`{"status":{"addresses":[{"type":"InternalIP","address":"`+clientsAddress+`"}]}}`), metav1.PatchOptions{},
-		"status")
+	_, err = c.Client.CoreV1().Nodes().Patch(ctx, Clients, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
 	return err
 }
 
-const clientsAddress = "172.30.0.100"
+func (c *Cluster) clientsAddresses() []string { return c.families("172.30.0.100", "fd00:30::100") }
 
 // start starts a node and waits until its programs are started.
 func (c *Cluster) start(name string) error {
 	if err := makeCgroups(name); err != nil {
 		return err
 	}
-	config := nodeConfig{Name: name, Address: clientsAddress, More: ClientAddresses(), Routes: map[string]string{},
+	config := nodeConfig{Name: name, Addresses: c.clientsAddresses(), Routes: map[string]string{},
 		Dir:    filepath.Join(c.Dir, name),
 		LogDir: c.LogDir, BinDir: c.BinDir, Kubeconfig: c.kubeconfig, Images: c.config.Images,
 		ProxyMode: c.ProxyMode}
 	for i, other := range c.Names {
 		if name == other {
-			config.Zone, config.Address, config.More, config.PodCIDR = "zone"+strconv.Itoa(i+1), nodeAddress(i), nil, podCIDR(i)
+			config.Zone, config.Addresses, config.PodCIDRs = "zone"+strconv.Itoa(i+1), c.nodeAddresses(i), c.podCIDRs(i)
 		} else {
-			config.Routes[podCIDR(i)] = nodeAddress(i)
+			maps.Copy(config.Routes, c.routes(i))
+		}
+	}
+	if name == Clients {
+		config.More = ClientAddresses(corev1.IPv4Protocol)
+		if c.config.DualStack {
+			config.More = append(config.More, ClientAddresses(corev1.IPv6Protocol)...)
 		}
 	}
 	content, err := json.Marshal(config)

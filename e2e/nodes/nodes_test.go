@@ -20,9 +20,9 @@ import (
 	"github.com/evenkeel/evenkeel/e2e/nodes"
 )
 
-// TestLeavesTheMachineAsItWas runs the command, in both modes of kube-proxy, ends it in three ways,
-// and compares what the machine's network, control groups, mounts, kernel settings and files were
-// before with what they are afterwards.
+// TestLeavesTheMachineAsItWas runs the command, in both modes of kube-proxy and with one and two IP
+// families, ends it in three ways, and compares what the machine's network, control groups, mounts,
+// kernel settings and files were before with what they are afterwards.
 func TestLeavesTheMachineAsItWas(t *testing.T) {
 	if err := nodes.CanRun(); err != nil {
 		t.Skipf("NOT TESTED: %v", err) // "make test" says it aloud too
@@ -47,7 +47,7 @@ func TestLeavesTheMachineAsItWas(t *testing.T) {
 		t.Errorf("after an orderly end:\n%s", diff)
 	}
 
-	second := start(t, command, "-proxy-mode=nftables")
+	second := start(t, command, "-proxy-mode=nftables", "-dual-stack")
 	if err := second.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -99,11 +99,11 @@ func machine(t *testing.T) []string {
 	var lines []string
 	for _, command := range []string{
 		"ip -brief link", "ip -brief address", "ip route show table all", "ip rule", "ip netns", "iptables-save -t nat",
-		"iptables-save -t filter", "nft -s list ruleset",
+		"iptables-save -t filter", "ip6tables-save", "nft -s list ruleset",
 		"ls -A /run/netns /var/lib/kubelet /var/log/pods /var/log/containers /run/containerd /etc/cni/net.d " +
 			"/usr/libexec/kubernetes /var/tmp",
-		"sysctl net.ipv4.ip_forward net.ipv4.conf.all.route_localnet vm.overcommit_memory kernel.panic " +
-			"kernel.panic_on_oops kernel.keys.root_maxkeys",
+		"sysctl net.ipv4.ip_forward net.ipv4.conf.all.route_localnet net.ipv6.conf.all.forwarding vm.overcommit_memory " +
+			"kernel.panic kernel.panic_on_oops kernel.keys.root_maxkeys",
 	} {
 		fields := strings.Fields(command)
 		cmd := exec.Command(fields[0], fields[1:]...)

@@ -28,69 +28,73 @@ func TestABudgetStepsAsideForADrain(t *testing.T) {
 			d.Spec.Template.Spec.NodeSelector = map[string]string{corev1.LabelHostname: node}
 		}
 	}
-	for _, off := range []bool{false, true} {
-		annotations := map[string]string(nil)
-		if off {
-			annotations = map[string]string{"evenkeel.dev/budget-patience": "off"}
-		}
-		ns := namespace(t, annotations)
-		create(t, ns, deployment("pinned", 2, pinned("node-3")))
-		create(t, ns, deployment("broken", 3))
-		createOnLocalVolumes(t, ns, "db", "node-5")
-		counted := func(name string, replicas int32) {
-			check.Eventually(t, "budget that has counted its pods", func() error {
-				b, err := shared.Client.PolicyV1().PodDisruptionBudgets(ns).Get(t.Context(), name+"-evenkeel", metav1.GetOptions{})
-				if err == nil && b.Status.CurrentHealthy != replicas {
-					err = fmt.Errorf("%d of %d healthy", b.Status.CurrentHealthy, replicas)
-				}
-				return err
-			})
-		}
-		counted("pinned", 2)
-		counted("broken", 3)
-		counted("db", 2)
-
-		onNode, some, onVolumes := pods(t, ns, "pinned"), pods(t, ns, "broken"), pods(t, ns, "db")
-		for _, node := range []string{onNode[0].Spec.NodeName, onVolumes[0].Spec.NodeName} {
-			cordon(t, node, true)
-			defer cordon(t, node, false)
-		}
-		_, err := shared.Client.CoreV1().Pods(ns).Patch(t.Context(), some[0].Name, types.StrategicMergePatchType,
-			[]byte(`{"status":{"conditions":[{"type":"Ready","status":"False"}]}}`), metav1.PatchOptions{}, "status")
-		check.Must(t, err)
-		counted("broken", 2)
-
-		left := map[string]types.UID{some[1].Name: some[1].UID} // of a StatefulSet, the next pod has the same name
-		for _, p := range append(onNode, onVolumes...) {
-			left[p.Name] = p.UID
-		}
-		begin := time.Now()
-		for len(left) > 0 && time.Since(begin) < patience+time.Minute && (!off || time.Since(begin) < 3*patience) {
-			for name, uid := range left {
-				p, err := shared.Client.CoreV1().Pods(ns).Get(t.Context(), name, metav1.GetOptions{})
-				if apierrors.IsNotFound(err) || err == nil && p.UID != uid || status(evict(t.Context(), ns, name, false)) == 201 {
-					delete(left, name)
-				}
+	for off, nodes := range map[bool][2]string{false: {"node-3", "node-5"}, true: {"node-6", "node-8"}} {
+		t.Run(fmt.Sprint("patience off: ", off), func(t *testing.T) {
+			t.Parallel() // both wait, each on nodes of its own
+			annotations := map[string]string(nil)
+			if off {
+				annotations = map[string]string{"evenkeel.dev/budget-patience": "off"}
 			}
-			time.Sleep(200 * time.Millisecond) // as a drain does, which waits 5 s
-		}
-		t.Logf("patience off: %v; %d evictions left after %v", off, len(left), time.Since(begin))
-		if off && len(left) != 3 || !off && len(left) != 0 {
-			t.Errorf("patience off: %v; %d evictions left", off, len(left))
-		}
-		if off {
-			return
-		}
-		for name, node := range map[string]string{"pinned": onNode[0].Spec.NodeName, "db": onVolumes[0].Spec.NodeName} {
-			cordon(t, node, false)
-			check.Eventually(t, "budget that has returned", func() error {
-				b, err := shared.Client.PolicyV1().PodDisruptionBudgets(ns).Get(t.Context(), name+"-evenkeel", metav1.GetOptions{})
-				if err == nil && (b.Spec.MaxUnavailable.String() == "100%" || len(b.Annotations) > 0) {
-					err = fmt.Errorf("maxUnavailable %v, %v", b.Spec.MaxUnavailable, b.Annotations)
+			ns := namespace(t, annotations)
+			create(t, ns, deployment("pinned", 2, pinned(nodes[0])))
+			create(t, ns, deployment("broken", 3))
+			createOnLocalVolumes(t, ns, "db", nodes[1])
+			budgets := shared.Client.PolicyV1().PodDisruptionBudgets(ns)
+			counted := func(name string, replicas int32) {
+				check.Eventually(t, "budget that has counted its pods", func() error {
+					b, err := budgets.Get(t.Context(), name+"-evenkeel", metav1.GetOptions{})
+					if err == nil && b.Status.CurrentHealthy != replicas {
+						err = fmt.Errorf("%d of %d healthy", b.Status.CurrentHealthy, replicas)
+					}
+					return err
+				})
+			}
+			counted("pinned", 2)
+			counted("broken", 3)
+			counted("db", 2)
+
+			onNode, some, onVolumes := pods(t, ns, "pinned"), pods(t, ns, "broken"), pods(t, ns, "db")
+			for _, node := range []string{onNode[0].Spec.NodeName, onVolumes[0].Spec.NodeName} {
+				cordon(t, node, true)
+				defer cordon(t, node, false)
+			}
+			_, err := shared.Client.CoreV1().Pods(ns).Patch(t.Context(), some[0].Name, types.StrategicMergePatchType,
+				[]byte(`{"status":{"conditions":[{"type":"Ready","status":"False"}]}}`), metav1.PatchOptions{}, "status")
+			check.Must(t, err)
+			counted("broken", 2)
+
+			left := map[string]types.UID{some[1].Name: some[1].UID} // of a StatefulSet, the next pod has the same name
+			for _, p := range append(onNode, onVolumes...) {
+				left[p.Name] = p.UID
+			}
+			begin := time.Now()
+			for len(left) > 0 && time.Since(begin) < patience+time.Minute && (!off || time.Since(begin) < 2*patience) {
+				for name, uid := range left {
+					p, err := shared.Client.CoreV1().Pods(ns).Get(t.Context(), name, metav1.GetOptions{})
+					if apierrors.IsNotFound(err) || err == nil && p.UID != uid || status(evict(t.Context(), ns, name, false)) == 201 {
+						delete(left, name)
+					}
 				}
-				return err
-			})
-		}
+				time.Sleep(200 * time.Millisecond) // as a drain does, which waits 5 s
+			}
+			t.Logf("patience off: %v; %d evictions left after %v", off, len(left), time.Since(begin))
+			if off && len(left) != 3 || !off && len(left) != 0 {
+				t.Errorf("patience off: %v; %d evictions left", off, len(left))
+			}
+			if off {
+				return
+			}
+			for name, node := range map[string]string{"pinned": onNode[0].Spec.NodeName, "db": onVolumes[0].Spec.NodeName} {
+				cordon(t, node, false)
+				check.Eventually(t, "budget that has returned", func() error {
+					b, err := budgets.Get(t.Context(), name+"-evenkeel", metav1.GetOptions{})
+					if err == nil && (b.Spec.MaxUnavailable.String() == "100%" || len(b.Annotations) > 0) {
+						err = fmt.Errorf("maxUnavailable %v, %v", b.Spec.MaxUnavailable, b.Annotations)
+					}
+					return err
+				})
+			}
+		})
 	}
 }
 

@@ -116,11 +116,9 @@ func evictions(t *testing.T, namespace, name string, replicas int) int {
 				return err
 			}
 			healthy := 0
-			for _, p := range selected.Items {
-				for _, c := range p.Status.Conditions {
-					if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue && p.DeletionTimestamp == nil {
-						healthy++
-					}
+			for i := range selected.Items {
+				if check.Ready(&selected.Items[i]) {
+					healthy++
 				}
 			}
 			if b.Status.ObservedGeneration != b.Generation || int(b.Status.CurrentHealthy) != healthy {

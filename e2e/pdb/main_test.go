@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -53,6 +54,24 @@ func run(m *testing.M) int {
 		return 1
 	}
 	return m.Run()
+}
+
+// restartControllers starts the controller manager again with these flags, and waits until it works.
+func restartControllers(t *testing.T, c *cluster.Cluster, flags ...string) {
+	t.Helper()
+	check.Must(t, c.RestartControllerManager(flags...))
+	budgets := c.Client.PolicyV1().PodDisruptionBudgets("default")
+	_, err := budgets.Create(t.Context(), &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: "first"}},
+		metav1.CreateOptions{})
+	check.Must(t, err)
+	check.Eventually(t, "a disruption controller that works", func() error {
+		b, err := budgets.Get(t.Context(), "first", metav1.GetOptions{})
+		if err == nil && b.Status.ObservedGeneration == 0 {
+			err = errors.New("not counted")
+		}
+		return err
+	})
+	check.Must(t, budgets.Delete(t.Context(), "first", metav1.DeleteOptions{}))
 }
 
 // controller is a running budget controller.
@@ -188,15 +207,7 @@ func pods(t *testing.T, namespace, name string) []corev1.Pod {
 	t.Helper()
 	list, err := shared.Client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{LabelSelector: "app=" + name})
 	check.Must(t, err)
-	var ready []corev1.Pod
-	for _, p := range list.Items {
-		for _, c := range p.Status.Conditions {
-			if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue && p.DeletionTimestamp == nil {
-				ready = append(ready, p)
-			}
-		}
-	}
-	return ready
+	return slices.DeleteFunc(list.Items, func(p corev1.Pod) bool { return !check.Ready(&p) })
 }
 
 // evict evicts a pod, or asks whether it could be.

@@ -113,18 +113,7 @@ func (p *paceTest) setUp() {
 			t.Fatalf("%d pods are ready", n)
 		}
 	}
-	check.Must(t, p.cluster.RestartControllerManager())
-	_, err := p.cluster.Client.PolicyV1().PodDisruptionBudgets("default").Create(ctx, &policyv1.PodDisruptionBudget{
-		ObjectMeta: metav1.ObjectMeta{Name: "first"}}, metav1.CreateOptions{})
-	check.Must(t, err)
-	check.Eventually(t, "a disruption controller that works", func() error {
-		b, err := p.cluster.Client.PolicyV1().PodDisruptionBudgets("default").Get(ctx, "first", metav1.GetOptions{})
-		if err == nil && b.Status.ObservedGeneration == 0 {
-			err = fmt.Errorf("not counted")
-		}
-		return err
-	})
-	check.Must(t, p.cluster.Client.PolicyV1().PodDisruptionBudgets("default").Delete(ctx, "first", metav1.DeleteOptions{}))
+	restartControllers(t, p.cluster)
 	time.Sleep(2 * time.Second) // for the burst of its rate limit to be full again
 }
 
@@ -135,7 +124,7 @@ func (p *paceTest) pods() []pod {
 		list, err := p.cluster.Client.CoreV1().Pods(ns).List(p.t.Context(), metav1.ListOptions{ResourceVersion: "0"})
 		check.Must(p.t, err)
 		for i := range list.Items {
-			if x := &list.Items[i]; isReady(x) {
+			if x := &list.Items[i]; check.Ready(x) {
 				found = append(found, pod{ns, x.Name, ns + "/" + x.Labels["app"] + "-evenkeel"})
 			}
 		}

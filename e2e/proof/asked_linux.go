@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -163,15 +162,7 @@ func (c closed) apply(ctx context.Context, name string, change func(*appsv1.Depl
 	if err != nil {
 		return err
 	}
-	cmd, err := c.KubectlCommand(ctx, "apply", "--namespace="+c.namespace, "--filename=-")
-	if err != nil {
-		return err
-	}
-	cmd.Stdin = bytes.NewReader(manifest)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("kubectl apply: %w\n%s", err, out)
-	}
-	return nil
+	return c.Apply(ctx, string(manifest), "--namespace="+c.namespace)
 }
 
 func (c closed) rollout(ctx context.Context, what, name string) error {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -172,34 +171,14 @@ func (e *env) helmTest(ctx context.Context) error {
 	return nil
 }
 
-// helm runs helm with caches of its own.
+// helm runs helm.
 func (e *env) helm(ctx context.Context, args ...string) error {
-	bin, err := cluster.Build(ctx, e.log, cluster.Helm)
-	if err != nil {
-		return err
-	}
-	home, err := os.MkdirTemp("", "evenkeel-proof-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(home)
-	cmd := exec.CommandContext(ctx, filepath.Join(bin, cluster.Helm), args...)
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+e.Kubeconfig, "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home,
-		"HELM_DATA_HOME="+home)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("helm %s: %w\n%s", args[0], err, out)
-	}
-	return nil
+	_, err := cluster.Run(cluster.HelmCommand(ctx, e.Dir, e.Kubeconfig, args...))
+	return err
 }
 
 // kubectl runs kubectl.
 func (e *env) kubectl(ctx context.Context, args ...string) error {
-	cmd, err := e.KubectlCommand(ctx, args...)
-	if err != nil {
-		return err
-	}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("kubectl %s: %w\n%s", args[0], err, out)
-	}
-	return nil
+	_, err := cluster.Run(e.KubectlCommand(ctx, args...))
+	return err
 }

@@ -125,12 +125,16 @@ func (e *env) create(ctx context.Context, side string, d *appsv1.Deployment) (lo
 	if _, err := e.Client.AppsV1().Deployments(side).Create(ctx, d, metav1.CreateOptions{}); err != nil {
 		return load.Target{}, fmt.Errorf("create server: %w", err)
 	}
+	familyPolicy := corev1.IPFamilyPolicySingleStack
+	if len(e.families) > 1 {
+		familyPolicy = corev1.IPFamilyPolicyRequireDualStack
+	}
 	service, err := e.Client.CoreV1().Services(side).Create(ctx, &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: d.Name},
 		Spec: corev1.ServiceSpec{Selector: d.Spec.Selector.MatchLabels, Ports: []corev1.ServicePort{
 			{Name: "http", Port: 80, TargetPort: intstr.FromString("http")},
 			{Name: "grpc", Port: 9090, TargetPort: intstr.FromString("grpc")},
-		}},
+		}, IPFamilies: e.families, IPFamilyPolicy: &familyPolicy},
 	}, metav1.CreateOptions{})
 	if err != nil {
 		return load.Target{}, fmt.Errorf("create service: %w", err)

@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/evenkeel/evenkeel/e2e/cluster"
 	"github.com/evenkeel/evenkeel/e2e/installation"
 	"github.com/evenkeel/evenkeel/e2e/nodes"
@@ -33,6 +35,7 @@ type options struct {
 	only, out     string
 	drained       string
 	proxyMode     string
+	ipFamilies    string
 	runs, rolling int
 	short         bool
 	within        time.Duration
@@ -58,6 +61,9 @@ func main() {
 	flag.StringVar(&o.drained, "drained", "", "comma-separated numbers of pods, such as 100,250, with a Service each, "+
 		"that are evicted from a node at once while it is measured how long endpoints take to leave the nodes")
 	flag.StringVar(&o.proxyMode, "proxy-mode", nodes.IPTables, "mode of kube-proxy, iptables or nftables")
+	flag.StringVar(&o.ipFamilies, "ip-families", string(corev1.IPv4Protocol), "spec.ipFamilies of the servers' "+
+		"Services, IPv4, IPv6, or both with a comma between them; clients go to the address of the first. All but IPv4 "+
+		"make the cluster dual stack")
 	flag.BoolVar(&o.short, "short", false, "only the scenarios 1b and 5a, once, after 20 s of steady state, and "+
 		"without those measurements")
 	flag.DurationVar(&o.within, "within", 75*time.Minute, "start no scenario after that time")
@@ -86,6 +92,20 @@ func (o options) drains() ([]int, error) {
 		numbers = append(numbers, n)
 	}
 	return numbers, nil
+}
+
+// families returns what the flag -ip-families asks for.
+func (o options) families() ([]corev1.IPFamily, error) {
+	var families []corev1.IPFamily
+	for text := range strings.SplitSeq(o.ipFamilies, ",") {
+		family := corev1.IPFamily(text)
+		if family != corev1.IPv4Protocol && family != corev1.IPv6Protocol || slices.Contains(families, family) {
+			return nil, fmt.Errorf("the flag -ip-families: %q is not IPv4, IPv6, or both with a comma between them",
+				o.ipFamilies)
+		}
+		families = append(families, family)
+	}
+	return families, nil
 }
 
 // programmed measures how long endpoints take to leave the nodes in all situations that the options name.
@@ -123,6 +143,9 @@ func prepare(ctx context.Context, o options) error {
 		return errors.New("the flag -o is missing: the directory for the report")
 	}
 	if _, err := o.drains(); err != nil {
+		return err
+	}
+	if _, err := o.families(); err != nil {
 		return err
 	}
 	if err := nodes.Prepare(ctx, os.Stderr); err != nil {
@@ -165,16 +188,20 @@ func prove(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
+	families, err := o.families()
+	if err != nil {
+		return err
+	}
 	began := time.Now()
 	c, err := nodes.Start(ctx, nodes.Config{Images: files, ProxyMode: o.proxyMode,
 		Flags: map[string][]string{cluster.ControllerManager: {"--horizontal-pod-autoscaler-sync-period=3s"}}, LogDir: o.logs,
-		Log: os.Stderr})
+		DualStack: o.ipFamilies != string(corev1.IPv4Protocol), Log: os.Stderr})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.Stop()) }()
 	fmt.Fprintf(os.Stderr, "three nodes are ready after %.0f s\n", time.Since(began).Seconds())
-	e := &env{Cluster: c, log: os.Stderr, rate: o.rate}
+	e := &env{Cluster: c, log: os.Stderr, rate: o.rate, families: families}
 	if err := e.tagImages(); err != nil {
 		return err
 	}
@@ -199,8 +226,8 @@ func prove(ctx context.Context, o options) (err error) {
 	}
 	fmt.Fprintf(os.Stderr, "servers are ready after %.0f s\n", time.Since(began).Seconds())
 	result := &report.Report{Date: began,
-		Versions: versions(ctx, filepath.Dir(filepath.Dir(filepath.Dir(dir))), c.ProxyMode), Command: o.command(),
-		Installed: installed, Wanted: o.wanted(), Runs: o.runs}
+		Versions: versions(ctx, filepath.Dir(filepath.Dir(filepath.Dir(dir))), c.ProxyMode, o.ipFamilies),
+		Command:  o.command(), Installed: installed, Wanted: o.wanted(), Runs: o.runs}
 	if result.Steady, err = e.steady(ctx, o.steady, targets); err != nil {
 		return err
 	}
@@ -331,7 +358,7 @@ func (o options) command() string {
 }
 
 // versions says what took part. The repository is at root.
-func versions(ctx context.Context, root, proxyMode string) string {
+func versions(ctx context.Context, root, proxyMode, ipFamilies string) string {
 	var uname syscall.Utsname
 	kernel := ""
 	if syscall.Uname(&uname) == nil {
@@ -345,8 +372,8 @@ func versions(ctx context.Context, root, proxyMode string) string {
 	}
 	containerd, _ := exec.Command("containerd", "--version").Output() // a report without it is still one
 	fields := append(strings.Fields(string(containerd)), "", "", "")
-	return fmt.Sprintf("evenkeel %s, Kubernetes %s, containerd %s, kube-proxy in %s mode, Linux %s, %s, %d CPUs",
-		commit(ctx, root), cluster.Version, fields[2], proxyMode, kernel, runtime.Version(), runtime.NumCPU())
+	return fmt.Sprintf("evenkeel %s, Kubernetes %s, containerd %s, kube-proxy in %s mode, Services of %s, Linux %s, %s, "+
+		"%d CPUs", commit(ctx, root), cluster.Version, fields[2], proxyMode, ipFamilies, kernel, runtime.Version(), runtime.NumCPU())
 }
 
 // commit names the commit that evenkeel was built from, and says where it was built from more than that.

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -90,13 +89,8 @@ func (e *env) serveMetric(ctx context.Context, address string) (*atomic.Int64, e
 	if !ok {
 		return nil, errors.New("serve metric: no TCP port")
 	}
-	apply, err := e.KubectlCommand(ctx, "apply", "-f", "-")
-	if err != nil {
-		return nil, err
-	}
-	apply.Stdin = strings.NewReader(fmt.Sprintf(metricsAPI, address, port.Port))
-	if out, err := apply.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("register metric: %w\n%s", err, out)
+	if err := e.Apply(ctx, fmt.Sprintf(metricsAPI, address, port.Port)); err != nil {
+		return nil, fmt.Errorf("register metric: %w", err)
 	}
 	return load, nil
 }

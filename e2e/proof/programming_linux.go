@@ -138,13 +138,17 @@ func (r *run) measure(ctx context.Context, p *report.Programming, want int, oper
 	_, _ = factory.Core().V1().Pods().Informer().AddEventHandler(
 		cache.ResourceEventHandlerFuncs{UpdateFunc: func(_, now any) {
 			pod, ok := now.(*corev1.Pod)
-			if !ok || pod.DeletionTimestamp == nil || pod.Status.PodIP == "" {
+			if !ok || pod.DeletionTimestamp == nil {
+				return
+			}
+			address := addressOf(pod, r.families[0])
+			if address == "" {
 				return
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			if _, known := terminating[pod.Status.PodIP]; !known {
-				terminating[pod.Status.PodIP] = time.Now()
+			if _, known := terminating[address]; !known {
+				terminating[address] = time.Now()
 			}
 		}})
 	_, _ = factory.Discovery().V1().EndpointSlices().Informer().AddEventHandler(
@@ -267,10 +271,14 @@ func (e *env) led(ctx context.Context, names ...string) (map[string]int, error) 
 	return all, failed
 }
 
-// rules returns what kube-proxy has told the kernel of a node.
+// rules returns what kube-proxy has told the kernel of a node about the family that clients use.
 func (e *env) rules(ctx context.Context, node string) ([]byte, error) {
-	read := map[string][]string{nodes.IPTables: {"iptables-save", "-t", "nat"},
-		nodes.NFTables: {"nft", "list", "table", "ip", "kube-proxy"}}[e.ProxyMode]
+	save, table := "iptables-save", "ip"
+	if e.families[0] == corev1.IPv6Protocol {
+		save, table = "ip6tables-save", "ip6"
+	}
+	read := map[string][]string{nodes.IPTables: {save, "-t", "nat"},
+		nodes.NFTables: {"nft", "list", "table", table, "kube-proxy"}}[e.ProxyMode]
 	cmd, err := e.Command(ctx, node, read...)
 	if err != nil {
 		return nil, err
@@ -289,7 +297,7 @@ func (e *env) rules(ctx context.Context, node string) ([]byte, error) {
 // addresses of pods in conditions, which lead nobody there.
 var (
 	target      = regexp.MustCompile(`--to-destination |dnat `)
-	destination = regexp.MustCompile(`([0-9]+(?:\.[0-9]+){3})(?::| \. )[0-9]+`)
+	destination = regexp.MustCompile(`([0-9]+(?:\.[0-9]+){3}|[0-9a-f]*(?::[0-9a-f]*){2,})\]?(?::| \. )[0-9]+`)
 )
 
 // destinations returns the addresses that rules lead to, as iptables-save and nft write them:
@@ -297,6 +305,7 @@ var (
 //	-A KUBE-SEP-WPB -p tcp -m tcp -j DNAT --to-destination 10.244.0.5:8080
 //	meta l4proto tcp dnat ip to numgen random mod 2 map { 0 : 10.244.0.5 . 8080, 1 : 10.244.16.9 . 8080 }
 //	meta l4proto tcp dnat to 10.244.0.5:8080
+//	-A KUBE-SEP-WPB -p tcp -m tcp -j DNAT --to-destination [fd00:244::5]:8080
 //
 // A chain of nftables that nothing leads to any more counts until kube-proxy empties it, which it
 // does at the same time.

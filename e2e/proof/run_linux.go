@@ -8,11 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"slices"
 	"sync/atomic"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/evenkeel/evenkeel/e2e/nodes"
 	"github.com/evenkeel/evenkeel/e2e/proof/load"
@@ -28,6 +31,8 @@ type env struct {
 	rate    float64       // requests per second of each client on each server
 	load    *atomic.Int64 // the metric that autoscalers look at
 	lane    int           // of the scenarios that run at the same time
+	// families are the ipFamilies of the servers' Services; clients use the first.
+	families []corev1.IPFamily
 }
 
 // beside returns the same cluster for a scenario that runs at the same time as others, each in a lane of its own.
@@ -76,7 +81,7 @@ func (e *env) generate(ctx context.Context, s report.Scenario, targets []load.Ta
 		return nil, errors.Join(err, g.cmd.Process.Kill(), g.cmd.Wait())
 	}
 	config := load.Config{Targets: targets, Clients: clients, Rate: cmp.Or(s.Rate, e.rate),
-		Connections: cmp.Or(s.Connections, 2), Addresses: nodes.ClientAddresses(), Lane: e.lane}
+		Connections: cmp.Or(s.Connections, 2), Addresses: nodes.ClientAddresses(e.families[0]), Lane: e.lane}
 	if err := json.NewEncoder(g.stdin).Encode(config); err != nil {
 		return nil, errors.Join(fmt.Errorf("start load: %w", err), g.cmd.Process.Kill(), g.cmd.Wait())
 	}
@@ -164,22 +169,23 @@ func (e *env) steady(ctx context.Context, d time.Duration, targets []load.Target
 		func(ctx context.Context, _ *report.Outcome) error { return pause(ctx, d) })
 }
 
-// controlAddress is where the control listens, beside the control plane.
-const controlAddress = "172.30.0.2"
-
 // startControl starts a server beside the control plane, which ends with the cluster.
 func (e *env) startControl(program string) error {
-	if out, err := exec.Command("ip", "addr", "add", controlAddress+"/16", "dev", "br0").CombinedOutput(); err != nil {
+	address, bits := "172.30.0.2", "/16"
+	if e.families[0] == corev1.IPv6Protocol {
+		address, bits = "fd00:30::2", "/64"
+	}
+	if out, err := exec.Command("ip", "addr", "add", address+bits, "dev", "br0", "nodad").CombinedOutput(); err != nil {
 		return fmt.Errorf("start control: %w: %s", err, out)
 	}
-	if err := e.StartProgram("control", program, "-http="+controlAddress+":80",
-		"-grpc="+controlAddress+":9090"); err != nil {
+	if err := e.StartProgram("control", program, "-http="+net.JoinHostPort(address, "80"),
+		"-grpc="+net.JoinHostPort(address, "9090")); err != nil {
 		return err
 	}
 	if err := e.Prefer(e.PIDs()["control"]); err != nil {
 		return err
 	}
-	e.control = []load.Target{{Side: report.Control, Server: report.Control, IP: controlAddress}}
+	e.control = []load.Target{{Side: report.Control, Server: report.Control, IP: address}}
 	return nil
 }
 

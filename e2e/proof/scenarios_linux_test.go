@@ -1,6 +1,9 @@
 package main
 
-import "testing"
+import (
+	"fmt"
+	"testing"
+)
 
 func TestTheUpdaterLeavesHalfOfTheReplicasRunning(t *testing.T) {
 	for _, tt := range []struct {
@@ -14,6 +17,16 @@ func TestTheUpdaterLeavesHalfOfTheReplicasRunning(t *testing.T) {
 	} {
 		if got := evictable(tt.replicas, tt.running, tt.evicted); got != tt.want {
 			t.Errorf("of %d, with %d running and %d evicted: %v, want %v", tt.replicas, tt.running, tt.evicted, got, tt.want)
+		}
+	}
+}
+
+func TestServicesHaveTheFamiliesThatTheFlagNames(t *testing.T) {
+	for value, want := range map[string]string{"IPv4": "[IPv4]", "IPv6": "[IPv6]", "IPv6,IPv4": "[IPv6 IPv4]",
+		"": "", "ipv6": "", "IPv4,IPv4": "", "IPv4,": "", "IPv4,IPv6,IPv4": ""} {
+		families, err := options{ipFamilies: value}.families()
+		if (err == nil) != (want != "") || err == nil && fmt.Sprint(families) != want {
+			t.Errorf("%q: %v, %v; want %q", value, families, err, want)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,11 +18,13 @@ import (
 type podWatch struct {
 	mu   sync.Mutex
 	pods map[string]*report.PodLife // by UID
+
+	family corev1.IPFamily // of the address that counts
 }
 
 // watchPods follows the pods until the context ends.
 func (e *env) watchPods(ctx context.Context) *podWatch {
-	w := &podWatch{pods: map[string]*report.PodLife{}}
+	w := &podWatch{pods: map[string]*report.PodLife{}, family: e.families[0]}
 	for _, side := range report.Sides() {
 		factory := informers.NewSharedInformerFactoryWithOptions(e.Client, 0, informers.WithNamespace(side))
 		informer := factory.Core().V1().Pods().Informer()
@@ -47,6 +50,16 @@ func (w *podWatch) see(object any) {
 	if pod, ok := object.(*corev1.Pod); ok {
 		w.note(pod, phaseOf(pod))
 	}
+}
+
+// addressOf returns the address of a pod in a family, or none.
+func addressOf(pod *corev1.Pod, family corev1.IPFamily) string {
+	for _, address := range pod.Status.PodIPs {
+		if strings.Contains(address.IP, ":") == (family == corev1.IPv6Protocol) {
+			return address.IP
+		}
+	}
+	return ""
 }
 
 // phaseOf returns the phase that a pod's status says.
@@ -79,7 +92,7 @@ func (w *podWatch) note(pod *corev1.Pod, now report.Phase) {
 		life = &report.PodLife{Side: pod.Namespace, Server: pod.Labels["app"], Name: pod.Name}
 		w.pods[string(pod.UID)] = life
 	}
-	life.Node, life.IP = pod.Spec.NodeName, pod.Status.PodIP
+	life.Node, life.IP = pod.Spec.NodeName, addressOf(pod, w.family)
 	for _, status := range pod.Status.ContainerStatuses {
 		if ended := status.State.Terminated; status.Name == appContainer && ended != nil {
 			if told, err := strconv.ParseInt(ended.Message, 10, 64); err == nil { // it may have left none

@@ -165,10 +165,8 @@ func (c *crowd) pods() []corev1.Pod {
 // ready returns an error unless there are so many pods, and all are ready.
 func (c *crowd) ready(want int) error {
 	ready, pods := 0, c.pods()
-	for _, p := range pods {
-		if slices.ContainsFunc(p.Status.Conditions, func(condition corev1.PodCondition) bool {
-			return condition.Type == corev1.PodReady && condition.Status == corev1.ConditionTrue
-		}) {
+	for i := range pods {
+		if check.Ready(&pods[i]) {
 			ready++
 		}
 	}
@@ -259,11 +257,8 @@ func (c *crowd) scaleIn() {
 						APIVersion: "apps/v1", Kind: "Deployment", Name: app}}}, metav1.CreateOptions{})
 		check.Must(c, err)
 	}
-	cmd, err := c.KubectlCommand(context.WithoutCancel(c.Context()), args...)
+	_, err := cluster.Run(c.KubectlCommand(context.WithoutCancel(c.Context()), args...))
 	check.Must(c, err)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		c.Fatalf("kubectl scale: %v\n%s", err, out)
-	}
 	c.within(2*time.Minute+time.Duration(*many)*time.Second, "all are scaled in", func() error {
 		return c.ready(*many * to)
 	})

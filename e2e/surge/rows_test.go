@@ -139,12 +139,10 @@ func (w *world) bare(t *testing.T, namespace string, labels map[string]string) (
 		if pod, err = w.Client.CoreV1().Pods(namespace).Get(t.Context(), "bare", metav1.GetOptions{}); err != nil {
 			return err
 		}
-		for _, c := range pod.Status.Conditions {
-			if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
-				return nil
-			}
+		if !check.Ready(pod) {
+			return errors.New("it isn't")
 		}
-		return errors.New("it isn't")
+		return nil
 	})
 	return pod
 }

@@ -197,10 +197,8 @@ func (w *world) least(t *testing.T, namespace string) func() map[string]int {
 			ready[app] = map[string]bool{}
 		}
 		delete(ready[app], p.Name)
-		for _, c := range p.Status.Conditions {
-			if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue && p.DeletionTimestamp == nil && !gone {
-				ready[app][p.Name] = true
-			}
+		if !gone && check.Ready(p) {
+			ready[app][p.Name] = true
 		}
 	}
 	for i := range list.Items {

@@ -15,11 +15,13 @@ func main() {
 	count := flag.Int("nodes", 3, "number of nodes, 1 to 9, each in a zone of its own")
 	logs := flag.String("log-dir", "", "directory for the programs' logs, kept afterwards; default is a temporary one")
 	mode := flag.String("proxy-mode", nodes.IPTables, "mode of kube-proxy, iptables or nftables")
+	dual := flag.Bool("dual-stack", false, "give nodes, pods and Services that ask for it an IPv6 address too")
 	flag.Parse()
 	err := nodes.Main(
 		func(ctx context.Context) error { return nodes.Prepare(ctx, os.Stderr) },
 		func(ctx context.Context) error {
-			return run(ctx, nodes.Config{Count: *count, ProxyMode: *mode, LogDir: *logs, Log: os.Stderr})
+			return run(ctx, nodes.Config{Count: *count, ProxyMode: *mode, DualStack: *dual, LogDir: *logs,
+				Log: os.Stderr})
 		},
 	)
 	if err != nil && !errors.Is(err, nodes.ErrInside) {
