@@ -122,6 +122,7 @@ func (e *env) deploy(ctx context.Context, kinds []string, replicas int32) ([]loa
 
 // create creates a server with its Service.
 func (e *env) create(ctx context.Context, side string, d *appsv1.Deployment) (load.Target, error) {
+	e.keepLog(&d.Spec.Template.Spec)
 	if _, err := e.Client.AppsV1().Deployments(side).Create(ctx, d, metav1.CreateOptions{}); err != nil {
 		return load.Target{}, fmt.Errorf("create server: %w", err)
 	}
@@ -151,6 +152,15 @@ func (e *env) create(ctx context.Context, side string, d *appsv1.Deployment) (lo
 		}
 	}
 	return t, nil
+}
+
+// keepLog has the server of a pod write which requests it answers to a directory of its node, which outlives it.
+func (e *env) keepLog(pod *corev1.PodSpec) {
+	pod.Volumes = append(pod.Volumes, corev1.Volume{Name: "answers",
+		VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: e.answers}}})
+	app := &pod.Containers[0]
+	app.Args = append(app.Args, "-answers=/answers")
+	app.VolumeMounts = append(app.VolumeMounts, corev1.VolumeMount{Name: "answers", MountPath: "/answers"})
 }
 
 // maxAgeFlag is the flag of a server that is followed by the age at which it ends connections.

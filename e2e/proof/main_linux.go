@@ -202,6 +202,10 @@ func prove(ctx context.Context, o options) (err error) {
 	defer func() { err = errors.Join(err, c.Stop()) }()
 	fmt.Fprintf(os.Stderr, "three nodes are ready after %.0f s\n", time.Since(began).Seconds())
 	e := &env{Cluster: c, log: os.Stderr, rate: o.rate, families: families}
+	if e.answers, err = answersDir(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(e.answers)) }()
 	if err := e.tagImages(); err != nil {
 		return err
 	}
@@ -227,13 +231,17 @@ func prove(ctx context.Context, o options) (err error) {
 	fmt.Fprintf(os.Stderr, "servers are ready after %.0f s\n", time.Since(began).Seconds())
 	result := &report.Report{Date: began,
 		Versions: versions(ctx, filepath.Dir(filepath.Dir(filepath.Dir(dir))), c.ProxyMode, o.ipFamilies),
-		Command:  o.command(), Installed: installed, Wanted: o.wanted(), Runs: o.runs}
+		Proxy:    c.ProxyMode, Families: o.ipFamilies, Command: o.command(), Installed: installed, Wanted: o.wanted(), Runs: o.runs}
 	if result.Steady, err = e.steady(ctx, o.steady, targets); err != nil {
 		return err
 	}
 	if failed := result.Steady.Failed(); failed > 0 {
 		printFailures(result.Steady)
 		return fmt.Errorf("%d requests failed while nothing happened: everything that follows would be void", failed)
+	}
+	if len(result.Steady.Disputed) > 0 {
+		printFailures(result.Steady)
+		return errors.New("the servers' logs don't agree with the clients while nothing happened")
 	}
 	if result.Programmed, err = o.programmed(ctx, &run{env: e, targets: targets}); err != nil {
 		return err
@@ -286,6 +294,15 @@ func prove(ctx context.Context, o options) (err error) {
 	}
 	fmt.Print(result.Markdown())
 	return errors.Join(broken, result.Verdict())
+}
+
+// answersDir makes the directory of the servers' logs, which all nodes share and each of their users may write to.
+func answersDir() (string, error) {
+	dir, err := os.MkdirTemp("", "answers")
+	if err != nil {
+		return "", err
+	}
+	return dir, os.Chmod(dir, 0o1777)
 }
 
 // valid runs a scenario, and up to two more times where the control says that the machine was too busy for it.
@@ -395,7 +412,7 @@ func printFailures(o *report.Outcome) {
 	for _, line := range o.Explain(report.With) {
 		fmt.Fprintln(os.Stderr, "          with evenkeel:", line)
 	}
-	for _, note := range o.Notes {
+	for _, note := range append(o.Notes, o.Disputed...) {
 		fmt.Fprintln(os.Stderr, "         ", note)
 	}
 }

@@ -30,6 +30,7 @@ type env struct {
 	control []load.Target // a server that is no pod
 	rate    float64       // requests per second of each client on each server
 	load    *atomic.Int64 // the metric that autoscalers look at
+	answers string        // directory of the servers' logs
 	lane    int           // of the scenarios that run at the same time
 	// families are the ipFamilies of the servers' Services; clients use the first.
 	families []corev1.IPFamily
@@ -157,6 +158,11 @@ func (e *env) observe(ctx context.Context, s report.Scenario, repetition int, ta
 		return !slices.ContainsFunc(targets, func(t load.Target) bool { return t.Side == p.Side && t.Server == p.Server })
 	})
 	o.Count(records)
+	answers, err := report.ReadAnswers(e.answers)
+	if err != nil {
+		return nil, fmt.Errorf("%s: read the servers' logs: %w", s.Title, err)
+	}
+	o.CountAgain(answers)
 	for _, side := range append(report.Sides(), report.Control) {
 		fmt.Fprintf(e.log, "%-10s%-8s %s\n", s.ID, side, o.Sides[side].Line())
 	}
@@ -179,7 +185,7 @@ func (e *env) startControl(program string) error {
 		return fmt.Errorf("start control: %w: %s", err, out)
 	}
 	if err := e.StartProgram("control", program, "-http="+net.JoinHostPort(address, "80"),
-		"-grpc="+net.JoinHostPort(address, "9090")); err != nil {
+		"-grpc="+net.JoinHostPort(address, "9090"), "-answers="+e.answers); err != nil {
 		return err
 	}
 	if err := e.Prefer(e.PIDs()["control"]); err != nil {

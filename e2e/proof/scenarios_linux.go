@@ -17,6 +17,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -59,6 +60,9 @@ func steps() []step {
 		{report.Scenario{ID: "5a", Title: "One node drained"}, true, false, drainOf(1)},
 		{report.Scenario{ID: "5b", Title: "Two nodes drained at once"}, false, false, drainOf(2)},
 		{report.Scenario{ID: "1b", Title: "Rolling update, 3 replicas"}, true, false, rollingAt(3)},
+		{report.Scenario{ID: "1e", Title: "A setting changed and rolled out, and taken back (with: pre-stop-sleep)"}, false,
+			false, (*run).changeSetting},
+		{report.Scenario{ID: "1f", Title: "Rolling update and kubectl rollout undo"}, false, false, (*run).undo},
 		{report.Scenario{ID: "3", Title: "One pod of each deleted by hand, three times"}, false, false, (*run).deletePods},
 		{report.Scenario{ID: "4", Title: "Resources changed, then every pod evicted as VPA's updater does"}, false, false,
 			(*run).vertical},
@@ -127,6 +131,98 @@ func (r *run) roll(ctx context.Context, o *report.Outcome) error {
 		return err
 	}
 	return r.waitComplete(ctx, o, serverKinds()...)
+}
+
+// changeSetting sets the sleep of each workload to 15 s and restarts it, and takes that back. evenkeel has to have
+// followed both times.
+func (r *run) changeSetting(ctx context.Context, s report.Scenario) error {
+	if err := r.settle(ctx, 3); err != nil {
+		return err
+	}
+	const setting = policy.Prefix + policy.SettingPreStopSleep
+	restart := func(ctx context.Context, o *report.Outcome, value string, want int64) error {
+		at := time.Now().Format(time.RFC3339Nano)
+		err := r.update(ctx, serverKinds(), func(d *appsv1.Deployment) {
+			delete(d.Annotations, setting)
+			if value != "" {
+				metav1.SetMetaDataAnnotation(&d.ObjectMeta, setting, value)
+			}
+			metav1.SetMetaDataAnnotation(&d.Spec.Template.ObjectMeta, "kubectl.kubernetes.io/restartedAt", at)
+		})
+		if err != nil {
+			return err
+		}
+		if err := r.waitComplete(ctx, o, serverKinds()...); err != nil {
+			return err
+		}
+		for _, kind := range serverKinds() {
+			d, err := r.Client.AppsV1().Deployments(report.With).Get(ctx, kind, metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			hook := d.Spec.Template.Spec.Containers[0].Lifecycle
+			if hook == nil || hook.PreStop == nil || hook.PreStop.Sleep == nil || hook.PreStop.Sleep.Seconds != want {
+				return fmt.Errorf("%s doesn't sleep for %d s after a restart", kind, want)
+			}
+		}
+		return nil
+	}
+	return r.observe(ctx, s, func(ctx context.Context, o *report.Outcome) error {
+		if err := restart(ctx, nil, "15s", 15); err != nil {
+			return err
+		}
+		return restart(ctx, o, "", 10)
+	})
+}
+
+// undo updates the fleet and goes back: the pod templates are then what they were.
+func (r *run) undo(ctx context.Context, s report.Scenario) error {
+	if err := r.settle(ctx, 3); err != nil {
+		return err
+	}
+	templates := func() (map[string]corev1.PodTemplateSpec, error) {
+		all := map[string]corev1.PodTemplateSpec{}
+		for _, side := range report.Sides() {
+			for _, kind := range serverKinds() {
+				d, err := r.Client.AppsV1().Deployments(side).Get(ctx, kind, metav1.GetOptions{})
+				if err != nil {
+					return nil, err
+				}
+				all[side+" "+kind] = d.Spec.Template
+			}
+		}
+		return all, nil
+	}
+	before, err := templates()
+	if err != nil {
+		return err
+	}
+	return r.observe(ctx, s, func(ctx context.Context, o *report.Outcome) error {
+		if err := r.roll(ctx, nil); err != nil {
+			return err
+		}
+		o.Marks = append(o.Marks, report.Mark{At: time.Now(), Text: "undo"})
+		for _, side := range report.Sides() {
+			for _, kind := range serverKinds() {
+				if err := r.kubectl(ctx, "--namespace="+side, "rollout", "undo", "deployment/"+kind); err != nil {
+					return err
+				}
+			}
+		}
+		if err := r.waitComplete(ctx, o, serverKinds()...); err != nil {
+			return err
+		}
+		after, err := templates()
+		if err != nil {
+			return err
+		}
+		for name, template := range before {
+			if !equality.Semantic.DeepEqual(template, after[name]) {
+				return fmt.Errorf("%s isn't what it was after kubectl rollout undo", name)
+			}
+		}
+		return nil
+	})
 }
 
 func (r *run) scaleByHand(ctx context.Context, s report.Scenario) error {

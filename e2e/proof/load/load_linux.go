@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -63,6 +64,7 @@ func Run(stdin io.Reader, stdout io.Writer) error {
 
 	var pairs, requests sync.WaitGroup
 	interval := time.Duration(float64(time.Second) / c.Rate)
+	ids := newIDs(c.Lane)
 	for t, target := range c.Targets {
 		for k, kind := range c.Clients {
 			do, err := newClient(kind, target, c.Connections, sources)
@@ -77,8 +79,9 @@ func Run(stdin io.Reader, stdout io.Writer) error {
 					requests.Go(func() {
 						limited, cancel := context.WithDeadline(context.Background(), scheduled.Add(RequestTimeout))
 						defer cancel()
-						over, err := do(limited)
-						r := Record{Due: scheduled.UnixMicro(), Target: t, Client: k, Latency: time.Since(scheduled).Microseconds(),
+						id := ids()
+						over, err := do(limited, id)
+						r := Record{ID: id, Due: scheduled.UnixMicro(), Target: t, Client: k, Latency: time.Since(scheduled).Microseconds(),
 							Pod: over.pod}
 						if !over.opened.IsZero() {
 							r.Opened = over.opened.UnixMicro()
@@ -100,8 +103,15 @@ func Run(stdin io.Reader, stdout io.Writer) error {
 	return out.Flush()
 }
 
-// A request is made by one client; it returns what is known of the connection that it went over.
-type request func(ctx context.Context) (connection, error)
+// newIDs returns a function that returns another id each time, which no other process of load returns.
+func newIDs(lane int) func() string {
+	var n atomic.Uint64
+	prefix := fmt.Sprintf("%x-%d-", time.Now().UnixNano(), lane)
+	return func() string { return prefix + strconv.FormatUint(n.Add(1), 10) }
+}
+
+// A request with an id is made by one client; it returns what is known of the connection that it went over.
+type request func(ctx context.Context, id string) (connection, error)
 
 // A connection is what is known of one; the zero value means that there was none.
 type connection struct {
@@ -113,13 +123,13 @@ func newClient(kind string, t Target, connections int, sources *sources) (reques
 	web := net.JoinHostPort(t.IP, "80")
 	switch kind {
 	case NewConnection:
-		return func(ctx context.Context) (connection, error) {
+		return func(ctx context.Context, id string) (connection, error) {
 			c, err := dialHTTP1(ctx, web, sources)
 			if err != nil {
 				return connection{}, err
 			}
 			defer c.Close()
-			err = c.do(ctx, true)
+			err = c.do(ctx, id, true)
 			return c.known, err
 		}, nil
 	case HTTP1:
@@ -144,7 +154,9 @@ func roundRobin(n int, make func() (request, error)) (request, error) {
 		clients = append(clients, c)
 	}
 	var turn atomic.Uint64
-	return func(ctx context.Context) (connection, error) { return clients[turn.Add(1)%uint64(n)](ctx) }, nil
+	return func(ctx context.Context, id string) (connection, error) {
+		return clients[turn.Add(1)%uint64(n)](ctx, id)
+	}, nil
 }
 
 // sources hands out source addresses with ports. With 16 addresses and 50,000 ports each, and no
@@ -212,7 +224,7 @@ func dialHTTP1(ctx context.Context, address string, sources *sources) (*http1Con
 	return &http1Conn{Conn: conn, reader: bufio.NewReader(conn), known: connection{opened: time.Now()}}, nil
 }
 
-func (c *http1Conn) do(ctx context.Context, last bool) error {
+func (c *http1Conn) do(ctx context.Context, id string, last bool) error {
 	if deadline, ok := ctx.Deadline(); ok {
 		if err := c.SetDeadline(deadline); err != nil {
 			return err
@@ -222,7 +234,8 @@ func (c *http1Conn) do(ctx context.Context, last bool) error {
 	if last {
 		more = "Connection: close\r\n"
 	}
-	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: proof\r\n"+more+"\r\n"); err != nil {
+	if _, err := io.WriteString(c,
+		"GET / HTTP/1.1\r\nHost: proof\r\n"+RequestID+": "+id+"\r\n"+more+"\r\n"); err != nil {
 		return err
 	}
 	response, err := http.ReadResponse(c.reader, nil)
@@ -287,13 +300,13 @@ type pool struct {
 	busy int
 }
 
-func (p *pool) do(ctx context.Context) (connection, error) {
+func (p *pool) do(ctx context.Context, id string) (connection, error) {
 	c, err := p.take(ctx)
 	defer func() { p.give(c, err == nil) }()
 	if err != nil {
 		return connection{}, err
 	}
-	err = c.do(ctx, false)
+	err = c.do(ctx, id, false)
 	return c.known, err
 }
 
@@ -373,7 +386,7 @@ func newHTTP2(address string, sources *sources) request {
 		HTTP2:       &http.HTTP2Config{SendPingTimeout: 2 * time.Second, PingTimeout: 3 * time.Second},
 	}
 	transport.Protocols.SetUnencryptedHTTP2(true)
-	return func(ctx context.Context) (connection, error) {
+	return func(ctx context.Context, id string) (connection, error) {
 		var own sent
 		ctx = httptrace.WithClientTrace(ctx,
 			&httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { own.over(c.Conn.LocalAddr()) }})
@@ -383,6 +396,7 @@ func newHTTP2(address string, sources *sources) request {
 			return connection{}, err
 		}
 		r.ContentLength = 1
+		r.Header.Set(RequestID, id)
 		response, err := transport.RoundTrip(r)
 		if err != nil {
 			return links.of(own.last(), ""), err
@@ -406,11 +420,11 @@ func newGRPC(address string, sources *sources) (request, error) {
 		return nil, err
 	}
 	client := grpc_health_v1.NewHealthClient(conn)
-	return func(ctx context.Context) (connection, error) {
+	return func(ctx context.Context, id string) (connection, error) {
 		var own sent
 		var header metadata.MD
-		_, err := client.Check(context.WithValue(ctx, sentKey{}, &own), &grpc_health_v1.HealthCheckRequest{},
-			grpc.Header(&header))
+		ctx = metadata.AppendToOutgoingContext(context.WithValue(ctx, sentKey{}, &own), RequestID, id)
+		_, err := client.Check(ctx, &grpc_health_v1.HealthCheckRequest{}, grpc.Header(&header))
 		over := links.of(own.last(), strings.Join(header.Get("pod"), ""))
 		if addresses := own.all(); err == nil && len(addresses) > 1 {
 			return links.of(addresses[0], ""), errRetried // the connection that it was refused on

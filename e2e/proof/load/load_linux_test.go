@@ -115,7 +115,7 @@ func TestABrokenConnectionIsAFailure(t *testing.T) {
 	defer server.Close()
 	p := &pool{size: 1, address: server.Listener.Addr().String(), sources: newSources([]string{"127.0.0.11"}, 0)}
 	for i, want := range []string{"", CauseClosed, ""} {
-		over, err := p.do(t.Context())
+		over, err := p.do(t.Context(), "1")
 		got := ""
 		if err != nil {
 			got = cause(err)
@@ -134,7 +134,7 @@ func TestAnIdleConnectionThatTheServerClosedIsNotUsed(t *testing.T) {
 		http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "pod") }))
 	defer server.Close()
 	p := &pool{size: 1, address: server.Listener.Addr().String(), sources: newSources([]string{"127.0.0.12"}, 0)}
-	if _, err := p.do(t.Context()); err != nil {
+	if _, err := p.do(t.Context(), "1"); err != nil {
 		t.Fatal(err)
 	}
 	server.CloseClientConnections()
@@ -145,7 +145,7 @@ func TestAnIdleConnectionThatTheServerClosedIsNotUsed(t *testing.T) {
 		}
 		time.Sleep(time.Millisecond) // the interval of the polling
 	}
-	if _, err := p.do(t.Context()); err != nil {
+	if _, err := p.do(t.Context(), "1"); err != nil {
 		t.Errorf("after the server closed an idle connection: %v", err)
 	}
 }
@@ -186,14 +186,14 @@ func TestAConnectionWithoutAnAnswerHasNoPod(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			first, err := do(t.Context())
+			first, err := do(t.Context(), "1")
 			if err != nil || first.pod != "pod" || first.opened.IsZero() {
 				t.Fatalf("the first request: %+v, %v", first, err)
 			}
 			end()
 			deadline := time.Now().Add(10 * time.Second)
 			for requests.Load() < 2 {
-				again, err := do(t.Context())
+				again, err := do(t.Context(), "1")
 				if requests.Load() == 2 && (err == nil || again.pod != "" || !again.opened.After(first.opened)) {
 					t.Errorf("on a new connection: %+v, %v", again, err)
 				}

@@ -20,6 +20,7 @@ const (
 
 // A Record is one request.
 type Record struct {
+	ID            string // of the request, which no other has
 	Due           int64  // microseconds since 1970 at which it was to start
 	Target        int    // index into Config.Targets
 	Client        int    // index into Config.Clients
@@ -31,6 +32,9 @@ type Record struct {
 
 // End returns when it was answered or known to have failed.
 func (r *Record) End() time.Time { return time.UnixMicro(r.Due + r.Latency) }
+
+// RequestID is the header of HTTP, and the metadata of gRPC, with the id of a request.
+const RequestID = "request-id"
 
 // RequestTimeout is the time within which an answer has to be there, counted from when the request was due.
 const RequestTimeout = 5 * time.Second

@@ -38,6 +38,8 @@ type Outcome struct {
 	Lost    *Loss                // of scenario 6
 	Shares  map[string][]float64 // of scenario 7: the new pods' parts of the requests, by side
 	Upgrade *Upgrade             // of scenario 8
+	// what the clients' count and the servers' don't agree on
+	Disputed []string
 }
 
 // Never is the time of an operation that didn't end while it was watched.
@@ -72,6 +74,9 @@ type Summary struct {
 	Outage             time.Duration               // the longest that any client had no success for
 	OutageOf           string
 	P99, Slowest       time.Duration // of successes
+	// requests that servers answered, by their own logs, and of these those whose answer the client did not get
+	Answered, Unreceived int
+	disputed             int // requests of which the two counts say something else
 }
 
 // A Tally counts requests.

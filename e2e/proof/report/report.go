@@ -17,6 +17,8 @@ import (
 type Report struct {
 	Date       time.Time
 	Versions   string
+	Proxy      string // mode of kube-proxy
+	Families   string // ipFamilies of the Services, the one that clients use first
 	Command    string
 	Took       time.Duration
 	Installed  []Installed
@@ -80,6 +82,9 @@ func (r *Report) rows() []*row {
 			sum.Cut += one.Cut
 			sum.Raced += one.Raced
 			sum.Undone += one.Undone
+			sum.Answered += one.Answered
+			sum.Unreceived += one.Unreceived
+			sum.disputed += one.disputed
 			sum.P99 = max(sum.P99, one.P99)
 			if one.Outage > sum.Outage {
 				sum.Outage, sum.OutageOf = one.Outage, one.OutageOf
@@ -128,11 +133,31 @@ func (r *Report) sentences() []string {
 			"failed in 1 to 5 and 8 as follows: %s of %s without evenkeel, %s of %s with.",
 			number(sides[Without].Failed), number(sides[Without].Sent), number(sides[With].Failed), number(sides[With].Sent)))
 	}
+	list = append(list, r.secondCount())
 	void := "No run was void"
 	if n := len(r.Voided); n > 0 {
 		void = fmt.Sprintf("%d of the runs were void and repeated, since the control failed too", n)
 	}
 	return append(list, void+".")
+}
+
+// secondCount says what the servers' own logs add to the clients' count.
+func (r *Report) secondCount() string {
+	received, answered, unreceived, disputed := 0, 0, 0, 0
+	for _, row := range r.rows() {
+		for _, sum := range row.sides {
+			received += sum.Sent - sum.Failed
+			answered += sum.Answered
+			unreceived += sum.Unreceived
+			disputed += sum.disputed
+		}
+	}
+	agree := "request by request"
+	if disputed > 0 {
+		agree = fmt.Sprintf("but for %d requests", disputed)
+	}
+	return fmt.Sprintf("The servers' own logs agree with the clients, %s: %s answers were sent, %s received, and %s went to "+
+		"clients that count a failure.", agree, number(answered), number(received), number(unreceived))
 }
 
 // outage is the longest outage in a table.
@@ -255,9 +280,9 @@ func (o *Outcome) onLostNode(r load.Record) bool {
 	return slices.ContainsFunc(o.servers(r), func(life PodLife) bool { return life.Node == o.Lost.Node })
 }
 
-// Write writes the page, report.md, and the plots into a directory.
+// Write writes the page, report.md, the plots, and the run for Sum into a directory.
 func (r *Report) Write(dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := r.writeRun(filepath.Join(dir, "runs")); err != nil {
 		return err
 	}
 	var page strings.Builder

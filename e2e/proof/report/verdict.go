@@ -67,6 +67,9 @@ func (r *Report) judgeEffects(fail func(string, ...any)) {
 	losses, whole := 0, 0
 	for _, o := range r.Outcomes {
 		where := fmt.Sprintf("%s, run %d", o.Scenario.Title, o.Repetition)
+		for _, request := range o.Disputed {
+			fail("%s: the servers' logs don't agree with the clients: %s", where, request)
+		}
 		if l := o.Lost; l != nil {
 			losses, whole = losses+1, whole+l.Whole[Without]
 			if l.Whole[With] > 0 {

@@ -1,6 +1,6 @@
 // Command server is what the proof's clients speak to: HTTP/1.1 and HTTP/2 without TLS at -http,
 // gRPC's health service at -grpc. Each answer takes -work, or as long as the query ?for= says, and
-// names the pod.
+// names the pod. With -answers, the id of each request that is answered is written to a file.
 package main
 
 import (
@@ -12,6 +12,8 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -21,6 +23,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/evenkeel/evenkeel/e2e/proof/load"
 	"github.com/evenkeel/evenkeel/recycle"
 )
 
@@ -29,6 +32,7 @@ type config struct {
 	start, work time.Duration
 	stop        string
 	maxAge      time.Duration
+	answers     string
 }
 
 func main() {
@@ -40,6 +44,8 @@ func main() {
 	flag.StringVar(&c.stop, "stop", "shutdown", "what SIGTERM does: at-once, shutdown (as net/http and gRPC do it) or "+
 		"drain (as package recycle does it)")
 	flag.DurationVar(&c.maxAge, "max-age", 0, "age at which package recycle ends a connection; 0 means never")
+	flag.StringVar(&c.answers, "answers", "", "`directory` of a file, named after the pod, with the id of each request "+
+		"that is answered (Request-Id), one a line; empty means none")
 	flag.Parse()
 	if err := run(c); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -65,8 +71,12 @@ func run(c config) error {
 		return err
 	}
 
+	answered, err := c.log(pod)
+	if err != nil {
+		return err
+	}
 	failed := make(chan error, 2)
-	rpc, err := startGRPC(c, pod, failed)
+	rpc, err := startGRPC(c, pod, answered, failed)
 	if err != nil {
 		return err
 	}
@@ -79,6 +89,10 @@ func run(c config) error {
 				work = d
 			}
 			time.Sleep(work)
+			if err := answered(r.Header.Get(load.RequestID)); err != nil {
+				http.Error(w, err.Error(), http.StatusInternalServerError)
+				return
+			}
 			_, _ = io.WriteString(w, pod)
 		}),
 	}
@@ -122,6 +136,25 @@ func run(c config) error {
 	return err
 }
 
+// log returns a function that notes that a request is about to be answered. What is written is there
+// however the process ends: nothing is kept back in it.
+func (c config) log(pod string) (func(id string) error, error) {
+	if c.answers == "" {
+		return func(string) error { return nil }, nil
+	}
+	file, err := os.OpenFile(filepath.Join(c.answers, pod), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	return func(id string) error {
+		if id == "" { // a probe
+			return nil
+		}
+		_, err := file.WriteString(id + "\n")
+		return err
+	}, nil
+}
+
 // note leaves the time at which SIGTERM came, in microseconds since 1970, as the message that the
 // API shows of an ended container. Outside of one, where the kubelet has made no file for it,
 // nothing is written.
@@ -135,13 +168,17 @@ func note() {
 }
 
 // startGRPC serves gRPC's health service, whose answers name the pod in the header "pod".
-func startGRPC(c config, pod string, failed chan<- error) (*grpc.Server, error) {
+func startGRPC(c config, pod string, answered func(id string) error, failed chan<- error) (*grpc.Server, error) {
 	server := grpc.NewServer(
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: c.maxAge, MaxConnectionAgeGrace: time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second}),
 		grpc.UnaryInterceptor(
 			func(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 				time.Sleep(c.work)
+				id := strings.Join(metadata.ValueFromIncomingContext(ctx, load.RequestID), "")
+				if err := answered(id); err != nil {
+					return nil, err
+				}
 				if err := grpc.SetHeader(ctx, metadata.Pairs("pod", pod)); err != nil {
 					return nil, err
 				}
