@@ -191,7 +191,7 @@ func TestANodeWithPodsOfManyServicesNeedsALongerSleep(t *testing.T) {
 		services, pods int    // of each on the node
 		want           string // finding of the workloads with pods on the node, "" for none
 	}{
-		{120, 1, ""}, {121, 1, "10 s of 13"}, {250, 1, "10 s of 25"}, {10, 25, ""},
+		{120, 1, ""}, {121, 1, "10 s of 16"}, {250, 1, "10 s of 32"}, {10, 25, ""},
 	} {
 		s := state()
 		s.Namespaces["shop"] = Namespace{OptedIn: true}

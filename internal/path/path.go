@@ -67,12 +67,12 @@ func All() []Means {
 // of which a drain may evict at once; 0 where that asks for no more than the table does. By default the
 // EndpointSlice controller writes thirty EndpointSlices at once and twenty a second from then on, and
 // what follows them is later: the last of 100 addresses was gone after 7.9 s, the last of 250 after
-// 22.5 s. See docs/proof/README.md.
+// 28.5 s. See docs/proof/README.md.
 func Drained(services int) int {
 	if services <= 120 {
 		return 0
 	}
-	return (services + 9) / 10
+	return (services + 7) / 8
 }
 
 const awsLoadBalancer = "service.beta.kubernetes.io/aws-load-balancer-"
