@@ -265,7 +265,7 @@ func TestAValueThatCannotBeIsRefusedByItsName(t *testing.T) {
 		"monitoring.podMonitor.labels.a.b=true":  "labels",
 		"scalableKinds[0].group=apps":            "scalableKinds",
 		"image.digest=sha256:abc":                "digest",
-		`podLabels.app\.kubernetes\.io/name=web`: "'app.kubernetes.io/name'",
+		`podLabels.app\.kubernetes\.io/name=web`: "at '/podLabels/app.kubernetes.io~1name'",
 		"clients.names={kube-apiserver}":         "configMap",
 		"clients.configMap=Not A Name":           "configMap",
 	} {

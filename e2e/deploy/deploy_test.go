@@ -307,7 +307,7 @@ func serveAs(ctx context.Context, t *testing.T, c *cluster.Cluster, name, addres
 	}
 	err = c.StartProgram(name,
 		append([]string{program, "serve", "--listen=" + address, "--metrics-listen=127.0.0.1:0",
-			"--kubeconfig=" + kubeconfig}, flags...)...)
+			"--kubeconfig=" + kubeconfig, "--drain-timeout=1s"}, flags...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
