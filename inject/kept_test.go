@@ -76,7 +76,8 @@ func oddJSON() map[string]string {
 		for _, text := range []string{`{"apiVersion":"v1","kind":"Pod",M,"metadata":{"name":"a"},"spec":{"containers":` +
 			`[{"name":"a","ports":[{"containerPort":80}],M}],M}}`, "{\n\t\"apiVersion\":\t\"v1\",\n\t\"kind\": \"Pod\",\n\tM," +
 			"\n\t\"metadata\": {},\n\t\"spec\": {\n\t\tM,\n\t\t\"containers\": [\n\t\t\t{ M, " +
-			"\"ports\": [{\"containerPort\": 80}],\n\t\t\t\t\"lifecycle\": { },\n\t\t\t\t\"name\": \"a\"\n\t\t\t}\n\t\t]\n\t}\n}\n"} {
+			"\"ports\": [{\"containerPort\": 80}],\n\t\t\t\t\"lifecycle\": { },\n\t\t\t\t\"name\": \"a\"\n\t\t\t}" +
+			"\n\t\t]\n\t}\n}\n"} {
 			texts[name+strconv.Itoa(len(text))] = strings.ReplaceAll(text, "M", member)
 		}
 	}

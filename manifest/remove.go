@@ -174,16 +174,6 @@ func (e *editor) flowSpan(value *yaml.Node) (at, end int, err error) {
 	return at, end, nil
 }
 
-// cut writes text in the place of a value that stands in flow style.
-func (e *editor) cut(value *yaml.Node, text string) error {
-	at, end, err := e.flowSpan(value)
-	if err != nil {
-		return err
-	}
-	e.edits = append(e.edits, edit{at, end - at, 0, text})
-	return nil
-}
-
 // cutFlow leaves the braces of a mapping, with the space that fillFlow found between them.
 func (e *editor) cutFlow(node *yaml.Node) error {
 	at, end, err := e.flowSpan(node)

@@ -231,7 +231,8 @@ func prove(ctx context.Context, o options) (err error) {
 	fmt.Fprintf(os.Stderr, "servers are ready after %.0f s\n", time.Since(began).Seconds())
 	result := &report.Report{Date: began,
 		Versions: versions(ctx, filepath.Dir(filepath.Dir(filepath.Dir(dir))), c.ProxyMode, o.ipFamilies),
-		Proxy:    c.ProxyMode, Families: o.ipFamilies, Command: o.command(), Installed: installed, Wanted: o.wanted(), Runs: o.runs}
+		Proxy:    c.ProxyMode, Families: o.ipFamilies, Command: o.command(), Installed: installed, Wanted: o.wanted(),
+		Runs: o.runs}
 	if result.Steady, err = e.steady(ctx, o.steady, targets); err != nil {
 		return err
 	}
@@ -390,7 +391,8 @@ func versions(ctx context.Context, root, proxyMode, ipFamilies string) string {
 	containerd, _ := exec.Command("containerd", "--version").Output() // a report without it is still one
 	fields := append(strings.Fields(string(containerd)), "", "", "")
 	return fmt.Sprintf("evenkeel %s, Kubernetes %s, containerd %s, kube-proxy in %s mode, Services of %s, Linux %s, %s, "+
-		"%d CPUs", commit(ctx, root), cluster.Version, fields[2], proxyMode, ipFamilies, kernel, runtime.Version(), runtime.NumCPU())
+		"%d CPUs", commit(ctx, root), cluster.Version, fields[2], proxyMode, ipFamilies, kernel, runtime.Version(),
+		runtime.NumCPU())
 }
 
 // commit names the commit that evenkeel was built from, and says where it was built from more than that.

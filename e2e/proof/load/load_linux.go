@@ -81,8 +81,8 @@ func Run(stdin io.Reader, stdout io.Writer) error {
 						defer cancel()
 						id := ids()
 						over, err := do(limited, id)
-						r := Record{ID: id, Due: scheduled.UnixMicro(), Target: t, Client: k, Latency: time.Since(scheduled).Microseconds(),
-							Pod: over.pod}
+						r := Record{ID: id, Due: scheduled.UnixMicro(), Target: t, Client: k,
+							Latency: time.Since(scheduled).Microseconds(), Pod: over.pod}
 						if !over.opened.IsZero() {
 							r.Opened = over.opened.UnixMicro()
 						}

@@ -156,8 +156,8 @@ func (r *Report) secondCount() string {
 	if disputed > 0 {
 		agree = fmt.Sprintf("but for %d requests", disputed)
 	}
-	return fmt.Sprintf("The servers' own logs agree with the clients, %s: %s answers were sent, %s received, and %s went to "+
-		"clients that count a failure.", agree, number(answered), number(received), number(unreceived))
+	return fmt.Sprintf("The servers' own logs agree with the clients, %s: %s answers were sent, %s received, and %s went "+
+		"to clients that count a failure.", agree, number(answered), number(received), number(unreceived))
 }
 
 // outage is the longest outage in a table.

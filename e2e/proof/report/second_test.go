@@ -44,8 +44,9 @@ func TestEveryDisputeBetweenTheCountsIsSeen(t *testing.T) {
 			t.Errorf("%s is missing in:\n%s", id, all)
 		}
 	}
-	if r := (&Report{Outcomes: []*Outcome{o}}); r.Verdict() == nil || !strings.Contains(r.Verdict().Error(), "never-sent") {
-		t.Errorf("the verdict is %v", r.Verdict())
+	verdict := (&Report{Outcomes: []*Outcome{o}}).Verdict()
+	if verdict == nil || !strings.Contains(verdict.Error(), "never-sent") {
+		t.Errorf("the verdict is %v", verdict)
 	}
 }
 

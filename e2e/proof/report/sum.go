@@ -1,6 +1,7 @@
 package report
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -71,11 +72,14 @@ func (r *Report) writeRun(dir string) error {
 		}
 		run.Outcomes = append(run.Outcomes, c)
 	}
-	text, err := json.MarshalIndent(run, "", "  ")
-	if err != nil {
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	if err := encoder.Encode(run); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, run.Date.Format("2006-01-02T150405Z")+".json"), append(text, '\n'), 0o644)
+	return os.WriteFile(filepath.Join(dir, run.Date.Format("2006-01-02T150405Z")+".json"), text.Bytes(), 0o644)
 }
 
 // ReadRuns reads the runs of a directory, the oldest first.
