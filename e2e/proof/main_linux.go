@@ -360,13 +360,13 @@ func (o options) wanted() []string {
 
 // command is what repeats a run.
 func (o options) command() string {
-	if o.short {
+	if o.short && o.proxyMode == nodes.IPTables && o.ipFamilies == string(corev1.IPv4Protocol) {
 		return "make proof-short"
 	}
 	other := ""
 	flag.Visit(func(f *flag.Flag) {
 		if !slices.Contains([]string{"runs", "o", "log-dir"}, f.Name) {
-			other += fmt.Sprintf(" -%s %s", f.Name, f.Value)
+			other += fmt.Sprintf(" -%s=%s", f.Name, f.Value)
 		}
 	})
 	if other != "" {
