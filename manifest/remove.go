@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 
@@ -203,42 +204,37 @@ func (e *editor) requote(value *yaml.Node, with json.RawMessage) error {
 }
 
 // removeFlow removes members of a mapping in flow style, or of a JSON object, that keeps others: each
-// up to the next one, and the last ones with what stands before them.
+// up to the next one, and those behind the last that stays with what stands before them.
 func (e *editor) removeFlow(r *removal) error {
 	content := r.node.Content
-	for i := 0; i < len(content); i += 2 {
+	last := len(content) - 2
+	for slices.Contains(r.keys, content[last]) {
+		last -= 2
+	}
+	for i := 0; i < last; i += 2 {
 		if !slices.Contains(r.keys, content[i]) {
 			continue
 		}
-		at, err := e.offset(content[i])
-		if err != nil {
+		at, err1 := e.offset(content[i])
+		next, err2 := e.offset(content[i+2])
+		if err := errors.Join(err1, err2); err != nil {
 			return err
 		}
-		if i+2 < len(content) {
-			next, err := e.offset(content[i+2])
-			if err != nil {
-				return err
-			}
-			e.edits = append(e.edits, edit{at, next - at, 0, ""})
-			continue
-		}
-		if i == 0 || slices.Contains(r.keys, content[i-2]) {
-			return errNoPlace
-		}
-		before, err := e.offset(content[i-1])
-		if err != nil {
-			return err
-		}
-		before = flowEnd(e.text, before)
-		end, err := e.offset(content[i+1])
-		if err != nil || before > at {
-			return errNoPlace
-		}
-		if end = flowEnd(e.text, end); end < at {
-			return errNoPlace
-		}
-		e.edits = append(e.edits, edit{before, end - before, 0, ""})
+		e.edits = append(e.edits, edit{at, next - at, 0, ""})
 	}
+	if last == len(content)-2 {
+		return nil
+	}
+	before, err1 := e.offset(content[last+1])
+	end, err2 := e.offset(content[len(content)-1])
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	before, end = flowEnd(e.text, before), flowEnd(e.text, end)
+	if end < before {
+		return errNoPlace
+	}
+	e.edits = append(e.edits, edit{before, end - before, 0, ""})
 	return nil
 }
 

@@ -142,6 +142,20 @@ func applied(t *testing.T, text, patch string) string {
 	return now
 }
 
+// TestTheLastMembersInBracesGoWithWhatStandsBeforeThem removes members that a program has sorted to the end.
+func TestTheLastMembersInBracesGoWithWhatStandsBeforeThem(t *testing.T) {
+	const patch = `[{"op":"remove","path":"/a/c"},{"op":"remove","path":"/a/e"},{"op":"remove","path":"/a/f"}]`
+	for text, want := range map[string]string{
+		"{\n  \"a\": {\n    \"b\": 1,\n    \"c\": 2,\n    \"d\": 3,\n    \"e\": [4],\n    \"f\": {}\n  }\n}\n": "{\n  " +
+			"\"a\": {\n    \"b\": 1,\n    \"d\": 3\n  }\n}\n",
+		"a: {b: 1, c: 2, d: '}', e: [4], f: {} } # why\n": "a: {b: 1, d: '}' } # why\n",
+	} {
+		if got := applied(t, text, patch); got != want {
+			t.Errorf("%q becomes %q, want %q", text, got, want)
+		}
+	}
+}
+
 // TestWhatCannotBeRemovedFromTheTextIsRemovedFromTheTree removes what the author wrote, in forms that
 // the text editor leaves to the tree.
 func TestWhatCannotBeRemovedFromTheTextIsRemovedFromTheTree(t *testing.T) {
