@@ -82,12 +82,12 @@ func container(name string, args ...string) corev1.Container {
 	}
 }
 
-// makeNamespaces makes the namespaces of both sides, which differ in one label.
-func (e *env) makeNamespaces(ctx context.Context) error {
+// makeNamespaces makes the namespaces of both sides, which differ in one label, and for a control in annotations.
+func (e *env) makeNamespaces(ctx context.Context, annotations map[string]string) error {
 	for _, side := range report.Sides() {
 		namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: side}}
 		if side == report.With {
-			namespace.Labels = map[string]string{policy.InjectLabel: policy.Enabled}
+			namespace.Labels, namespace.Annotations = map[string]string{policy.InjectLabel: policy.Enabled}, annotations
 		}
 		if _, err := e.Client.CoreV1().Namespaces().Create(ctx, namespace, metav1.CreateOptions{}); err != nil {
 			return fmt.Errorf("make namespace: %w", err)

@@ -26,6 +26,7 @@ import (
 	"github.com/evenkeel/evenkeel/e2e/nodes"
 	"github.com/evenkeel/evenkeel/e2e/proof/load"
 	"github.com/evenkeel/evenkeel/e2e/proof/report"
+	"github.com/evenkeel/evenkeel/policy"
 )
 
 type options struct {
@@ -36,6 +37,7 @@ type options struct {
 	drained       string
 	proxyMode     string
 	ipFamilies    string
+	off           string
 	runs, rolling int
 	short         bool
 	within        time.Duration
@@ -64,6 +66,8 @@ func main() {
 	flag.StringVar(&o.ipFamilies, "ip-families", string(corev1.IPv4Protocol), "spec.ipFamilies of the servers' "+
 		"Services, IPv4, IPv6, or both with a comma between them; clients go to the address of the first. All but IPv4 "+
 		"make the cluster dual stack")
+	flag.StringVar(&o.off, "off", "", "comma-separated settings, such as pre-stop-sleep, that are off on the side with "+
+		"evenkeel: a control, in which the scenarios have to fail that show what the setting does")
 	flag.BoolVar(&o.short, "short", false, "only the scenarios 1b and 5a, once, after 20 s of steady state, and "+
 		"without those measurements")
 	flag.DurationVar(&o.within, "within", 75*time.Minute, "start no scenario after that time")
@@ -92,6 +96,19 @@ func (o options) drains() ([]int, error) {
 		numbers = append(numbers, n)
 	}
 	return numbers, nil
+}
+
+// settingsOff returns the annotations that the flag -off asks for.
+func (o options) settingsOff() (map[string]string, error) {
+	annotations := map[string]string{}
+	for name := range strings.FieldsFuncSeq(o.off, func(c rune) bool { return c == ',' }) {
+		defaults := policy.Default()
+		if err := defaults.Set(name, "off", policy.DefaultBounds()); err != nil {
+			return nil, fmt.Errorf("the flag -off: %w", err)
+		}
+		annotations[policy.Prefix+name] = "off"
+	}
+	return annotations, nil
 }
 
 // families returns what the flag -ip-families asks for.
@@ -143,6 +160,9 @@ func prepare(ctx context.Context, o options) error {
 		return errors.New("the flag -o is missing: the directory for the report")
 	}
 	if _, err := o.drains(); err != nil {
+		return err
+	}
+	if _, err := o.settingsOff(); err != nil {
 		return err
 	}
 	if _, err := o.families(); err != nil {
@@ -209,7 +229,11 @@ func prove(ctx context.Context, o options) (err error) {
 	if err := e.tagImages(); err != nil {
 		return err
 	}
-	if err := e.makeNamespaces(ctx); err != nil {
+	off, err := o.settingsOff()
+	if err != nil {
+		return err
+	}
+	if err := e.makeNamespaces(ctx, off); err != nil {
 		return err
 	}
 	installed, err := e.install(ctx, !o.short)
@@ -232,7 +256,7 @@ func prove(ctx context.Context, o options) (err error) {
 	result := &report.Report{Date: began,
 		Versions: versions(ctx, filepath.Dir(filepath.Dir(filepath.Dir(dir))), c.ProxyMode, o.ipFamilies),
 		Proxy:    c.ProxyMode, Families: o.ipFamilies, Command: o.command(), Installed: installed, Wanted: o.wanted(),
-		Runs: o.runs}
+		Runs: o.runs, Control: o.off != ""}
 	if result.Steady, err = e.steady(ctx, o.steady, targets); err != nil {
 		return err
 	}
@@ -360,7 +384,7 @@ func (o options) wanted() []string {
 
 // command is what repeats a run.
 func (o options) command() string {
-	if o.short && o.proxyMode == nodes.IPTables && o.ipFamilies == string(corev1.IPv4Protocol) {
+	if o.short && o.off == "" && o.proxyMode == nodes.IPTables && o.ipFamilies == string(corev1.IPv4Protocol) {
 		return "make proof-short"
 	}
 	other := ""

@@ -30,3 +30,15 @@ func TestServicesHaveTheFamiliesThatTheFlagNames(t *testing.T) {
 		}
 	}
 }
+
+func TestOffIsAListOfSettings(t *testing.T) {
+	off, err := options{off: "pre-stop-sleep,readiness-probe"}.settingsOff()
+	if err != nil || len(off) != 2 || off["evenkeel.dev/readiness-probe"] != "off" {
+		t.Errorf("%v, %v", off, err)
+	}
+	for _, bad := range []string{"sleep", "pre-stop-sleep,grace-period"} {
+		if off, err := (options{off: bad}).settingsOff(); err == nil {
+			t.Errorf("%q gives %v", bad, off)
+		}
+	}
+}
