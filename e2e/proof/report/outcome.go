@@ -67,20 +67,40 @@ type Upgrade struct {
 
 // A Summary is what the clients of one side saw.
 type Summary struct {
+	Counts
+	Causes       map[string]int              // failures by cause
+	Where        map[string]map[string]Tally // by server and client
+	Outage       time.Duration               // the longest that any client had no success for
+	OutageOf     string
+	P99, Slowest time.Duration // of successes
+}
+
+// Counts are requests. The last three are by the servers' own logs (see CountAgain).
+type Counts struct {
 	Tally
-	Cut, Raced, Undone int                         // of the failures, those that exception names
-	Causes             map[string]int              // failures by cause
-	Where              map[string]map[string]Tally // by server and client
-	Outage             time.Duration               // the longest that any client had no success for
-	OutageOf           string
-	P99, Slowest       time.Duration // of successes
-	// requests that servers answered, by their own logs, and of these those whose answer the client did not get
-	Answered, Unreceived int
-	disputed             int // requests of which the two counts say something else
+	Cut        int `json:"cut"` // of the failures, as the next two, those that exception names
+	Raced      int `json:"raced"`
+	Undone     int `json:"goaway"`
+	Answered   int `json:"answered"`
+	Unreceived int `json:"unreceived"` // of those answered
+	Disputed   int `json:"disputed"`   // of which the two counts say something else
+}
+
+func (c *Counts) add(other Counts) {
+	c.Tally.add(other.Tally)
+	c.Cut += other.Cut
+	c.Raced += other.Raced
+	c.Undone += other.Undone
+	c.Answered += other.Answered
+	c.Unreceived += other.Unreceived
+	c.Disputed += other.Disputed
 }
 
 // A Tally counts requests.
-type Tally struct{ Sent, Failed int }
+type Tally struct {
+	Sent   int `json:"sent"`
+	Failed int `json:"failed"`
+}
 
 func (t *Tally) add(other Tally) {
 	t.Sent += other.Sent
@@ -89,7 +109,12 @@ func (t *Tally) add(other Tally) {
 
 // count adds requests of a client to a server.
 func (s *Summary) count(server, client string, n Tally) {
-	s.add(n)
+	s.Tally.add(n)
+	s.place(server, client, n)
+}
+
+// place adds them to those of that client and server alone.
+func (s *Summary) place(server, client string, n Tally) {
 	if s.Where[server] == nil {
 		s.Where[server] = map[string]Tally{}
 	}

@@ -47,7 +47,7 @@ func example() *Outcome {
 func TestAnOutageLastsFromTheFirstFailureToTheEndOfTheLast(t *testing.T) {
 	o := example()
 	want := &Summary{
-		Tally: Tally{Sent: 5, Failed: 2}, Causes: map[string]int{load.CauseRefused: 1, load.CauseReset: 1},
+		Counts: Counts{Tally: Tally{Sent: 5, Failed: 2}}, Causes: map[string]int{load.CauseRefused: 1, load.CauseReset: 1},
 		Where:  map[string]map[string]Tally{Slow: {load.NewConnection: {Sent: 4, Failed: 2}, load.HTTP1: {Sent: 1}}},
 		Outage: 1500 * time.Millisecond, OutageOf: Slow + ", " + load.NewConnection, P99: 20 * time.Millisecond,
 		Slowest: 30 * time.Millisecond,
@@ -333,8 +333,8 @@ func TestTimesThatAreNoneAreSaid(t *testing.T) {
 // TestANumberIsGreenWhereNothingFailed has the plots and the table agree.
 func TestANumberIsGreenWhereNothingFailed(t *testing.T) {
 	for want, s := range map[string]*Summary{
-		goodColour: {}, namedColour: {Tally: Tally{Failed: 2}, Cut: 1, Undone: 1},
-		failColour: {Tally: Tally{Failed: 2}, Cut: 1},
+		goodColour: {}, namedColour: {Counts: Counts{Tally: Tally{Failed: 2}, Cut: 1, Undone: 1}},
+		failColour: {Counts: Counts{Tally: Tally{Failed: 2}, Cut: 1}},
 	} {
 		if got := s.colour(); got != want {
 			t.Errorf("%+v is %s, want %s", s, got, want)

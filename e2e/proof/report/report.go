@@ -77,15 +77,10 @@ func (r *Report) rows() []*row {
 			sum, one := have.sides[side], o.Sides[side]
 			for server, clients := range one.Where {
 				for client, n := range clients {
-					sum.count(server, client, n)
+					sum.place(server, client, n)
 				}
 			}
-			sum.Cut += one.Cut
-			sum.Raced += one.Raced
-			sum.Undone += one.Undone
-			sum.Answered += one.Answered
-			sum.Unreceived += one.Unreceived
-			sum.disputed += one.disputed
+			sum.Counts.add(one.Counts)
 			sum.P99 = max(sum.P99, one.P99)
 			if one.Outage > sum.Outage {
 				sum.Outage, sum.OutageOf = one.Outage, one.OutageOf
@@ -150,7 +145,7 @@ func (r *Report) secondCount() string {
 			received += sum.Sent - sum.Failed
 			answered += sum.Answered
 			unreceived += sum.Unreceived
-			disputed += sum.disputed
+			disputed += sum.Disputed
 		}
 	}
 	agree := "request by request"

@@ -54,7 +54,7 @@ func (o *Outcome) CountAgain(answers map[string][]string) {
 			s.Unreceived++
 			continue
 		}
-		s.disputed++
+		s.Disputed++
 		if disputed++; disputed <= maxDisputed {
 			client := fmt.Sprintf("the client has an answer of %q", r.Pod)
 			if r.Cause != "" {

@@ -35,8 +35,8 @@ func TestEveryDisputeBetweenTheCountsIsSeen(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.CountAgain(answers)
-	if s := o.Sides[With]; s.Answered != 5 || s.Unreceived != 1 || s.disputed != 4 {
-		t.Errorf("%d answered, %d of them not received, %d disputed; want 5, 1, 4", s.Answered, s.Unreceived, s.disputed)
+	if s := o.Sides[With]; s.Answered != 5 || s.Unreceived != 1 || s.Disputed != 4 {
+		t.Errorf("%d answered, %d of them not received, %d disputed; want 5, 1, 4", s.Answered, s.Unreceived, s.Disputed)
 	}
 	all := strings.Join(o.Disputed, "\n")
 	for _, id := range []string{"never-sent", "of-another-pod", "twice", "twice-and-failed"} {

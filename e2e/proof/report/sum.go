@@ -32,29 +32,6 @@ type Counted struct {
 	Failures []string `json:"failures,omitempty"`
 }
 
-// Counts are requests. Answered and Unreceived are by the servers' own logs (see CountAgain).
-type Counts struct {
-	Sent       int `json:"sent"`
-	Failed     int `json:"failed"`
-	Cut        int `json:"cut"`
-	Raced      int `json:"raced"`
-	GOAWAY     int `json:"goaway"`
-	Answered   int `json:"answered"`
-	Unreceived int `json:"unreceived"`
-	Disputed   int `json:"disputed"`
-}
-
-func (c *Counts) add(other Counts) {
-	c.Sent += other.Sent
-	c.Failed += other.Failed
-	c.Cut += other.Cut
-	c.Raced += other.Raced
-	c.GOAWAY += other.GOAWAY
-	c.Answered += other.Answered
-	c.Unreceived += other.Unreceived
-	c.Disputed += other.Disputed
-}
-
 // writeRun writes the run into a directory, under the time at which it began.
 func (r *Report) writeRun(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -66,9 +43,7 @@ func (r *Report) writeRun(dir string) error {
 		c := Counted{ID: o.Scenario.ID, Title: o.Scenario.Title, Repetition: o.Repetition, Sides: map[string]Counts{},
 			Failures: o.Explain(With)}
 		for _, side := range Sides() {
-			s := o.Sides[side]
-			c.Sides[side] = Counts{Sent: s.Sent, Failed: s.Failed, Cut: s.Cut, Raced: s.Raced, GOAWAY: s.Undone,
-				Answered: s.Answered, Unreceived: s.Unreceived, Disputed: s.disputed}
+			c.Sides[side] = o.Sides[side].Counts
 		}
 		run.Outcomes = append(run.Outcomes, c)
 	}
@@ -134,7 +109,7 @@ func Sum(runs []Run) string {
 	for _, mode := range modes {
 		a, z := sums[mode].without, sums[mode].with
 		line(&b, mode, strings.Join(sums[mode].dates, ", "), number(a.Failed)+" of "+number(a.Sent),
-			"**"+number(z.Failed)+"** of "+number(z.Sent), number(z.Cut), number(z.Raced), number(z.GOAWAY),
+			"**"+number(z.Failed)+"** of "+number(z.Sent), number(z.Cut), number(z.Raced), number(z.Undone),
 			number(z.Answered), number(z.Sent-z.Failed), number(z.Disputed))
 	}
 	return b.String()
