@@ -44,7 +44,7 @@ type schedule struct {
 	rounds, replicaSets int // new ReplicaSets of three pods for each arm and round
 }
 
-// defaultSchedules are measured unless others are asked for. Those with more pods take longer to make than to measure.
+// defaultSchedules are measured unless others are asked for. With 5000x30 the three arms take 22 GiB of memory.
 const defaultSchedules = "100x10,100x30,1000x10,1000x30,5000x10"
 
 func joined(all []schedule) string {
@@ -263,9 +263,8 @@ func (a *arm) pod(app, round string, owner types.UID) *corev1.Pod {
 
 // own has a pod's labels and selectors be those of its own workload.
 func own(pod *corev1.Pod, app string) {
-	const key = "app.kubernetes.io/name"
-	pod.Labels[key] = app
-	set := func(s *metav1.LabelSelector) { s.MatchLabels[key] = app }
+	maps.Copy(pod.Labels, selected(app))
+	set := func(s *metav1.LabelSelector) { maps.Copy(s.MatchLabels, selected(app)) }
 	if pod.Spec.Affinity != nil {
 		for _, term := range pod.Spec.Affinity.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution {
 			set(term.PodAffinityTerm.LabelSelector)
@@ -274,6 +273,12 @@ func own(pod *corev1.Pod, app string) {
 	for _, constraint := range pod.Spec.TopologySpreadConstraints {
 		set(constraint.LabelSelector)
 	}
+}
+
+// selected returns what a workload selects its pods by: as many labels as the Deployment of spreadTemplate does, each
+// with a value that no other workload has.
+func selected(app string) map[string]string {
+	return map[string]string{"app.kubernetes.io/instance": app, "app.kubernetes.io/name": app}
 }
 
 func (a *arm) create(ctx context.Context, pod *corev1.Pod) error {
@@ -288,11 +293,12 @@ func (a *arm) round(ctx context.Context, s schedule, round int) error {
 	app := func(i int) string { return fmt.Sprintf("new-%d-%d", round, i) }
 	err := each(ctx, s.replicaSets, func(ctx context.Context, i int) error {
 		template := a.pod(app(i), label, "")
+		labels := selected(app(i)) // as the Deployment controller makes it
+		labels[appsv1.DefaultDeploymentUniqueLabelKey] = template.Labels[appsv1.DefaultDeploymentUniqueLabelKey]
 		set, err := a.pods.AppsV1().ReplicaSets(metav1.NamespaceDefault).Create(ctx, &appsv1.ReplicaSet{
 			ObjectMeta: metav1.ObjectMeta{Name: app(i) + "-7d4b9c"},
 			Spec: appsv1.ReplicaSetSpec{
-				Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app.kubernetes.io/name": app(i),
-					appsv1.DefaultDeploymentUniqueLabelKey: "7d4b9c"}},
+				Selector: &metav1.LabelSelector{MatchLabels: labels},
 				Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: template.Labels},
 					Spec: template.Spec}}}, metav1.CreateOptions{})
 		if err == nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"maps"
 	"math"
 	"os"
 	"testing"
@@ -26,6 +27,25 @@ func TestSpreadingByConstraintsCostsTheSchedulerLittle(t *testing.T) {
 	t.Logf("to nothing: topology-spread %.2f, anti-affinity %.2f", constraints, terms)
 	if constraints > mostSchedulerCPU || math.IsNaN(constraints) {
 		t.Errorf("topology-spread takes %.2f times the CPU time of nothing, want %.2f at most", constraints, mostSchedulerCPU)
+	}
+}
+
+// TestArmsCountTheSamePods shows that the scheduler compares as many labels for a constraint of evenkeel's as for the
+// spread of its own, which goes by the ReplicaSet's selector: of two selectors with the same result, the one that most
+// pods match by its first label costs far more.
+func TestArmsCountTheSamePods(t *testing.T) {
+	template, err := spreadTemplate(spreadTopology)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := (&arm{template: template}).pod("shop", "1", "uid")
+	if len(pod.Spec.TopologySpreadConstraints) == 0 {
+		t.Fatal("the pod has no constraints")
+	}
+	for _, constraint := range pod.Spec.TopologySpreadConstraints {
+		if got := constraint.LabelSelector.MatchLabels; !maps.Equal(got, selected("shop")) {
+			t.Errorf("%s: the constraint goes by %v, the ReplicaSet by %v", constraint.TopologyKey, got, selected("shop"))
+		}
 	}
 }
 
