@@ -253,6 +253,11 @@ func prove(ctx context.Context, o options) (err error) {
 		return err
 	}
 	fmt.Fprintf(os.Stderr, "servers are ready after %.0f s\n", time.Since(began).Seconds())
+	if o.off != "" { // without a probe a pod is ready before its server listens
+		if err := pause(ctx, 10*time.Second); err != nil {
+			return err
+		}
+	}
 	result := &report.Report{Date: began,
 		Versions: versions(ctx, filepath.Dir(filepath.Dir(filepath.Dir(dir))), c.ProxyMode, o.ipFamilies),
 		Proxy:    c.ProxyMode, Families: o.ipFamilies, Command: o.command(), Installed: installed, Wanted: o.wanted(),
