@@ -263,8 +263,9 @@ func (a *arm) pod(app, round string, owner types.UID) *corev1.Pod {
 
 // own has a pod's labels and selectors be those of its own workload.
 func own(pod *corev1.Pod, app string) {
-	maps.Copy(pod.Labels, selected(app))
-	set := func(s *metav1.LabelSelector) { maps.Copy(s.MatchLabels, selected(app)) }
+	labels := selected(app)
+	maps.Copy(pod.Labels, labels)
+	set := func(s *metav1.LabelSelector) { maps.Copy(s.MatchLabels, labels) }
 	if pod.Spec.Affinity != nil {
 		for _, term := range pod.Spec.Affinity.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution {
 			set(term.PodAffinityTerm.LabelSelector)
